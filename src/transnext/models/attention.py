@@ -1,0 +1,291 @@
+"""The two token mixers of TransNeXt.
+
+Shape legend: `B` batch, `H W` feature map, `C` channels, `M` heads, `D = C / M`, `w` window side, `K = w * w`,
+`P_h P_w` pooled grid. Maps are channels-last. Parameter names are the paper's.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.fx
+import torch.nn.functional as F
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from transnext.models.position_bias import HIDDEN_FEATURES, PositionBias, StageGeometry, position_bias
+from transnext.ops import aggregated_attention, expand_bias_table
+from transnext.ops.reference import NORM_EPS
+
+INITIAL_TEMPERATURE = math.log(math.exp(1 / 0.24) - 1)
+"""Makes `softplus(temperature)` start at 1 / 0.24."""
+
+
+class Mixer(nn.Module):
+    """What both mixers share: the position-bias MLP, the query embedding and the temperature.
+
+    Args:
+        dim: Channels, a multiple of `num_heads`.
+        num_heads: Heads, `M`.
+        geometry: The sizes the stage was trained at.
+        bias_mode: "extrapolate" or "interpolate"; may be changed at any time.
+        attn_drop: Dropout probability of the softmax weights.
+        proj_drop: Dropout probability of the output.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        geometry: StageGeometry,
+        *,
+        bias_mode: str,
+        attn_drop: float,
+        proj_drop: float,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"embed_dims entry {dim} is not a multiple of its num_heads entry {num_heads}")
+        self.num_heads = num_heads
+        self.geometry = geometry
+        self.bias_mode = bias_mode
+        self.attn_drop = attn_drop
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.temperature = nn.Parameter(torch.empty(num_heads, 1, 1, **factory))
+        self.query_embedding = nn.Parameter(torch.empty(num_heads, 1, dim // num_heads, **factory))
+        self.cpb_fc1 = nn.Linear(2, HIDDEN_FEATURES, **factory)
+        self.cpb_fc2 = nn.Linear(HIDDEN_FEATURES, num_heads, **factory)
+        self.proj = nn.Linear(dim, dim, **factory)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def init_own_weights(self) -> None:
+        """Initial values of the parameters that are not in a submodule."""
+        nn.init.constant_(self.temperature, INITIAL_TEMPERATURE)
+        trunc_normal_(self.query_embedding, std=0.02)
+
+    def extra_repr(self) -> str:
+        """Shown by `print(model)`."""
+        return f"num_heads={self.num_heads}, bias_mode={self.bias_mode}"
+
+
+class AggregatedAttention(Mixer):
+    """Aggregated attention: 3x3 neighbourhood and pooled map under one softmax (TransNeXt, section 3.3).
+
+    Args:
+        dim: Channels, a multiple of `num_heads`.
+        num_heads: Heads, `M`.
+        geometry: The sizes the stage was trained at.
+        window_size: Side of the neighbourhood, odd.
+        sr_ratio: The pooled grid is `(H // sr_ratio, W // sr_ratio)`, at least 1x1.
+        fixed_pool_size: `(P_h, P_w)` whatever the input (linear mode), or None; may be changed at any time.
+        qkv_bias: Whether the query and key-value projections have a bias.
+        bias_mode: "extrapolate" or "interpolate"; may be changed at any time.
+        attn_drop: Dropout probability of the softmax weights.
+        proj_drop: Dropout probability of the output.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        geometry: StageGeometry,
+        *,
+        window_size: int,
+        sr_ratio: int,
+        fixed_pool_size: tuple[int, int] | None = None,
+        qkv_bias: bool = True,
+        bias_mode: str = "extrapolate",
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            dim,
+            num_heads,
+            geometry,
+            bias_mode=bias_mode,
+            attn_drop=attn_drop,
+            proj_drop=proj_drop,
+            device=device,
+            dtype=dtype,
+        )
+        if window_size % 2 != 1:
+            raise ValueError(f"window_size of an aggregated-attention stage must be odd, got {window_size}")
+        self.window_size = window_size
+        self.sr_ratio = sr_ratio
+        self.fixed_pool_size = fixed_pool_size
+        D, K = dim // num_heads, window_size**2
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.q = nn.Linear(dim, dim, bias=qkv_bias, **factory)
+        self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias, **factory)
+        self.sr = nn.Conv2d(dim, dim, kernel_size=1, **factory)
+        self.norm = nn.LayerNorm(dim, **factory)
+        self.relative_pos_bias_local = nn.Parameter(torch.empty(num_heads, K, **factory))
+        self.learnable_tokens = nn.Parameter(torch.empty(num_heads, D, K, **factory))
+        self.learnable_bias = nn.Parameter(torch.empty(num_heads, 1, K, **factory))
+
+    def init_own_weights(self) -> None:
+        """Initial values of the parameters that are not in a submodule."""
+        super().init_own_weights()
+        trunc_normal_(self.relative_pos_bias_local, std=0.0004)
+        trunc_normal_(self.learnable_tokens, std=0.02)
+        nn.init.zeros_(self.learnable_bias)
+
+    def pool_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The pooled grid `(P_h, P_w)` of a map of `size` = `(H, W)`."""
+        if self.fixed_pool_size is not None:
+            return self.fixed_pool_size
+        return max(1, size[0] // self.sr_ratio), max(1, size[1] // self.sr_ratio)
+
+    def keys_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Keys and values of the pixels and of the pooled grid.
+
+        Args:
+            x: `[B, H, W, C]`.
+
+        Returns:
+            `k`, `v`: `[B, H, W, M, D]`; `k_pool`, `v_pool`: `[B, P_h, P_w, M, D]`.
+        """
+        k, v = _split_heads(self.kv(x), 2, self.num_heads)
+        z = F.gelu(F.linear(x, self.sr.weight.flatten(1), self.sr.bias))
+        k_pool, v_pool = _split_heads(
+            self.kv(self.norm(_pool(z, self.pool_size((x.shape[1], x.shape[2]))))), 2, self.num_heads
+        )
+        return k, v, k_pool, v_pool
+
+    def bias_of(self, x: Tensor) -> PositionBias:
+        """Position bias of the pooled keys of `x`, `[B, H, W, C]`."""
+        size = (x.shape[1], x.shape[2])
+        return position_bias(
+            self.cpb_fc1,
+            self.cpb_fc2,
+            x,
+            size,
+            self.pool_size(size),
+            self.pool_size(self.geometry.trained_size),
+            self.geometry,
+            self.bias_mode,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, H, W, C]` to `[B, H, W, C]`."""
+        return self.proj_drop(self.proj(_aggregate(self, x)))
+
+    def extra_repr(self) -> str:
+        """Shown by `print(model)`."""
+        return (
+            f"{super().extra_repr()}, window_size={self.window_size}, sr_ratio={self.sr_ratio}, "
+            f"fixed_pool_size={self.fixed_pool_size}"
+        )
+
+
+class GlobalCosineAttention(Mixer):
+    """Cosine attention of every pixel to every pixel, used where the map is small (TransNeXt, section 3.3).
+
+    Args:
+        dim: Channels, a multiple of `num_heads`.
+        num_heads: Heads, `M`.
+        geometry: The sizes the stage was trained at.
+        qkv_bias: Whether the projection has a bias.
+        bias_mode: "extrapolate" or "interpolate"; may be changed at any time.
+        attn_drop: Dropout probability of the softmax weights.
+        proj_drop: Dropout probability of the output.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        geometry: StageGeometry,
+        *,
+        qkv_bias: bool = True,
+        bias_mode: str = "extrapolate",
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            dim,
+            num_heads,
+            geometry,
+            bias_mode=bias_mode,
+            attn_drop=attn_drop,
+            proj_drop=proj_drop,
+            device=device,
+            dtype=dtype,
+        )
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, device=device, dtype=dtype)
+
+    def bias_of(self, x: Tensor) -> PositionBias:
+        """Position bias of the pixels of `x`, `[B, H, W, C]`, against one another."""
+        size, trained = (x.shape[1], x.shape[2]), self.geometry.trained_size
+        return position_bias(self.cpb_fc1, self.cpb_fc2, x, size, size, trained, self.geometry, self.bias_mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, H, W, C]` to `[B, H, W, C]`."""
+        return self.proj_drop(self.proj(_attend_globally(self, x)))
+
+
+# Reading sizes and looping over them is kept in these leaf functions, so that torch.fx can trace a model around them.
+
+
+@torch.fx.wrap
+def _aggregate(mixer: AggregatedAttention, x: Tensor) -> Tensor:
+    q = mixer.q(x).unflatten(-1, (mixer.num_heads, -1))
+    k, v, k_pool, v_pool = mixer.keys_of(x)
+    out = aggregated_attention(
+        q,
+        k,
+        v,
+        k_pool,
+        v_pool,
+        mixer.query_embedding,
+        mixer.temperature,
+        mixer.relative_pos_bias_local,
+        mixer.learnable_tokens,
+        mixer.learnable_bias,
+        *mixer.bias_of(x),
+        dropout_p=mixer.attn_drop if mixer.training else 0.0,
+    )
+    return out.flatten(-2)
+
+
+@torch.fx.wrap
+def _attend_globally(mixer: GlobalCosineAttention, x: Tensor) -> Tensor:
+    B, H, W, C = x.shape
+    q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in _split_heads(mixer.qkv(x), 3, mixer.num_heads))
+    # Unit vectors and their scale in at least float32: NORM_EPS is 0 in float16.
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scale = F.softplus(mixer.temperature.to(wide)) * math.log(H * W)
+    qs = (F.normalize(q.to(wide), dim=-1, eps=NORM_EPS) + mixer.query_embedding.to(wide)) * scale
+    kn = F.normalize(k.to(wide), dim=-1, eps=NORM_EPS)
+    bias = expand_bias_table(*mixer.bias_of(x)).flatten(3, 4).flatten(1, 2)  # [M, N, N]
+    out = F.scaled_dot_product_attention(
+        qs.to(v.dtype),
+        kn.to(v.dtype),
+        v,
+        attn_mask=bias.to(v.dtype),
+        dropout_p=mixer.attn_drop if mixer.training else 0.0,
+        scale=1.0,
+    )
+    return out.transpose(1, 2).reshape(B, H, W, C)
+
+
+def _split_heads(x: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
+    """`[..., parts * C]` to `parts` views `[..., M, D]`."""
+    return x.unflatten(-1, (parts, num_heads, -1)).unbind(-3)
+
+
+def _pool(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Adaptive average pooling of a channels-last map."""
+    return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)

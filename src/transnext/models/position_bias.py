@@ -1,0 +1,108 @@
+"""The position bias of a mixer: log-spaced coordinates through a small MLP, for any size and in every mode.
+
+Shape legend: `H W` feature map, `P_h P_w` key grid, `U_h U_w` distinct offsets per axis, `M` heads.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from transnext.models.size_cache import SizeCache
+from transnext.ops import AxisIndex, axis_index, log_spaced
+
+BiasMode = Literal["extrapolate", "interpolate"]
+BIAS_MODES: tuple[str, ...] = get_args(BiasMode)
+
+HIDDEN_FEATURES = 512
+MAX_CHUNK_ENTRIES = 1 << 15
+"""Table entries that go through the MLP at once: 64 MB of hidden units in float32. An 800x1216 image has 235,000."""
+
+_SIZES = SizeCache(max_entries=256)
+
+
+class PositionBias(NamedTuple):
+    """Bias of all query-key pairs as a table and an index per axis; see `transnext.ops.position_bias`.
+
+    Attributes:
+        table: `[M, U_h, U_w]`.
+        rows: Index of the vertical axis.
+        cols: Index of the horizontal axis.
+    """
+
+    table: Tensor
+    rows: AxisIndex
+    cols: AxisIndex
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageGeometry:
+    """The sizes a stage was trained at.
+
+    Attributes:
+        trained_size: Rows and columns of the feature map at the trained image size; the interpolating mode resizes
+            the bias from there.
+        pretrain_scale: Rows and columns of the feature map at the pre-training resolution, minus 1 each: the unit of
+            the coordinates.
+    """
+
+    trained_size: tuple[int, int]
+    pretrain_scale: tuple[float, float]
+
+
+def position_bias(
+    fc1: nn.Linear,
+    fc2: nn.Linear,
+    like: Tensor,
+    query_size: tuple[int, int],
+    key_size: tuple[int, int],
+    trained_key_size: tuple[int, int],
+    geometry: StageGeometry,
+    mode: str,
+) -> PositionBias:
+    """Position bias of a `query_size` map against a `key_size` grid of pooled keys.
+
+    Args:
+        fc1: First layer of the MLP, 2 -> hidden.
+        fc2: Second layer, hidden -> `M`.
+        like: A tensor of the running computation, for device and dtype.
+        query_size: `(H, W)`.
+        key_size: `(P_h, P_w)`.
+        trained_key_size: The key grid at the trained size, used by the interpolating mode.
+        geometry: The sizes the stage was trained at.
+        mode: "extrapolate" or "interpolate".
+    """
+    axes: list[AxisIndex] = []
+    for i in range(2):
+        trained = (geometry.trained_size[i], trained_key_size[i]) if mode == "interpolate" else (None, None)
+        axes.append(_cached_axis(query_size[i], key_size[i], trained, like))
+    rows, cols = axes
+    table = _table(fc1, fc2, rows.offsets, cols.offsets, geometry.pretrain_scale)
+    return PositionBias(table, rows, cols)
+
+
+def _cached_axis(
+    num_queries: int, num_keys: int, trained: tuple[int, int] | tuple[None, None], like: Tensor
+) -> AxisIndex:
+    return _SIZES.get(
+        (num_queries, num_keys, trained, like.device),
+        like,
+        lambda: axis_index(
+            num_queries, num_keys, trained_queries=trained[0], trained_keys=trained[1], device=like.device
+        ),
+    )
+
+
+def _table(
+    fc1: nn.Linear, fc2: nn.Linear, row_offsets: Tensor, col_offsets: Tensor, scale: tuple[float, float]
+) -> Tensor:
+    """The MLP over the grid of distinct offsets, `[M, U_h, U_w]`, a few rows at a time to bound memory."""
+    rows = log_spaced(row_offsets, scale[0]).to(fc1.weight.dtype)
+    cols = log_spaced(col_offsets, scale[1]).to(fc1.weight.dtype)
+    rows_per_chunk = max(1, MAX_CHUNK_ENTRIES // cols.shape[0])
+    chunks = [
+        fc2(torch.relu(fc1(torch.stack(torch.meshgrid(part, cols, indexing="ij"), dim=-1))))
+        for part in rows.split(rows_per_chunk)
+    ]
+    return torch.cat(chunks).permute(2, 0, 1)

@@ -1,0 +1,142 @@
+"""The variants, registered with timm under `transnext_*`.
+
+`micro`, `tiny`, `small`, `base` and `micro_aaaa` are the paper's. `pico` and `nano` are ours, by the same design rules,
+for small machines and small images.
+"""
+
+from typing import Any
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._builder import resolve_pretrained_cfg
+from torch import nn
+
+from transnext.models.checkpoint import checkpoint_filter_fn
+from transnext.models.transnext import TransNeXt
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return {
+        "input_size": (3, 224, 224),
+        "num_classes": 1000,
+        "interpolation": "bicubic",
+        "crop_pct": 0.875,
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "first_conv": "stages.0.patch_embed.proj",
+        "classifier": "head.fc",
+        "license": "apache-2.0",
+        **kwargs,
+    }
+
+
+def _released(repository: str, size: int, **kwargs: Any) -> dict[str, Any]:
+    return _cfg(
+        hf_hub_id=f"DaiShiResearch/{repository}",
+        hf_hub_filename=f"{repository.replace('-', '_')}.pth",
+        origin_url="https://github.com/DaiShiResearch/TransNeXt",
+        paper_name="TransNeXt: Robust Foveal Visual Perception for Vision Transformers",
+        paper_ids="arXiv:2311.17132",
+        input_size=(3, size, size),
+        **kwargs,
+    )
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "transnext_micro.in1k": _released("transnext-micro-224-1k", 224),
+        "transnext_tiny.in1k": _released("transnext-tiny-224-1k", 224),
+        "transnext_small.in1k": _released("transnext-small-224-1k", 224),
+        "transnext_small.in1k_384": _released("transnext-small-384-1k-ft-1k", 384, crop_pct=1.0, crop_mode="squash"),
+        "transnext_base.in1k": _released("transnext-base-224-1k", 224),
+        "transnext_base.in1k_384": _released("transnext-base-384-1k-ft-1k", 384, crop_pct=1.0, crop_mode="squash"),
+        "transnext_micro_aaaa.in1k": _released("transnext-micro-AAAA-256-1k", 256),
+        "transnext_pico.untrained": _cfg(input_size=(3, 64, 64), crop_pct=1.0),
+        "transnext_nano.untrained": _cfg(input_size=(3, 128, 128), crop_pct=1.0),
+    }
+)
+
+
+PRETRAIN_SIZES = {"transnext_small.in1k_384": 224, "transnext_base.in1k_384": 224}
+"""Resolution of pre-training of weights that were fine-tuned at another one."""
+
+
+def _create(variant: str, pretrained: bool, defaults: dict[str, Any], **kwargs: Any) -> nn.Module:
+    args = {**defaults, **kwargs}
+    cfg = resolve_pretrained_cfg(
+        variant,
+        pretrained_cfg=kwargs.get("pretrained_cfg"),
+        pretrained_cfg_overlay=kwargs.get("pretrained_cfg_overlay"),
+    )
+    weights_size = cfg.input_size[-2:]
+    img_size = args.setdefault("img_size", weights_size)
+    if pretrained or img_size == weights_size:
+        # Position coordinates are in units of the resolution that the weights were pre-trained at.
+        args.setdefault("pretrain_size", PRETRAIN_SIZES.get(f"{variant}.{cfg.tag}", weights_size))
+    # The default input size that timm reports is the one the model is made for.
+    rows, cols = (img_size, img_size) if isinstance(img_size, int) else img_size
+    args["pretrained_cfg_overlay"] = {
+        **(args.get("pretrained_cfg_overlay") or {}),
+        "input_size": (args.get("in_chans", cfg.input_size[0]), rows, cols),
+    }
+    return build_model_with_cfg(
+        TransNeXt,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        **args,
+    )
+
+
+@register_model
+def transnext_micro(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """TransNeXt-Micro: 12.8 M parameters, 2.65 GMACs at 224."""
+    defaults = {"embed_dims": (48, 96, 192, 384), "num_heads": (2, 4, 8, 16), "depths": (2, 2, 15, 2)}
+    return _create("transnext_micro", pretrained, defaults, **kwargs)
+
+
+@register_model
+def transnext_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """TransNeXt-Tiny: 28.3 M parameters, 5.71 GMACs at 224."""
+    defaults = {"embed_dims": (72, 144, 288, 576), "num_heads": (3, 6, 12, 24), "depths": (2, 2, 15, 2)}
+    return _create("transnext_tiny", pretrained, defaults, **kwargs)
+
+
+@register_model
+def transnext_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """TransNeXt-Small: 49.7 M parameters, 10.29 GMACs at 224, 32.0 at 384."""
+    defaults = {"embed_dims": (72, 144, 288, 576), "num_heads": (3, 6, 12, 24), "depths": (5, 5, 22, 5)}
+    return _create("transnext_small", pretrained, defaults, **kwargs)
+
+
+@register_model
+def transnext_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """TransNeXt-Base: 89.7 M parameters, 18.30 GMACs at 224, 56.2 at 384."""
+    defaults = {"embed_dims": (96, 192, 384, 768), "num_heads": (4, 8, 16, 32), "depths": (5, 5, 23, 5)}
+    return _create("transnext_base", pretrained, defaults, **kwargs)
+
+
+@register_model
+def transnext_micro_aaaa(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """TransNeXt-Micro with aggregated attention in all four stages: 13.1 M parameters, 3.33 GMACs at 256."""
+    defaults = {
+        "embed_dims": (48, 96, 192, 384),
+        "num_heads": (2, 4, 8, 16),
+        "depths": (2, 2, 15, 2),
+        "sr_ratios": (16, 8, 4, 2),
+    }
+    return _create("transnext_micro_aaaa", pretrained, defaults, **kwargs)
+
+
+@register_model
+def transnext_pico(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """TransNeXt-Pico, ours, for small images on small machines: about 1 M parameters."""
+    defaults = {"embed_dims": (24, 48, 96, 192), "num_heads": (1, 2, 4, 8), "depths": (1, 1, 3, 1)}
+    return _create("transnext_pico", pretrained, defaults, **kwargs)
+
+
+@register_model
+def transnext_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """TransNeXt-Nano, ours, between Pico and Micro: about 4 M parameters."""
+    defaults = {"embed_dims": (24, 48, 96, 192), "num_heads": (1, 2, 4, 8), "depths": (2, 2, 15, 2)}
+    return _create("transnext_nano", pretrained, defaults, **kwargs)

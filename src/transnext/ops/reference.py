@@ -1,0 +1,215 @@
+"""The two operations of TransNeXt in plain PyTorch: the definition that every faster implementation is held to.
+
+Shape legend: `B` batch, `H W` feature map, `M` heads, `D` channels of a head, `w` window side, `K = w * w`,
+`P_h P_w` pooled grid, `P = P_h * P_w`, `F` hidden channels. Maps are channels-last.
+
+float16 and bfloat16 inputs are computed in float32 and rounded once, at the end; float64 stays float64. Autocast does
+not reach inside.
+"""
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from transnext.ops.position_bias import AxisIndex, expand_bias_table
+
+NORM_EPS = 1e-12
+"""Smallest length by which queries and keys are divided when they are normalised."""
+
+
+class AttentionWeights(NamedTuple):
+    """What the queries of aggregated attention attend to; `local` and `pool` together sum to 1 over the keys.
+
+    Attributes:
+        local: Softmax weights of the window, `[B, H, W, M, K]`, row-major from the top left; 0 outside the map.
+        pool: Softmax weights of the pooled grid, `[B, H, W, M, P_h, P_w]`.
+    """
+
+    local: Tensor
+    pool: Tensor
+
+
+def aggregated_attention_weights(
+    q: Tensor,
+    k: Tensor,
+    k_pool: Tensor,
+    query_embedding: Tensor,
+    temperature: Tensor,
+    relative_pos_bias_local: Tensor,
+    bias_table: Tensor,
+    rows: AxisIndex,
+    cols: AxisIndex,
+) -> AttentionWeights:
+    """Softmax weights of aggregated attention (TransNeXt, section 3.3), before the query-learnable-value term.
+
+    Arguments are those of `aggregated_attention`. float16 and bfloat16 give float32 weights.
+    """
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    q, k, k_pool = (t.to(dtype) for t in (q, k, k_pool))
+    with _no_autocast(q.device.type):
+        return _softmax_weights(
+            F.normalize(q, dim=-1, eps=NORM_EPS),
+            k,
+            k_pool,
+            query_embedding.to(dtype),
+            temperature.to(dtype),
+            relative_pos_bias_local.to(dtype),
+            bias_table.to(dtype),
+            rows,
+            cols,
+        )
+
+
+def aggregated_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_pool: Tensor,
+    v_pool: Tensor,
+    query_embedding: Tensor,
+    temperature: Tensor,
+    relative_pos_bias_local: Tensor,
+    learnable_tokens: Tensor,
+    learnable_bias: Tensor,
+    bias_table: Tensor,
+    rows: AxisIndex,
+    cols: AxisIndex,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """Attention of each pixel to its neighbourhood and to a pooled view of the map, under one softmax.
+
+    Follows TransNeXt, section 3.3. With `qn`, `kn` the normalised queries and keys and `L` the number of keys that
+    a query really sees, logits are `(qn + query_embedding) * softplus(temperature) * log(L) . kn + bias`; after the
+    softmax `qn . learnable_tokens + learnable_bias` is added to the weights of the window. Neighbours outside the map
+    get no softmax weight and have value 0.
+
+    Args:
+        q: Queries, `[B, H, W, M, D]`, any strides.
+        k: Keys, `[B, H, W, M, D]`.
+        v: Values, `[B, H, W, M, D]`.
+        k_pool: Keys of the pooled map, `[B, P_h, P_w, M, D]`.
+        v_pool: Values of the pooled map, `[B, P_h, P_w, M, D]`.
+        query_embedding: Added to every normalised query, `[M, 1, D]`.
+        temperature: Scale before softplus, `[M, 1, 1]`.
+        relative_pos_bias_local: Position bias of the window, `[M, K]`, row-major from the top left.
+        learnable_tokens: `[M, D, K]`.
+        learnable_bias: `[M, 1, K]`.
+        bias_table: Position bias of the pooled keys, `[M, U_h, U_w]`, read through `rows` and `cols`.
+        rows: Index of the `H` query and `P_h` key rows into the table.
+        cols: Index of the `W` query and `P_w` key columns into the table.
+        dropout_p: Probability with which softmax weights are dropped.
+
+    Returns:
+        `[B, H, W, M, D]` in the dtype of `q`.
+    """
+    out_dtype, dtype = q.dtype, torch.promote_types(q.dtype, torch.float32)
+    q, k, v, k_pool, v_pool = (t.to(dtype) for t in (q, k, v, k_pool, v_pool))
+    with _no_autocast(q.device.type):
+        qn = F.normalize(q, dim=-1, eps=NORM_EPS)
+        local, pool = _softmax_weights(
+            qn,
+            k,
+            k_pool,
+            query_embedding.to(dtype),
+            temperature.to(dtype),
+            relative_pos_bias_local.to(dtype),
+            bias_table.to(dtype),
+            rows,
+            cols,
+        )
+        if dropout_p > 0:
+            local, pool = F.dropout(local, dropout_p), F.dropout(pool, dropout_p)
+        local = (
+            local + torch.einsum("bhwmd,mdk->bhwmk", qn, learnable_tokens.to(dtype)) + learnable_bias.to(dtype)[:, 0]
+        )
+        out = torch.einsum("bhwmyx,byxmd->bhwmd", pool, v_pool)
+        for offset, neighbour in enumerate(_neighbours(v, _window_size(relative_pos_bias_local))):
+            out = out + local[..., offset, None] * neighbour
+    return out.to(out_dtype)
+
+
+def depthwise_conv_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The heart of the convolutional GLU (TransNeXt, section 3.5): `GELU(depthwise_conv(a) + bias) * g`.
+
+    Args:
+        x: The halves `a` and `g` one after the other along the channels, `[B, H, W, 2 F]`.
+        weight: Depthwise kernel, `[F, 1, k, k]`, `k` odd; the map is padded with zeros.
+        bias: `[F]` or None.
+
+    Returns:
+        `[B, H, W, F]` in the dtype of `x`. GELU is the exact one (erf).
+    """
+    out_dtype, dtype = x.dtype, torch.promote_types(x.dtype, torch.float32)
+    a, g = x.to(dtype).chunk(2, dim=-1)
+    with _no_autocast(x.device.type):
+        a = F.conv2d(
+            a.permute(0, 3, 1, 2),
+            weight.to(dtype),
+            None if bias is None else bias.to(dtype),
+            padding=weight.shape[-1] // 2,
+            groups=weight.shape[0],
+        )
+        out = F.gelu(a).permute(0, 2, 3, 1) * g
+    return out.to(out_dtype)
+
+
+def _softmax_weights(
+    qn: Tensor,
+    k: Tensor,
+    k_pool: Tensor,
+    query_embedding: Tensor,
+    temperature: Tensor,
+    relative_pos_bias_local: Tensor,
+    bias_table: Tensor,
+    rows: AxisIndex,
+    cols: AxisIndex,
+) -> AttentionWeights:
+    H, W = qn.shape[1:3]
+    P_h, P_w = k_pool.shape[1:3]
+    window = _window_size(relative_pos_bias_local)
+    inside = _neighbours_inside(H, W, window, qn.device)  # [H, W, K]
+    log_length = (inside.sum(-1, dtype=qn.dtype) + P_h * P_w).log()  # [H, W]
+    scale = F.softplus(temperature)[:, 0] * log_length[..., None, None]  # [H, W, M, 1]
+    qs = (qn + query_embedding[:, 0]) * scale
+
+    kn = F.normalize(k, dim=-1, eps=NORM_EPS)
+    local = torch.stack([(qs * neighbour).sum(-1) for neighbour in _neighbours(kn, window)], dim=-1)
+    local = (local + relative_pos_bias_local).masked_fill(~inside[:, :, None], -math.inf)
+
+    pool = torch.einsum("bhwmd,byxmd->bhwmyx", qs, F.normalize(k_pool, dim=-1, eps=NORM_EPS))
+    pool = pool + expand_bias_table(bias_table, rows, cols).permute(1, 2, 0, 3, 4)
+
+    weights = torch.cat((local, pool.flatten(-2)), dim=-1).softmax(dim=-1)
+    local, pool = weights.split((window * window, P_h * P_w), dim=-1)
+    return AttentionWeights(local, pool.unflatten(-1, (P_h, P_w)))
+
+
+def _no_autocast(device_type: str) -> AbstractContextManager[object]:
+    if not torch.amp.is_autocast_available(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
+
+
+def _window_size(relative_pos_bias_local: Tensor) -> int:
+    return math.isqrt(relative_pos_bias_local.shape[-1])
+
+
+def _neighbours(x: Tensor, window: int) -> list[Tensor]:
+    """The `K` maps `[B, H, W, M, D]` that hold, at each pixel, one of its neighbours; views into one padded map."""
+    H, W = x.shape[1:3]
+    r = window // 2
+    padded = F.pad(x, (0, 0, 0, 0, r, r, r, r))
+    return [padded[:, dy : dy + H, dx : dx + W] for dy in range(window) for dx in range(window)]
+
+
+def _neighbours_inside(H: int, W: int, window: int, device: torch.device) -> Tensor:
+    """Which neighbours of each pixel lie on the map, `[H, W, K]` bool."""
+    shift = torch.arange(window, device=device) - window // 2
+    y = torch.arange(H, device=device)[:, None] + shift  # [H, w]
+    x = torch.arange(W, device=device)[:, None] + shift
+    y_inside, x_inside = (y >= 0) & (y < H), (x >= 0) & (x < W)
+    return (y_inside[:, None, :, None] & x_inside[None, :, None, :]).flatten(-2)
