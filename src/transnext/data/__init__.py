@@ -1,0 +1,39 @@
+"""Images in: files, image folders, the bundled set, transforms, and datasets that make batches of them."""
+
+from transnext.data.datasets import (
+    BUNDLED,
+    Batch,
+    ImageSource,
+    LabelledImages,
+    Sample,
+    Skipped,
+    collate,
+    open_dataset,
+)
+from transnext.data.emoji import EmojiSet, load_emoji
+from transnext.data.folder import FolderIndex, image_folder_splits, scan_image_folder
+from transnext.data.images import MAX_PIXELS, UnreadableImage, image_extensions, read_image
+from transnext.data.transforms import eval_transform, min_side_for, train_transform
+
+__all__ = [
+    "BUNDLED",
+    "MAX_PIXELS",
+    "Batch",
+    "EmojiSet",
+    "FolderIndex",
+    "ImageSource",
+    "LabelledImages",
+    "Sample",
+    "Skipped",
+    "UnreadableImage",
+    "collate",
+    "eval_transform",
+    "image_extensions",
+    "image_folder_splits",
+    "load_emoji",
+    "min_side_for",
+    "open_dataset",
+    "read_image",
+    "scan_image_folder",
+    "train_transform",
+]

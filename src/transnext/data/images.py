@@ -1,0 +1,251 @@
+"""Reading one image file, whatever its format, as 8-bit RGB."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageFile
+
+MAX_PIXELS = 2**29
+"""Images with more pixels than this are refused: as RGB they would need more than 2 GB."""
+
+# Formats of still pictures, in the order in which they are tried. Not all that Pillow opens: some are containers of
+# something else (HDF5, MPEG) or start other programs (EPS calls Ghostscript). TGA has no signature and so comes last.
+_FORMATS = (
+    "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000",
+    "MPO", "DIB", "ICO", "ICNS", "QOI", "PCX", "SGI", "SUN", "TGA",
+)  # fmt: skip
+
+# Conversion goes in strips of about this many pixels, so that a large image is held once and not three times.
+_STRIP_PIXELS = 2**22
+
+_ORIENTATION_TAG = 0x0112
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class UnreadableImage(ValueError):  # noqa: N818 - the name says what it is; callers catch it to skip an image
+    """A file that exists but cannot be read as an image.
+
+    Attributes:
+        path: The file, as it was given; `<bytes>` or `<stream>` where there is no name.
+        reason: One line that says why.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot read image {self.path}: {self.reason}"
+
+
+def read_image(source: str | os.PathLike[str] | BinaryIO | bytes, min_side: int | None = None) -> Image.Image:
+    """Read an image as 8-bit RGB, upright.
+
+    The EXIF orientation is applied, transparency is composited on white, and of an animation the first frame is taken.
+    Colour profiles are ignored, as they were when the published models were trained. Samples of more than 8 bits are
+    scaled, never clipped:
+
+    - 16-bit grey: divided by 257, so 65535 becomes 255.
+    - 32-bit integer grey: unchanged if all values lie in 0..255, divided by 257 if they lie in 0..65535.
+    - float grey: times 255 if all values lie in 0..1, unchanged if they lie in 0..255.
+    - any other range of the last two: stretched linearly from its minimum and maximum to 0..255. NaN becomes 0.
+
+    The function changes no global state of Pillow and may be called from several threads.
+
+    Args:
+        source: A path, the bytes of an image file, or a binary stream, which is read from its start.
+        min_side: If given, an image that is at least twice as large may be returned smaller, by an integer factor, but
+            with its shorter side no less than `min_side` pixels. Saves time (JPEG) and memory (all formats).
+
+    Returns:
+        The image in mode `RGB`, without metadata.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        UnreadableImage: If the file is not an image, is damaged or empty, cannot be opened, is a folder, or has more
+            than `MAX_PIXELS` pixels.
+        ValueError: If `min_side` is less than 1.
+    """
+    if min_side is not None and min_side < 1:
+        raise ValueError(f"min_side must be at least 1 pixel, got {min_side}")
+    if isinstance(source, bytes):
+        return _read_stream(io.BytesIO(source), "<bytes>", min_side)
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        with _open_file(path) as stream:
+            return _read_stream(stream, path, min_side)
+    name = getattr(source, "name", None)
+    stream = source if source.seekable() else io.BytesIO(source.read())
+    return _read_stream(stream, name if isinstance(name, str) else "<stream>", min_side)
+
+
+def composite_on_white(image: Image.Image) -> Image.Image:
+    """Return `image`, of any mode with transparency, on a white background in mode `RGB`."""
+    image = image.convert("RGBA")
+    background = Image.new("RGB", image.size, (255, 255, 255))
+    background.paste(image, mask=image.getchannel("A"))
+    return background
+
+
+@functools.cache
+def image_extensions() -> frozenset[str]:
+    """Return the file name extensions that `read_image` knows, in lower case and with the dot.
+
+    What is in it depends on how Pillow was built; a file's contents, not its extension, decide how it is decoded.
+    """
+    Image.init()
+    registered = Image.registered_extensions()
+    return frozenset(ext.lower() for ext, name in registered.items() if name in _FORMATS and name in Image.OPEN)
+
+
+def _open_file(path: str) -> BinaryIO:
+    try:
+        return Path(path).open("rb")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no image file {path}") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        is_folder = Path(path).is_dir() if isinstance(error, OSError) else False
+        reason = "it is a folder, not a file" if is_folder else _one_line(error)
+        raise UnreadableImage(path, reason) from None
+
+
+def _read_stream(stream: BinaryIO, name: str, min_side: int | None) -> Image.Image:
+    try:
+        image = _identify(stream)
+        if image.width * image.height > MAX_PIXELS:
+            size = f"{image.width} x {image.height}"
+            raise _RefusedError(f"{size} is more than the limit of {MAX_PIXELS} pixels; make it smaller")
+        if min_side is not None:
+            image.draft(None, (min_side, min_side))  # only JPEG can
+        _allocate_large_tiff(image)
+        image.load()
+        rgb = _to_rgb(image, 1 if min_side is None else max(1, min(image.size) // min_side))
+        method = _ORIENTATIONS.get(_orientation(image))
+        if method is not None:
+            rgb = rgb.transpose(method)
+        rgb.info.clear()  # it may hold an orientation that has just been applied
+        return rgb
+    except Exception as error:  # a decoder that is fed damaged data may raise anything
+        raise UnreadableImage(name, _one_line(error)) from None
+
+
+class _RefusedError(Exception):
+    """Something about the file that we ourselves object to; the message is the reason."""
+
+
+def _identify(stream: BinaryIO) -> ImageFile.ImageFile:
+    """Open with the first format that accepts the file, without decoding pixels.
+
+    `Image.open` would do this too, but it applies `Image.MAX_IMAGE_PIXELS`, which can only be changed for the whole
+    process. Our own limit is `MAX_PIXELS`.
+    """
+    Image.init()
+    stream.seek(0)
+    prefix = stream.read(16)
+    if not prefix:
+        raise _RefusedError("the file is empty")
+    for name in _FORMATS:
+        if name not in Image.OPEN:  # a format that this build of Pillow lacks
+            continue
+        factory, accept = Image.OPEN[name]
+        accepted = accept(prefix) if accept else True
+        if isinstance(accepted, str):  # recognised, but not supported by this build
+            raise _RefusedError(accepted)
+        if not accepted:
+            continue
+        stream.seek(0)
+        try:
+            return factory(stream, "")
+        except (SyntaxError, IndexError, TypeError, struct.error):  # so Pillow's plugins say "not mine"
+            continue
+    raise _RefusedError("it is damaged, or not an image in a format that can be read")
+
+
+def _allocate_large_tiff(image: ImageFile.ImageFile) -> None:
+    """Give a large TIFF its memory, which `TiffImageFile.load` would refuse to do above Pillow's global limit."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if image.format == "TIFF" and limit is not None and image.width * image.height > limit:
+        image.im = Image.new(image.mode, getattr(image, "_tile_size", image.size)).im
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # broken metadata is no reason to lose the pixels
+        return 1
+
+
+def _to_rgb(image: Image.Image, factor: int) -> Image.Image:
+    """Convert a decoded image to RGB, shrunk by the integer `factor` with a box filter."""
+    value_range = _value_range(image)
+    if factor == 1 and image.width * image.height <= _STRIP_PIXELS:
+        return _strip_to_rgb(image, value_range)
+    result = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    for top, strip in _strips(image, factor):
+        piece = _strip_to_rgb(strip, value_range)
+        result.paste(piece.reduce(factor) if factor > 1 else piece, (0, top // factor))
+    return result
+
+
+def _strips(image: Image.Image, multiple: int = 1) -> Iterator[tuple[int, Image.Image]]:
+    """Yield `(top, strip)` over the whole image; heights are multiples of `multiple`, except the last."""
+    rows = max(1, _STRIP_PIXELS // (image.width * multiple)) * multiple
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _strip_to_rgb(image: Image.Image, value_range: tuple[float, float] | None) -> Image.Image:
+    if value_range is not None:
+        low, high = value_range
+        values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=low, posinf=high, neginf=low)
+        scaled = (values - low) * (255.0 / (high - low))
+        # Adding a half and cutting off rounds halves up: 32768 / 257 = 127.502 and 127.5 both become 128.
+        return Image.fromarray((scaled + 0.5).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        return composite_on_white(image)
+    return image.convert("RGB")
+
+
+def _value_range(image: Image.Image) -> tuple[float, float] | None:
+    """Return the values that become 0 and 255, or None for modes of 8 bits and fewer."""
+    if image.mode.startswith("I;16"):
+        return 0.0, 65535.0
+    if image.mode not in ("I", "F"):
+        return None
+    low, high = np.inf, -np.inf
+    for _, strip in _strips(image):
+        values = np.asarray(strip)
+        values = values[np.isfinite(values)]
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+    if low > high:  # nothing finite
+        return 0.0, 1.0
+    for limit in (1.0, 255.0) if image.mode == "F" else (255.0, 65535.0):
+        if low >= 0 and high <= limit:
+            return 0.0, limit
+    return low, high if high > low else low + 1.0
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return " ".join(str(error).split()) or type(error).__name__

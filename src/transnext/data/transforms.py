@@ -1,0 +1,175 @@
+"""From a PIL image to the normalised tensor that a model takes; timm does the work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torchvision import transforms
+
+Transform = Callable[[Image.Image], torch.Tensor]
+InputSize = tuple[int, int, int]
+CropMode = Literal["center", "squash", "border"]
+
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+
+# More elongated images are cut before they are resized: a line of 1 x 20000 pixels would become 256 x 5,120,000.
+_MAX_ASPECT = 32
+
+
+def train_transform(
+    input_size: InputSize,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    interpolation: str,
+    *,
+    crop_scale: tuple[float, float] = (0.08, 1.0),
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    hflip: float = 0.5,
+    auto_augment: str | None = None,
+    color_jitter: float | None = None,
+    erasing_prob: float = 0.0,
+) -> Transform:
+    """Return the random transform of training images.
+
+    Args:
+        input_size: `(C, H, W)` of the result.
+        mean: Per channel, for values in 0..1.
+        std: Per channel, for values in 0..1.
+        interpolation: `nearest`, `bilinear`, `bicubic`, `lanczos`, or `random`, which means bilinear or bicubic.
+        crop_scale: Smallest and largest share of the image's area that a crop takes.
+        crop_ratio: Smallest and largest width / height of a crop, before it is resized to `(H, W)`.
+        hflip: Probability of a flip left to right.
+        auto_augment: A policy in timm's notation, e.g. `rand-m9-mstd0.5-inc1`.
+        color_jitter: Strength of random brightness, contrast and saturation. Not applied together with `auto_augment`.
+        erasing_prob: Probability that a rectangle is replaced by noise.
+
+    Returns:
+        A picklable function from an `RGB` PIL image to a float32 tensor `[C, H, W]`.
+
+    Raises:
+        ValueError: If a value is out of range or unknown.
+    """
+    _check_common(input_size, mean, std, interpolation, (*_INTERPOLATIONS, "random"))
+    _check_range("crop_scale", crop_scale, 1.0)
+    _check_range("crop_ratio", crop_ratio, math.inf)
+    for name, value in {"hflip": hflip, "erasing_prob": erasing_prob}.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is a probability and must be in 0..1, got {value}")
+    if color_jitter is not None and color_jitter < 0:
+        raise ValueError(f"color_jitter must not be negative, got {color_jitter}")
+    try:
+        return create_transform(
+            input_size,
+            is_training=True,
+            mean=mean,
+            std=std,
+            interpolation=interpolation,
+            scale=crop_scale,
+            ratio=crop_ratio,
+            hflip=hflip,
+            auto_augment=auto_augment or None,
+            color_jitter=color_jitter or None,
+            re_prob=erasing_prob,
+            re_mode="pixel",
+        )
+    except (AssertionError, KeyError, IndexError, ValueError) as error:
+        # Everything else has been checked; timm reports a bad policy in any of these ways.
+        raise ValueError(
+            f"auto_augment {auto_augment!r} is not a policy that timm knows; an example is 'rand-m9-mstd0.5-inc1'"
+        ) from error
+
+
+def eval_transform(
+    input_size: InputSize,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    interpolation: str,
+    crop_pct: float = 0.875,
+    crop_mode: CropMode = "center",
+) -> Transform:
+    """Return the deterministic transform of images that are evaluated or predicted.
+
+    Args:
+        input_size: `(C, H, W)` of the result.
+        mean: Per channel, for values in 0..1.
+        std: Per channel, for values in 0..1.
+        interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`.
+        crop_pct: The image is resized to `(H, W) / crop_pct` and its centre of `(H, W)` is taken.
+        crop_mode: `center` keeps the aspect ratio and resizes the shorter side, so that the ends of the longer one are
+            cut off; `squash` resizes both sides; `border` keeps the aspect ratio and pads the shorter side with `mean`.
+
+    Returns:
+        A picklable function from an `RGB` PIL image to a float32 tensor `[C, H, W]`.
+
+    Raises:
+        ValueError: If a value is out of range or unknown.
+    """
+    _check_common(input_size, mean, std, interpolation, _INTERPOLATIONS)
+    _check_crop_pct(crop_pct)
+    if crop_mode not in ("center", "squash", "border"):
+        raise ValueError(f"crop_mode must be 'center', 'squash' or 'border', got {crop_mode!r}")
+    transform = create_transform(
+        input_size, mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct, crop_mode=crop_mode
+    )
+    return transforms.Compose([_limit_aspect, transform]) if crop_mode == "center" else transform
+
+
+def min_side_for(input_size: InputSize, crop_pct: float = 0.875) -> int:
+    """Return the `min_side` at which `read_image` may shrink images before they are transformed.
+
+    It is twice the side to which `eval_transform` resizes: images with a shorter side of less than twice that are not
+    touched, and for larger ones the difference to resizing in one step is hardly visible. For `train_transform`, whose
+    smallest crop is `crop_scale[0]` of the area, pass the square root of that as `crop_pct`.
+
+    Args:
+        input_size: `(C, H, W)`.
+        crop_pct: Share of a side that the crop takes.
+
+    Returns:
+        A number of pixels.
+
+    Raises:
+        ValueError: If `crop_pct` is not in 0..1.
+    """
+    _check_crop_pct(crop_pct)
+    return 2 * math.ceil(max(input_size[1:]) / crop_pct)
+
+
+def _limit_aspect(image: Image.Image) -> Image.Image:
+    limit = _MAX_ASPECT * min(image.size)
+    if max(image.size) <= limit:
+        return image
+    width, height = min(image.width, limit), min(image.height, limit)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _check_common(
+    input_size: InputSize,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    interpolation: str,
+    interpolations: tuple[str, ...],
+) -> None:
+    if len(input_size) != 3 or input_size[0] != 3 or min(input_size) < 1:
+        raise ValueError(f"input_size must be (3, height, width), got {input_size}")
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"mean and std must have 3 values each, std positive, got {mean} and {std}")
+    if interpolation not in interpolations:
+        raise ValueError(f"interpolation must be one of {', '.join(interpolations)}, got {interpolation!r}")
+
+
+def _check_crop_pct(crop_pct: float) -> None:
+    if not 0 < crop_pct <= 1:
+        raise ValueError(f"crop_pct must be more than 0 and at most 1, got {crop_pct}")
+
+
+def _check_range(name: str, value: tuple[float, float], limit: float) -> None:
+    low, high = value
+    if not 0 < low <= high <= limit:
+        raise ValueError(f"{name} must be two numbers with 0 < low <= high <= {limit}, got {value}")
