@@ -142,3 +142,12 @@ def test_min_side():
     assert min_side_for((3, 224, 384), 1.0) == 768
     with pytest.raises(ValueError, match="crop_pct"):
         min_side_for((3, 224, 224), 0)
+
+
+@pytest.mark.parametrize("policy", ["rand-m10-mstd0.5-inc1", "rand-m10", "augmix-m10", "original", "v0"])
+def test_no_policy_fails_at_full_magnitude(policy: str) -> None:
+    transform = train_transform((3, 32, 32), MEAN, STD, "bicubic", auto_augment=policy)
+    random.seed(0)
+    image = Image.new("RGB", (40, 40), (10, 120, 250))
+    for _ in range(200):
+        assert torch.isfinite(transform(image)).all()

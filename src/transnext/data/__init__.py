@@ -12,7 +12,7 @@ from transnext.data.datasets import (
 )
 from transnext.data.emoji import EmojiSet, load_emoji
 from transnext.data.folder import FolderIndex, image_folder_splits, scan_image_folder
-from transnext.data.images import MAX_PIXELS, UnreadableImage, image_extensions, read_image
+from transnext.data.images import MAX_PIXELS, UnreadableImage, image_extensions, read_image, to_rgb
 from transnext.data.transforms import eval_transform, min_side_for, train_transform
 
 __all__ = [
@@ -35,5 +35,6 @@ __all__ = [
     "open_dataset",
     "read_image",
     "scan_image_folder",
+    "to_rgb",
     "train_transform",
 ]

@@ -96,6 +96,16 @@ def read_image(source: str | os.PathLike[str] | BinaryIO | bytes, min_side: int 
     return _read_stream(stream, name if isinstance(name, str) else "<stream>", min_side)
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image that is already open as `read_image` would: 8-bit RGB, upright, on white, without metadata."""
+    rgb = _to_rgb(image, 1)
+    method = _ORIENTATIONS.get(_orientation(image))
+    if method is not None:
+        rgb = rgb.transpose(method)
+    rgb.info.clear()  # it may hold an orientation that has just been applied
+    return rgb
+
+
 def composite_on_white(image: Image.Image) -> Image.Image:
     """Return `image`, of any mode with transparency, on a white background in mode `RGB`."""
     image = image.convert("RGBA")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Literal
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data import create_transform
 from torchvision import transforms
 
@@ -19,6 +20,9 @@ _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 # More elongated images are cut before they are resized: a line of 1 x 20000 pixels would become 256 x 5,120,000.
 _MAX_ASPECT = 32
+
+# Smallest side from which crops are taken at random, pixels.
+_MIN_CROPPED = 16
 
 
 def train_transform(
@@ -63,7 +67,7 @@ def train_transform(
     if color_jitter is not None and color_jitter < 0:
         raise ValueError(f"color_jitter must not be negative, got {color_jitter}")
     try:
-        return create_transform(
+        transform = create_transform(
             input_size,
             is_training=True,
             mean=mean,
@@ -77,6 +81,8 @@ def train_transform(
             re_prob=erasing_prob,
             re_mode="pixel",
         )
+        _keep_a_bit(transform)
+        return transforms.Compose([_enlarge_tiny, transform])
     except (AssertionError, KeyError, IndexError, ValueError) as error:
         # Everything else has been checked; timm reports a bad policy in any of these ways.
         raise ValueError(
@@ -138,6 +144,27 @@ def min_side_for(input_size: InputSize, crop_pct: float = 0.875) -> int:
     """
     _check_crop_pct(crop_pct)
     return 2 * math.ceil(max(input_size[1:]) / crop_pct)
+
+
+def _enlarge_tiny(image: Image.Image) -> Image.Image:
+    """Repeat the pixels of an image of a few pixels: timm's random crop of it may have no pixel at all."""
+    factor = -(-_MIN_CROPPED // min(image.size))
+    return (
+        image if factor == 1 else image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    )
+
+
+def _keep_a_bit(transform: transforms.Compose) -> None:
+    """Let posterising keep at least one bit: at full magnitude timm asks for none, which Pillow 13 refuses."""
+    for step in transform.transforms:
+        policy = getattr(step, "policy", [getattr(step, "ops", [])])  # AutoAugment has sub-policies, the others a list
+        for operation in itertools.chain.from_iterable(policy):
+            if "Posterize" in operation.name:
+                operation.aug_fn = _posterize
+
+
+def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    return ImageOps.posterize(image, min(max(bits, 1), 8))
 
 
 def _limit_aspect(image: Image.Image) -> Image.Image:

@@ -1,6 +1,6 @@
-"""The released checkpoints: where they are, and their parameter names against ours.
+"""The released parameter names against ours. This is the one place that knows them.
 
-This is the one place that knows the released names. `{s}` counts stages from 1 there and from 0 here.
+The number of a stage counts from 1 in released names and from 0 in ours.
 """
 
 import re
@@ -27,6 +27,11 @@ _TO_OFFICIAL = (
     (re.compile(r"^stages\.(\d+)\.norm\."), lambda m: f"norm{int(m[1]) + 1}."),
     (re.compile(r"^head\.fc\."), lambda m: "head."),
 )
+_ANY_BLOCK = re.compile(r"^(?P<prefix>.*?)(?:block\d+|stages\.\d+\.blocks)\.\d+\.attn\.query_embedding$")
+_OFFICIAL_PATCH_EMBED = re.compile(r"(?:^|\.)patch_embed\d+\.")
+_POSITION_BUFFER = re.compile(
+    r"(?:^|[._])(?:relative_pos_index|relative_coords_table|(?:local_|pool_)?seq_length(?:_scale)?|padding_mask)\d*$"
+)
 
 
 def official_to_ours(key: str) -> str:
@@ -47,20 +52,41 @@ def _translate(key: str, rules: Iterable[tuple[re.Pattern[str], Any]]) -> str:
     return key
 
 
-def is_official(keys: Iterable[str], prefix: str = "") -> bool:
-    """Whether parameter names are the released ones."""
-    return any(key.startswith(prefix + "patch_embed1.") for key in keys)
+def is_official(keys: Iterable[str]) -> bool:
+    """Whether parameter names, with any prefix, are the released ones."""
+    return any(_OFFICIAL_PATCH_EMBED.search(key) for key in keys)
+
+
+def is_position_buffer(key: str) -> bool:
+    """Whether a name is that of an index, table, mask or length that the released code derives from sizes."""
+    return _POSITION_BUFFER.search(key) is not None
+
+
+def backbone_prefix(keys: Iterable[str]) -> str | None:
+    """What stands before the parameter names of the TransNeXt that a state dict holds, released names or ours.
+
+    It is empty for a classifier, "backbone." for a dense model, "module." or the like for a wrapped one.
+
+    Returns:
+        The prefix, the shortest if there are several; None if there is no TransNeXt.
+    """
+    # No other network has a parameter of that name in its blocks.
+    prefixes = {match["prefix"] for match in map(_ANY_BLOCK.match, keys) if match}
+    return min(prefixes, key=len, default=None)
 
 
 def adapt_official_keys(state_dict: MutableMapping[str, Any], prefix: str = "") -> None:
-    """Renames released parameters to ours, in place; does nothing to a state dict that has our names.
+    """Renames the parameters of a TransNeXt to ours, in place.
+
+    Takes released names and ours, those of a wrapped model (`module.*`), and those of a dense model, of which only
+    `backbone.*` stays. A state dict without a TransNeXt is left alone, apart from names that are released ones.
 
     Args:
         state_dict: Parameters by name.
-        prefix: What stands before the names of the model's parameters.
+        prefix: What stands before the names of the model's parameters. Names without it are not touched.
     """
-    if not is_official(state_dict, prefix):
-        return
-    for key in list(state_dict):
-        if key.startswith(prefix):
-            state_dict[prefix + official_to_ours(key.removeprefix(prefix))] = state_dict.pop(key)
+    weights = {key.removeprefix(prefix): state_dict.pop(key) for key in list(state_dict) if key.startswith(prefix)}
+    inner = backbone_prefix(weights) or ""
+    for key, value in weights.items():
+        if key.startswith(inner) and not is_position_buffer(key):
+            state_dict[prefix + official_to_ours(key.removeprefix(inner))] = value

@@ -137,8 +137,8 @@ class TransNeXt(nn.Module):
         self.global_pool = global_pool
         self.num_features = embed_dims[-1]
         self.feature_info: list[dict[str, Any]] = []
-        self.img_size = _pair(img_size, "img_size")
-        pretrain = self.img_size if pretrain_size is None else _pair(pretrain_size, "pretrain_size")
+        self.img_size = size_pair(img_size, "img_size")
+        pretrain = self.img_size if pretrain_size is None else size_pair(pretrain_size, "pretrain_size")
 
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
@@ -213,7 +213,7 @@ class TransNeXt(nn.Module):
 
     @fixed_pool_size.setter
     def fixed_pool_size(self, size: int | tuple[int, int] | None) -> None:
-        self._fixed_pool_size = None if size is None else _pair(size, "fixed_pool_size")
+        self._fixed_pool_size = None if size is None else size_pair(size, "fixed_pool_size")
         for mixer in self._mixers():
             if isinstance(mixer, AggregatedAttention):
                 mixer.fixed_pool_size = self._fixed_pool_size
@@ -263,8 +263,12 @@ class TransNeXt(nn.Module):
         Args:
             img_size: Pixels, one number or `(H, W)`.
         """
-        size = _pair(img_size, "img_size")
-        cfg = dict(getattr(self, "pretrained_cfg", {}), input_size=(self.in_chans, *size))
+        size = size_pair(img_size, "img_size")
+        cfg = dict(
+            getattr(self, "pretrained_cfg", {}),
+            input_size=(self.in_chans, *size),
+            pool_size=last_map_size(size, self.feature_info[-1]["reduction"]),
+        )
         self.pretrained_cfg = self.default_cfg = cfg
         self._traits = dict(getattr(self, "_traits", {}), img_size=size)
 
@@ -385,11 +389,22 @@ def _mixer_factory(
     return partial(AggregatedAttention, dim, num_heads, geometry, window_size=window_size, sr_ratio=sr_ratio, **kwargs)
 
 
-def _pair(size: int | tuple[int, int], name: str) -> tuple[int, int]:
+def size_pair(size: int | Sequence[int], name: str) -> tuple[int, int]:
+    """`(H, W)` of an argument that may be one number for both.
+
+    Args:
+        size: What the user gave.
+        name: Name of the argument, for the error.
+    """
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2 or min(pair) < 1:
         raise ValueError(f"{name} is {size!r}: expected a positive number or a pair of them")
-    return pair
+    return pair[0], pair[1]
+
+
+def last_map_size(img_size: tuple[int, int], reduction: int) -> tuple[int, int]:
+    """Rows and columns of the last map of an image, which timm calls `pool_size`."""
+    return math.ceil(img_size[0] / reduction), math.ceil(img_size[1] / reduction)
 
 
 def _init_weights(module: nn.Module) -> None:

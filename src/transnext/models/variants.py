@@ -10,8 +10,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._builder import resolve_pretrained_cfg
 from torch import nn
 
-from transnext.models.checkpoint import checkpoint_filter_fn
-from transnext.models.transnext import TransNeXt
+from transnext.models.checkpoint import accept_checkpoint_keys, load_pretrained_weights
+from transnext.models.transnext import TransNeXt, last_map_size, size_pair
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
@@ -50,11 +50,24 @@ default_cfgs = generate_default_cfgs(
         "transnext_base.in1k": _released("transnext-base-224-1k", 224),
         "transnext_base.in1k_384": _released("transnext-base-384-1k-ft-1k", 384, crop_pct=1.0, crop_mode="squash"),
         "transnext_micro_aaaa.in1k": _released("transnext-micro-AAAA-256-1k", 256),
-        "transnext_pico.untrained": _cfg(input_size=(3, 64, 64), crop_pct=1.0),
-        "transnext_nano.untrained": _cfg(input_size=(3, 128, 128), crop_pct=1.0),
+        "transnext_pico": _cfg(input_size=(3, 64, 64), crop_pct=1.0),
+        "transnext_nano": _cfg(input_size=(3, 128, 128), crop_pct=1.0),
     }
 )
 
+
+GMACS = {
+    "transnext_pico": 0.02,
+    "transnext_nano": 0.23,
+    "transnext_micro.in1k": 2.63,
+    "transnext_micro_aaaa.in1k": 3.30,
+    "transnext_tiny.in1k": 5.68,
+    "transnext_small.in1k": 10.24,
+    "transnext_small.in1k_384": 31.86,
+    "transnext_base.in1k": 18.23,
+    "transnext_base.in1k_384": 55.97,
+}
+"""Multiply-adds of one image at the input size, as `torch.utils.flop_counter` counts them, 10^9; a test holds them so."""
 
 PRETRAIN_SIZES = {"transnext_small.in1k_384": 224, "transnext_base.in1k_384": 224}
 """Resolution of pre-training of weights that were fine-tuned at another one."""
@@ -67,25 +80,28 @@ def _create(variant: str, pretrained: bool, defaults: dict[str, Any], **kwargs: 
         pretrained_cfg=kwargs.get("pretrained_cfg"),
         pretrained_cfg_overlay=kwargs.get("pretrained_cfg_overlay"),
     )
-    weights_size = cfg.input_size[-2:]
-    img_size = args.setdefault("img_size", weights_size)
+    weights_size = size_pair(cfg.input_size[-2:], "input_size")
+    img_size = size_pair(args.setdefault("img_size", weights_size), "img_size")
     if pretrained or img_size == weights_size:
         # Position coordinates are in units of the resolution that the weights were pre-trained at.
         args.setdefault("pretrain_size", PRETRAIN_SIZES.get(f"{variant}.{cfg.tag}", weights_size))
     # The default input size that timm reports is the one the model is made for.
-    rows, cols = (img_size, img_size) if isinstance(img_size, int) else img_size
     args["pretrained_cfg_overlay"] = {
         **(args.get("pretrained_cfg_overlay") or {}),
-        "input_size": (args.get("in_chans", cfg.input_size[0]), rows, cols),
+        "input_size": (args.get("in_chans", cfg.input_size[0]), *img_size),
+        "pool_size": last_map_size(img_size, 8 * args.get("patch_size", 4)),
     }
-    return build_model_with_cfg(
+    model: nn.Module = build_model_with_cfg(
         TransNeXt,
         variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
+        pretrained=False,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
         **args,
     )
+    model.register_load_state_dict_pre_hook(accept_checkpoint_keys)
+    if pretrained:
+        load_pretrained_weights(model, cfg, kwargs.get("cache_dir"))
+    return model
 
 
 @register_model

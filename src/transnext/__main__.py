@@ -1,0 +1,5 @@
+"""`python -m transnext`, the same as `transnext`."""
+
+from transnext.cli import main
+
+main()

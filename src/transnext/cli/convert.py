@@ -1,0 +1,29 @@
+"""`transnext convert`: checkpoints between the released names and ours, and between torch files and safetensors."""
+
+from pathlib import Path
+from typing import Literal
+
+from transnext.models.checkpoint import convert_checkpoint
+
+
+def convert(
+    source: Path, target: Path, /, *, names: Literal["ours", "official"] = "ours", overwrite: bool = False
+) -> None:
+    """Write a checkpoint with other parameter names or in another format.
+
+    Args:
+        source: Checkpoint to read: a torch file or safetensors, with released names or ours, of a classifier or of a
+            dense model, whose backbone is taken.
+        target: File to write; its suffix, .safetensors or .pth, decides the format.
+        names: Parameter names to write: ours, or official for the released code.
+        overwrite: Replace the target if it exists.
+
+    Raises:
+        FileNotFoundError: There is no such file, or no folder for the target.
+        ValueError: The source cannot be read, or the target exists or has another suffix.
+    """
+    checkpoint = convert_checkpoint(source, target, names, overwrite=overwrite)
+    print(f"{target}: {len(checkpoint.state_dict)} parameters with {names.replace('ours', 'our')} names")
+    if checkpoint.dropped:
+        parts = sorted({key.split(".")[0] for key in checkpoint.dropped})
+        print(f"left out {len(checkpoint.dropped)} tensors that are not the backbone's parameters: {', '.join(parts)}")

@@ -1,0 +1,55 @@
+"""`transnext COMMAND ...`."""
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+from transnext.cli.convert import convert
+from transnext.cli.eval import evaluate
+from transnext.cli.info import info
+from transnext.cli.models import models
+from transnext.cli.predict import predict
+from transnext.cli.train import train
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "train": train,
+    "eval": evaluate,
+    "predict": predict,
+    "models": models,
+    "info": info,
+    "convert": convert,
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs a command. Mistakes of the user end in one line on standard error and exit status 2.
+
+    Args:
+        args: Command-line arguments; those of the process by default.
+    """
+    # On a machine without a GPU PyTorch's data loader and accelerate say so at every start.
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="transnext",
+            description="TransNeXt: train, evaluate, predict, and see where the model looks.",
+            args=args,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        sys.stderr.close()
+        sys.exit(141)
+    except (ValueError, OSError) as error:
+        Console(stderr=True, soft_wrap=True).print(f"transnext: {_one_line(error)}", style="red", markup=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,23 @@
+"""`transnext models`."""
+
+import timm
+from rich.console import Console
+from rich.table import Table
+
+from transnext.models.variants import GMACS, default_cfgs
+
+
+def models() -> None:
+    """List the models and their weights."""
+    table = Table(title="Models")
+    for name in ("model", "parameters", "GMACs", "input", "weights"):
+        table.add_column(name, justify="right" if name in ("parameters", "GMACs", "input") else "left", no_wrap=True)
+    for name in timm.list_models("transnext_*"):
+        for tag, cfg in default_cfgs[name].cfgs.items():
+            full_name = f"{name}.{tag}" if tag else name
+            parameters = sum(p.numel() for p in timm.create_model(full_name, device="meta").parameters())
+            source = cfg.hf_hub_id or ("in this package" if cfg.file else "none")
+            size = f"{cfg.input_size[-1]}"
+            table.add_row(full_name, f"{parameters / 1e6:.2f} M", f"{GMACS[full_name]:.2f}", size, source)
+    console = Console()
+    console.print(table, width=max(console.width, 100), soft_wrap=not console.is_terminal)

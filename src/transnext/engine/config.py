@@ -1,0 +1,134 @@
+"""The configuration of a training run."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides how a classifier is trained.
+
+    The defaults suit a small model on some thousand small images.
+    """
+
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    """A bundled set (emoji) or a folder of images, one sub-folder for each class, optionally below train/ and val/."""
+    model: str = "transnext_pico"
+    """Any model that timm knows; those of this package are listed by `transnext models`."""
+    output: str = "runs/latest"
+    """Run folder: configuration, metrics, checkpoints, report."""
+    epochs: int = 30
+    """Times that every training image is seen."""
+    batch_size: int = 64
+    """Images in a forward pass."""
+    accumulate: int = 1
+    """Forward passes whose gradients are added up for one update."""
+    image_size: int | None = None
+    """Side of the square that images are brought to, pixels; the model's own by default."""
+    crop_pct: float | None = None
+    """Share of the image's side that evaluation looks at, 0..1; the model's own by default."""
+    pretrained: bool = False
+    """Start from the released weights of the model."""
+    checkpoint: str | None = None
+    """Start from the weights in this file; a classifier of other classes is left out."""
+    seed: int = 0
+    """Decides the split, the order, the augmentation and the initial weights."""
+
+    lr: float = 2e-3
+    """Peak learning rate of AdamW, for the effective batch (batch_size times accumulate)."""
+    warmup_epochs: float = 2.0
+    """Epochs over which the learning rate grows from warmup_lr to lr; at most a fifth of all are used."""
+    warmup_lr: float = 1e-6
+    """Learning rate of the first update."""
+    min_lr: float = 1e-5
+    """Learning rate at the end of the cosine."""
+    weight_decay: float = 0.05
+    """Decay of AdamW; biases, norms and what the model's no_weight_decay() names are exempt."""
+    clip_grad: float = 1.0
+    """Largest norm of the gradient of an update; 0 for no limit."""
+    label_smoothing: float = 0.1
+    """Share of the target that is spread over all classes, 0..1."""
+
+    mixup: float = 0.2
+    """Alpha of mixup; 0 for none."""
+    cutmix: float = 1.0
+    """Alpha of CutMix; 0 for none. With both, each batch gets one or the other."""
+    mix_prob: float = 0.5
+    """Probability that a batch is mixed at all, 0..1."""
+    auto_augment: str = "rand-m7-mstd0.5-inc1"
+    """Policy in timm's notation, e.g. rand-m9-mstd0.5-inc1; empty for none."""
+    color_jitter: float = 0.4
+    """Strength of random brightness, contrast and saturation, 0..1; not used together with auto_augment."""
+    crop_scale: tuple[float, float] = (0.4, 1.0)
+    """Smallest and largest share of the image's area that a random crop takes."""
+    hflip: float = 0.5
+    """Probability that an image is mirrored."""
+    erasing: float = 0.25
+    """Probability that a rectangle of the image is replaced by noise."""
+    drop_path: float = 0.05
+    """Stochastic depth of the last block; grows linearly from 0."""
+    dropout: float = 0.0
+    """Dropout before the classifier."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the weights, which is then what is evaluated and saved; 0 for none."""
+
+    precision: Precision = "fp32"
+    """Arithmetic of the forward pass (autocast)."""
+    workers: int = 1
+    """Processes that read and augment images; 0 to do it in the training process."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    val_fraction: float = 0.2
+    """Share of images held out where the data come without val/."""
+
+    def __post_init__(self) -> None:
+        """Refuses values that cannot work."""
+        for name in ("epochs", "batch_size", "accumulate"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("lr", "warmup_lr", "min_lr", "weight_decay", "clip_grad", "mixup", "cutmix", "color_jitter"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("warmup_epochs", "workers"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("label_smoothing", "mix_prob", "hflip", "erasing", "drop_path", "dropout", "ema"):
+            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        _require(0 < self.val_fraction < 1, "val_fraction", self.val_fraction, "between 0 and 1")
+        _require(self.image_size is None or self.image_size >= 32, "image_size", self.image_size, "at least 32")
+        _require(
+            0 < self.crop_scale[0] <= self.crop_scale[1] <= 1,
+            "crop_scale",
+            self.crop_scale,
+            "0 < smallest <= largest <= 1",
+        )
+        _require(self.crop_pct is None or 0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "above 0, at most 1")
+        if self.pretrained and self.checkpoint:
+            raise ValueError("pretrained and checkpoint are both given: start from one of them")
+
+    def to_json(self) -> str:
+        """The configuration as readable JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def load(cls, path: Path) -> "TrainConfig":
+        """The configuration of a run folder's `config.json`.
+
+        Raises:
+            ValueError: The file is not a configuration.
+        """
+        try:
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            values["crop_scale"] = tuple(values["crop_scale"])
+            return cls(**values)
+        except (json.JSONDecodeError, TypeError, KeyError) as error:
+            raise ValueError(f"{path} is not the configuration of a run: {error}") from None
+
+
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} is {value}: expected {expected}")

@@ -1,0 +1,65 @@
+"""Accuracy on each split, with the interval that the number of images leaves."""
+
+import math
+from collections.abc import Sequence
+
+from transnext.report.text import NOTHING, count, escape, finite, percent
+from transnext.tasks.classification.results import SplitResult
+
+Z_95 = 1.959964
+"""Normal quantile of a two-sided 95 % interval."""
+
+
+def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
+    """Wilson score interval of a proportion, `(low, high)` in 0..1; all of it if there were no trials."""
+    if trials == 0:
+        return 0.0, 1.0
+    p = successes / trials
+    centre = p + z**2 / (2 * trials)
+    reach = z * math.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2))
+    scale = 1 + z**2 / trials
+    return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
+
+
+def interval_of(result: SplitResult) -> tuple[float, float] | None:
+    """95 % Wilson interval of `top1`; None where no image was evaluated."""
+    top1 = finite(result.top1)
+    if top1 is None or result.num_images == 0:
+        return None
+    return wilson_interval(round(top1 * result.num_images), result.num_images)
+
+
+def accuracy_section(results: Sequence[SplitResult], num_classes: int) -> str:
+    """A table with a row and a bar for each split."""
+    if not results:
+        return '<p class="note">No split was evaluated.</p>'
+    # Of five classes or fewer, the true one is always among the five most probable.
+    with_top5 = num_classes > 5
+    rows = "".join(_row(result, with_top5) for result in results)
+    top5 = '<th scope="col" class="n">Top-5</th>' if with_top5 else ""
+    return (
+        '<table class="splits"><thead><tr><th scope="col">Split</th><th scope="col" class="wide">Accuracy (top-1)</th>'
+        f'{top5}<th scope="col" class="n">Loss</th></tr></thead><tbody>{rows}</tbody></table>'
+        '<p class="note">Beside each accuracy, and as the pale part of its bar: the 95\u202f% Wilson interval, '
+        "what the number of images leaves open.</p>"
+    )
+
+
+def _row(result: SplitResult, with_top5: bool) -> str:
+    interval = interval_of(result)
+    if interval is None:
+        value = NOTHING
+    else:
+        low, high = interval
+        between = f"{100 * low:.1f} to {100 * high:.1f}\u202f%"
+        bar = (
+            f'<span class="bar" style="--p:{100 * result.top1:.2f}%;--low:{100 * low:.2f}%;--high:{100 * high:.2f}%">'
+            "<i></i><b></b></span>"
+        )
+        value = f"<strong>{percent(result.top1)}</strong> <small>{between}</small>{bar}"
+    loss = f"{result.loss:.3f}" if finite(result.loss) is not None else NOTHING
+    top5 = f'<td class="n">{percent(result.top5)}</td>' if with_top5 else ""
+    return (
+        f'<tr><th scope="row">{escape(result.split)}<small>{count(result.num_images, "image")}</small></th>'
+        f'<td class="wide">{value}</td>{top5}<td class="n">{loss}</td></tr>'
+    )

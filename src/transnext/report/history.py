@@ -1,0 +1,99 @@
+"""The learning curves of a run and the table behind them."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from transnext.report.charts import Series, line_chart
+from transnext.report.text import NOTHING, count, duration, escape, finite, number, percent
+
+History = Sequence[Mapping[str, float]]
+
+_COLUMNS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
+    ("train_loss", "Training loss", number),
+    ("val_loss", "Validation loss", number),
+    ("train_accuracy", "Training accuracy", percent),
+    ("val_top1", "Validation accuracy", percent),
+    ("lr", "Learning rate", number),
+    ("images_per_second", "Images/s", number),
+    ("seconds", "Time", duration),
+)
+
+
+def best_validation(history: History) -> tuple[float, int] | None:
+    """The best finite `val_top1` and its epoch, the earliest if several share it; None if there is none."""
+    points = [(value, -epoch) for epoch, value in _points(history, "val_top1") if finite(value) is not None]
+    if not points:
+        return None
+    value, epoch = max(points)
+    return value, int(-epoch)
+
+
+def total_of(history: History, key: str) -> float | None:
+    """Sum of the finite values of a key; None if there are none."""
+    values = [value for _, value in _points(history, key) if finite(value) is not None]
+    return sum(values) if values else None
+
+
+def curves_section(history: History) -> str:
+    """Loss, accuracy and learning rate by epoch, and all numbers in a table."""
+    if not history:
+        return '<p class="note">No epoch was recorded.</p>'
+    charts = [
+        line_chart(
+            "Loss", [_series(history, "training", "train_loss"), _series(history, "validation", "val_loss")], number
+        ),
+        line_chart(
+            "Accuracy",
+            [_series(history, "training", "train_accuracy"), _series(history, "validation", "val_top1")],
+            lambda fraction, digits: f"{number(100 * fraction, digits)}\u202f%",
+            limits=(0.0, 1.0),
+        ),
+        line_chart("Learning rate", [_series(history, "learning rate", "lr")], number),
+    ]
+    return f'<div class="charts">{"".join(charts)}</div>{_not_finite(history)}{_table(history)}'
+
+
+def _points(history: History, key: str) -> list[tuple[float, float]]:
+    """Epoch and value where the key is there; the value may be NaN."""
+    return [(_epoch(history, i), entry[key]) for i, entry in enumerate(history) if entry.get(key) is not None]
+
+
+def _epoch(history: History, index: int) -> int:
+    epoch = finite(history[index].get("epoch"))
+    return index + 1 if epoch is None else int(epoch)
+
+
+def _series(history: History, label: str, key: str) -> Series:
+    style = {"training": "train", "validation": "val"}.get(label, "other")
+    return Series(label=label, points=_points(history, key), style=style)
+
+
+def _not_finite(history: History) -> str:
+    """A warning about losses that are not numbers: the first sign of a run that diverged."""
+    notes = []
+    for key, name, _ in _COLUMNS[:2]:
+        epochs = [f"{epoch:g}" for epoch, value in _points(history, key) if finite(value) is None]
+        if epochs:
+            rest = f" and {len(epochs) - 10} more" if len(epochs) > 10 else ""
+            where = f"epoch{'' if len(epochs) == 1 else 's'} {', '.join(epochs[:10])}{rest}"
+            notes.append(f'<p class="note warn">{name} was not a finite number in {where}.</p>')
+    return "".join(notes)
+
+
+def _table(history: History) -> str:
+    columns = [c for c in _COLUMNS if any(finite(entry.get(c[0])) is not None for entry in history)]
+    head = "".join(f'<th scope="col">{name}</th>' for _, name, _ in columns)
+    rows = []
+    for i, entry in enumerate(history):
+        cells = "".join(f"<td>{_cell(entry.get(key), show)}</td>" for key, _, show in columns)
+        rows.append(f'<tr><th scope="row">{_epoch(history, i)}</th>{cells}</tr>')
+    return (
+        f"<details><summary>{count(len(history), 'epoch')} in numbers</summary>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="All epochs"><table class="numbers">'
+        f'<thead><tr><th scope="col">Epoch</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        "</details>"
+    )
+
+
+def _cell(value: float | None, show: Callable[[float | None], str]) -> str:
+    # Not a number and not measured are different things to know.
+    return escape(value) if value is not None and show(value) == NOTHING else show(value)

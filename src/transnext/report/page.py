@@ -1,0 +1,148 @@
+"""The page as a whole."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transnext.report.accuracy import accuracy_section, interval_of
+from transnext.report.confusion import confusion_section
+from transnext.report.examples import Example, examples_section
+from transnext.report.history import History, best_validation, curves_section, total_of
+from transnext.report.style import STYLE
+from transnext.report.text import count, duration, escape, finite, magnitude, number, percent
+from transnext.tasks.classification.results import SplitResult
+from transnext.version import __version__
+
+MAX_SKIPPED = 200
+"""Unreadable images listed by name."""
+
+# Nothing is ever fetched, and no script runs: also if someone's class name found a way around the escaping.
+SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def build_report(
+    *,
+    title: str,
+    config: Mapping[str, Any],
+    history: History,
+    results: Sequence[SplitResult],
+    class_names: Sequence[str],
+    examples: Sequence[Example],
+) -> str:
+    """The report of a run: one HTML page that needs nothing beside itself.
+
+    Args:
+        title: Heading of the page.
+        config: Everything that decided the run, shown in full. `model`, `data`, `image_size` and `parameters` (a
+            number) also appear in the headline where they are given.
+        history: A mapping for each epoch: `epoch` (from 1), `train_loss`, `train_accuracy`, `val_loss`, `val_top1`
+            (accuracies 0..1), `lr`, `images_per_second`, `seconds`; any may be absent or NaN.
+        results: What was evaluated, in the order to show it.
+        class_names: Name of each class.
+        examples: Predictions to show, in order; beyond 48 the page shows some of each split.
+
+    Returns:
+        HTML5, also well-formed XML; write it as UTF-8.
+
+    Raises:
+        ValueError: A confusion matrix does not fit `class_names`.
+    """
+    sections = [
+        ("accuracy", "Accuracy", accuracy_section(results, len(class_names))),
+        ("curves", "Learning curves", curves_section(history)),
+        ("predictions", "Predictions", examples_section(examples)),
+        ("confusion", "What is taken for what", confusion_section(results, class_names)),
+        ("skipped", "Images that could not be read", _skipped_section(results)),
+        ("configuration", "Configuration", _config_section(config)),
+    ]
+    sections = [section for section in sections if section[2]]
+    links = "".join(f'<a href="#{key}">{name}</a>' for key, name, _ in sections)
+    body = "".join(f'<section id="{key}"><h2>{name}</h2>{content}</section>' for key, name, content in sections)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
+        f'<meta http-equiv="Content-Security-Policy" content="{SECURITY_POLICY}"/>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
+        '<meta name="color-scheme" content="light dark"/>'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
+        f"<header><h1>{escape(title)}</h1>{_summary(config, history, class_names)}"
+        f'<dl class="tiles">{_tiles(config, history, results)}</dl><nav aria-label="Sections">{links}</nav></header>'
+        f"<main>{body}</main><footer>Made by transnext {escape(__version__)}</footer></body></html>\n"
+    )
+
+
+def _summary(config: Mapping[str, Any], history: History, class_names: Sequence[str]) -> str:
+    parts = [f"<b>{escape(config['model'])}</b>"] if config.get("model") else []
+    if config.get("data"):
+        parts.append(f"on <b>{escape(config['data'])}</b>")
+    parts.append(f"{len(class_names):,} class{'' if len(class_names) == 1 else 'es'}")
+    if config.get("image_size"):
+        parts.append(f"images at {escape(config['image_size'])}\u202fpx")
+    if history:
+        parts.append(count(len(history), "epoch"))
+    return f'<p class="summary">{", ".join(parts).replace(", on ", " on ", 1)}</p>'
+
+
+def _tiles(config: Mapping[str, Any], history: History, results: Sequence[SplitResult]) -> str:
+    tiles: list[tuple[str, str, list[str]]] = []
+    best = best_validation(history)
+    if best is not None:
+        tiles.append(("Validation accuracy", percent(best[0]), ["best of all epochs", f"in epoch {best[1]}"]))
+    for result in results:
+        interval = interval_of(result)
+        if interval is not None:
+            between = f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}\u202f%"
+            tiles.append(
+                (f"{result.split} accuracy", percent(result.top1), [between, count(result.num_images, "image")])
+            )
+    seconds = total_of(history, "seconds")
+    if seconds is not None:
+        rates = [r for entry in history if (r := finite(entry.get("images_per_second"))) is not None]
+        speed = [f"{number(statistics.median(rates))} images/s"] if rates else []
+        tiles.append(("Training time", duration(seconds), speed))
+    parameters = finite(config.get("parameters"))
+    if parameters is not None:
+        tiles.append(("Parameters", magnitude(parameters), [count(int(parameters))]))
+    return "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}"
+        f"{''.join(f'<small>{escape(note)}</small>' for note in notes)}</dd></div>"
+        for name, value, notes in tiles
+    )
+
+
+def _skipped_section(results: Sequence[SplitResult]) -> str:
+    skipped = [(result.split, name, reason) for result in results for name, reason in result.skipped]
+    if not skipped:
+        return ""
+    rows = "".join(
+        f'<tr><td>{escape(split)}</td><td class="path">{escape(name)}</td><td>{escape(reason)}</td></tr>'
+        for split, name, reason in skipped[:MAX_SKIPPED]
+    )
+    more = len(skipped) - MAX_SKIPPED
+    rest = f'<p class="note">And {count(more)} more.</p>' if more > 0 else ""
+    return (
+        f"<p>{count(len(skipped), 'image')} left out of all numbers above.</p>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="Images that could not be read"><table><thead><tr>'
+        '<th scope="col">Split</th><th scope="col">Image</th><th scope="col">Reason</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>{rest}"
+    )
+
+
+def _config_section(config: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f'<tr><th scope="row">{escape(key)}</th><td class="path">{escape(_plain(value))}</td></tr>'
+        for key, value in config.items()
+    )
+    if not rows:
+        return ""
+    return (
+        f"<details><summary>All {count(len(config), 'setting')}</summary>"
+        '<table class="config"><thead><tr><th scope="col">Setting</th><th scope="col">Value</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></details>"
+    )
+
+
+def _plain(value: object) -> str:
+    if value is None or isinstance(value, (bool, dict, list, tuple)):
+        return json.dumps(value, default=str, ensure_ascii=False)
+    return str(value)

@@ -1,0 +1,6 @@
+"""Image classification."""
+
+from transnext.tasks.classification.evaluation import evaluate
+from transnext.tasks.classification.results import Prediction, SplitResult
+
+__all__ = ["Prediction", "SplitResult", "evaluate"]

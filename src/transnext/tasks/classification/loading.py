@@ -1,0 +1,92 @@
+"""A trained classifier from wherever it is: a run folder, a checkpoint, or released weights by name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import ImageNetInfo
+from torch import nn
+
+from transnext.models.checkpoint import model_from_checkpoint, read_checkpoint
+from transnext.tasks.classification.build import Preprocessing, create
+
+DEFAULT_MODEL = "transnext_pico.emoji"
+"""The classifier that comes with the package."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A model ready to classify.
+
+    Attributes:
+        model: Gives logits `[B, classes]`, in evaluation mode.
+        class_names: What the classes are called.
+        preprocessing: What its images must look like.
+        name: Where it came from, for messages.
+    """
+
+    model: nn.Module
+    class_names: list[str]
+    preprocessing: Preprocessing
+    name: str
+
+
+def load_classifier(
+    model: str | Path = DEFAULT_MODEL, *, image_size: int | None = None, device: str | torch.device = "cpu"
+) -> Classifier:
+    """Loads a trained classifier.
+
+    Args:
+        model: A run folder, a checkpoint written by training, or a model name with pretrained weights
+            (`transnext_tiny`, `transnext_pico.emoji`).
+        image_size: Side of the square that images are brought to, pixels; the trained one by default.
+        device: Where to put it.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder, nor a model of that name.
+        ValueError: The file is not a checkpoint of a classifier, or the weights cannot be had.
+    """
+    path = Path(model)
+    if path.is_dir():
+        path = path / "best.safetensors"
+        if not path.exists():
+            raise FileNotFoundError(f"{model} is not a run folder: it has no best.safetensors")
+    if path.is_file():
+        return _from_checkpoint(path, image_size, device)
+    if path.suffix in (".safetensors", ".pth", ".pt") or len(path.parts) > 1:
+        raise FileNotFoundError(f"no file or folder {model}")
+    return _pretrained(str(model), image_size, device)
+
+
+def _from_checkpoint(path: Path, image_size: int | None, device: str | torch.device) -> Classifier:
+    metadata: dict[str, Any] = read_checkpoint(path).metadata
+    model = model_from_checkpoint(path).to(device).eval()
+    if "preprocessing" in metadata and image_size is None:
+        preprocessing = Preprocessing.from_mapping(metadata["preprocessing"])
+    else:
+        preprocessing = Preprocessing.of_model(model, image_size)
+    names = metadata.get("class_names") or _names(model)
+    return Classifier(model=model, class_names=list(names), preprocessing=preprocessing, name=str(path))
+
+
+def _pretrained(name: str, image_size: int | None, device: str | torch.device) -> Classifier:
+    if not timm.is_model(name.split(".")[0]):
+        raise FileNotFoundError(
+            f"{name!r} is neither a run folder, nor a checkpoint, nor a model: `transnext models` lists those"
+        )
+    model = create(name, {}, pretrained=True).to(device).eval()
+    preprocessing = Preprocessing.of_model(model, image_size)
+    return Classifier(model=model, class_names=_names(model), preprocessing=preprocessing, name=name)
+
+
+def _names(model: nn.Module) -> list[str]:
+    num_classes: int = model.num_classes  # type: ignore[assignment]
+    config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+    if config.get("label_names"):
+        return list(config["label_names"])
+    if num_classes == 1000:
+        info = ImageNetInfo("imagenet-1k")
+        return [info.index_to_description(i) for i in range(1000)]
+    return [f"class {i}" for i in range(num_classes)]

@@ -1,0 +1,182 @@
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import transnext
+from transnext.engine import TrainConfig, evaluate, train
+from transnext.engine.trainer import Trainer
+
+
+def test_a_run_leaves_everything_it_promises(config) -> None:
+    result = train(config, quiet=True)
+    folder = result.folder
+    assert TrainConfig.load(folder / "config.json") == config
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert set(rows[0]) >= {"lr", "train_loss", "train_accuracy", "val_loss", "val_top1", "images_per_second"}
+    assert list((folder / "tensorboard").rglob("events*"))
+    assert "<html" in (folder / "report.html").read_text()
+    assert [r.split for r in result.results] == ["train", "val"]
+    assert json.loads((folder / "results.json").read_text())["val"]["top1"] == result.results[1].top1
+    assert not (folder / "skipped.txt").exists()
+
+    again = evaluate(folder, config.data, workers=0, device="cpu")
+    assert [r.top1 for r in again] == [r.top1 for r in result.results]
+    assert again[1].confusion.sum() == again[1].num_images == result.results[1].num_images
+
+    answer = transnext.Predictor(folder)(config.data + "/red/0.png", look=True)[0]
+    assert set(answer.classes) == {"blue", "green", "red"}
+    assert sum(answer.probabilities) == pytest.approx(1, abs=1e-5)
+    assert answer.heat.shape == (32, 32)
+
+
+def test_it_learns(config) -> None:
+    config = dataclasses.replace(config, epochs=6, mix_prob=0.0, auto_augment="", color_jitter=0.0, erasing=0.0)
+    assert train(config, quiet=True).results[0].top1 > 0.9
+
+
+def test_the_same_seed_gives_the_same_weights(config, tmp_path) -> None:
+    train(config, quiet=True)
+    train(dataclasses.replace(config, output=str(tmp_path / "again"), workers=1), quiet=True)
+    a, b = (load_file(tmp_path / name / "last.safetensors") for name in ("run", "again"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("extra", [{}, {"ema": 0.9}, {"accumulate": 2}, {"precision": "bf16"}])
+def test_an_interrupted_run_goes_on_to_the_same_weights(config, tmp_path, monkeypatch, extra) -> None:
+    config = dataclasses.replace(config, epochs=3, **extra)
+    train(dataclasses.replace(config, output=str(tmp_path / "whole")), quiet=True)
+
+    steps = 0
+    original = Trainer._step
+
+    def interrupt(self, images, targets):
+        nonlocal steps
+        steps += 1
+        if steps == 4:  # the second and last batch of the second epoch
+            raise KeyboardInterrupt
+        return original(self, images, targets)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", interrupt)
+        stopped = train(config, quiet=True)
+    assert stopped.interrupted
+    assert stopped.report.exists()
+    assert len(stopped.history) == 1
+
+    resumed = train(config, resume=True, quiet=True)
+    assert not resumed.interrupted
+    assert [row["epoch"] for row in resumed.history] == [1, 2, 3]
+    a, b = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "run"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_resuming_a_finished_run_changes_no_weights(config) -> None:
+    folder = train(config, quiet=True).folder
+    before = (folder / "last.safetensors").read_bytes()
+    assert len(train(config, resume=True, quiet=True).history) == 2
+    assert (folder / "last.safetensors").read_bytes() == before
+
+
+def test_resuming_nothing_starts(config) -> None:
+    assert len(train(config, resume=True, quiet=True).history) == 2
+
+
+def test_a_run_is_not_overwritten(config) -> None:
+    train(dataclasses.replace(config, epochs=1), quiet=True)
+    with pytest.raises(ValueError, match="already holds a run: add --resume"):
+        train(config, quiet=True)
+    with pytest.raises(ValueError, match="started with model"):
+        train(dataclasses.replace(config, model="transnext_nano"), resume=True, quiet=True)
+
+
+def test_a_damaged_state_is_named(config) -> None:
+    folder = train(config, quiet=True).folder
+    (folder / "state.pt").write_bytes((folder / "state.pt").read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"state.pt cannot be read"):
+        train(config, resume=True, quiet=True)
+
+
+def test_an_unreadable_image_is_skipped_and_listed(config, photos) -> None:
+    (photos / "red" / "0.png").write_bytes(b"not an image")
+    whole = (photos / "blue" / "1.png").read_bytes()
+    (photos / "blue" / "1.png").write_bytes(whole[: len(whole) // 2])
+    result = train(config, quiet=True)
+    listed = (result.folder / "skipped.txt").read_text().splitlines()
+    assert sorted(line.split("\t")[0] for line in listed) == [str(photos / "blue/1.png"), str(photos / "red/0.png")]
+    assert sum(r.num_images for r in result.results) == 28
+    assert sum(len(r.skipped) for r in result.results) == 2
+
+
+def test_nothing_readable_is_an_error(config, photos) -> None:
+    for file in photos.rglob("*.png"):
+        file.write_bytes(b"not an image")
+    with pytest.raises(ValueError, match="no training image could be read; the first"):
+        train(config, quiet=True)
+
+
+def test_all_kinds_of_images_train(config, photos) -> None:
+    rng = np.random.default_rng(1)
+    grey = Image.fromarray(rng.integers(0, 255, (50, 40), np.uint8))
+    grey.save(photos / "red" / "grau-ü-日本.png")
+    grey.convert("P").save(photos / "red" / "palette.gif")
+    grey.convert("RGBA").save(photos / "green" / "alpha.webp")
+    grey.convert("CMYK").save(photos / "green" / "cmyk.jpg")
+    Image.fromarray(rng.integers(0, 65535, (50, 40), np.uint16)).save(photos / "blue" / "deep.png")
+    Image.new("RGB", (1, 1)).save(photos / "blue" / "dot.png")
+    result = train(config, quiet=True)
+    assert sum(r.num_images for r in result.results) == 36
+    assert not any(r.skipped for r in result.results)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(config) -> None:
+    with pytest.raises(ValueError, match="the loss became nan"):
+        train(dataclasses.replace(config, lr=1e30, epochs=5, clip_grad=0.0), quiet=True)
+
+
+def test_other_models_of_timm_train(config) -> None:
+    result = train(dataclasses.replace(config, model="resnet10t", epochs=1), quiet=True)
+    assert len(result.history) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"data": "no/such/folder"}, FileNotFoundError, "no/such/folder"),
+        ({"model": "transnext_gigantic"}, ValueError, "no model is called 'transnext_gigantic'"),
+        ({"device": "tpu"}, ValueError, "device is 'tpu'"),
+        ({"precision": "fp16"}, ValueError, "needs a GPU"),
+        ({"checkpoint": "none.safetensors"}, FileNotFoundError, "none.safetensors"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_written(config, tmp_path, values, error, message) -> None:
+    with pytest.raises(error, match=message):
+        train(dataclasses.replace(config, **values), quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_the_command_line(config, tmp_path) -> None:
+    command = [sys.executable, "-m", "transnext", "train", config.data, "--output", str(tmp_path / "cli")]
+    command += ["--image-size", "32", "--batch-size", "8", "--epochs", "1000", "--workers", "1", "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "cli" / "metrics.jsonl"
+    deadline = time.time() + 120
+    while time.time() < deadline and not (metrics.exists() and len(metrics.read_text().splitlines()) > 1):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "--resume goes on" in out
+    assert "Traceback" not in err
+    assert (tmp_path / "cli" / "report.html").exists()
+    assert (tmp_path / "cli" / "best.safetensors").exists()
