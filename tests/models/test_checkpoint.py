@@ -20,17 +20,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from transnext import TransNeXt
-from transnext.models import checkpoint as checkpoint_module
 from transnext.models.checkpoint import (
     CheckpointError,
     convert_checkpoint,
     guess_variant,
+    inert_pickle,
     load_checkpoint,
     model_from_checkpoint,
     read_checkpoint,
     read_tensors,
     save_checkpoint,
+    writing,
 )
+from transnext.models.checkpoint.guessing import outline
 from transnext.models.official import ours_to_official
 
 VARIANTS = ["pico", "nano", "micro", "tiny", "small", "base", "micro_aaaa"]
@@ -140,8 +142,9 @@ def test_golden_dense_models_load_into_backbones(shared_golden: Path, tmp_path: 
             weights = {key[2:]: f.get_tensor(key) for key in f.keys() if key.startswith("w.")}  # noqa: SIM118
         torch.save({"state_dict": weights, "meta": {}}, tmp_path / "x.pth")
         state_dict = read_checkpoint(tmp_path / "x.pth").state_dict
-        outline = checkpoint_module._outline(state_dict)
-        backbone = TransNeXt(**{**outline, "mlp_ratios": (8, 8, 4, 4), "sr_ratios": (8, 4, 2, 1)}, num_classes=0)
+        backbone = TransNeXt(
+            **{**outline(state_dict), "mlp_ratios": (8, 8, 4, 4), "sr_ratios": (8, 4, 2, 1)}, num_classes=0
+        )
         load_checkpoint(backbone, tmp_path / "x.pth")
         expected = weights["backbone.block3.0.mlp.dwconv.dwconv.weight"].float()
         assert torch.equal(backbone.stages[2].blocks[0].mlp.dwconv.weight, expected)
@@ -219,7 +222,7 @@ def test_plain_pickles_are_refused_and_never_run(tmp_path: Path) -> None:
 def test_a_file_cannot_change_the_functions_that_make_tensors(tmp_path: Path) -> None:
     # BUILD sets attributes of whatever is on the stack: here, of the function that makes tensors.
     attack = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x08\x00\x00\x00poisonedK\x01sb."
-    checkpoint_module._InertUnpickler(io.BytesIO(attack)).load()
+    inert_pickle.Unpickler(io.BytesIO(attack)).load()
     assert not hasattr(torch._utils._rebuild_tensor_v2, "poisoned")
     pickle.loads(attack)
     assert hasattr(torch._utils._rebuild_tensor_v2, "poisoned")
@@ -583,7 +586,7 @@ def test_a_failed_write_leaves_what_was_there(ours: dict[str, Tensor], tmp_path:
         file.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint_module, "save_file", fail)
+    monkeypatch.setattr(writing, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(path, ours, {"epoch": 2})
     assert read_checkpoint(path).metadata == {"epoch": 1}

@@ -41,7 +41,7 @@ class TrainConfig:
     seed: int = 0
     """Decides the split, the order, the augmentation and the initial weights."""
 
-    lr: float = 2e-3
+    lr: float = 1e-3
     """Peak learning rate of AdamW, for the effective batch (batch_size times accumulate)."""
     warmup_epochs: float = 2.0
     """Epochs over which the learning rate grows from warmup_lr to lr; at most a fifth of all are used."""
@@ -60,8 +60,8 @@ class TrainConfig:
     """Alpha of mixup; 0 for none."""
     cutmix: float = 1.0
     """Alpha of CutMix; 0 for none. With both, each batch gets one or the other."""
-    mix_prob: float = 0.5
-    """Probability that a batch is mixed at all, 0..1."""
+    mix_prob: float = 0.0
+    """Probability that a batch is mixed at all, 0..1; worth 0.5 when there are hundreds of epochs."""
     auto_augment: str = "rand-m7-mstd0.5-inc1"
     """Policy in timm's notation, e.g. rand-m9-mstd0.5-inc1; empty for none."""
     color_jitter: float = 0.4

@@ -13,12 +13,12 @@ report.html        all of it, to look at
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from transnext.atomic import replacing
 from transnext.engine.config import TrainConfig
 
 
@@ -86,9 +86,8 @@ class RunFolder:
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Saves tensors and plain values, so that a crash leaves the old state or the new one."""
-        temporary = self.state_file.with_name(self.state_file.name + ".tmp")
-        torch.save(state, temporary)
-        _replace(temporary, self.state_file)
+        with replacing(self.state_file) as temporary:
+            torch.save(state, temporary)
 
     def history(self) -> list[dict[str, Any]]:
         """The epochs so far, as written by `append_metrics`."""
@@ -116,12 +115,5 @@ class RunFolder:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text file so that a reader or a crash sees the old one or the new one, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    _replace(temporary, path)
-
-
-def _replace(temporary: Path, path: Path) -> None:
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

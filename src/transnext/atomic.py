@@ -1,0 +1,41 @@
+"""Writing files so that a reader or a crash sees the old one or the new one, never a part."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A new file beside `path`, to be written in the block; at its end it takes the place of `path`.
+
+    If the block fails, it goes away and `path` stays as it was.
+
+    Args:
+        path: The file to write; there may be one already.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
+        yield temporary
+        temporary.chmod(mode)  # some libraries make files that the owner alone can read
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    # Windows cannot open a folder, and some file systems cannot sync one; the file is in its place all the same.
+    with suppress(OSError):
+        _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,95 @@
+"""Weights into a model that is there, or into one built for them."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+from torch import nn
+
+from transnext.models.checkpoint.fitting import FIRST_CONV, count_classes, fit, unwrap
+from transnext.models.checkpoint.guessing import looks_like
+from transnext.models.checkpoint.reading import Checkpoint, CheckpointError, read_checkpoint, read_tensors
+from transnext.models.official import adapt_official_keys, backbone_prefix, is_official
+
+_SOURCE_ARGS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable"}
+"""Arguments of `timm.create_model` that a checkpoint has no business to set: they make it read other files."""
+
+
+def load_checkpoint(model: nn.Module, path: str | Path, *, new_head: bool = False) -> Checkpoint:
+    """Loads a file into a model, strictly: every parameter must be there with its shape, and no other.
+
+    A classifier in the file is left out if the model has none; so are stages that a feature extractor has cut off.
+
+    Args:
+        model: A TransNeXt, timm's feature wrapper around one, or a model that contains one; or another model, with
+            its own parameter names.
+        path: As for `read_checkpoint`.
+        new_head: Keep the model's classifier as it is if that of the file does not fit, or is not there.
+
+    Returns:
+        What was read.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file cannot be read, or does not fit the model.
+    """
+    inside = backbone_prefix(unwrap(model).state_dict())
+    if inside:
+        # A dense model: its own checkpoint is wanted whole, not the backbone alone.
+        tensors, metadata = read_tensors(path)
+        layout: Literal["ours", "official"] = "official" if is_official(tensors) else "ours"
+        adapt_official_keys(tensors, inside)
+        checkpoint = Checkpoint(state_dict=tensors, metadata=metadata, layout=layout)
+    else:
+        checkpoint = read_checkpoint(path)
+    _load(checkpoint, model, path, new_head)
+    return checkpoint
+
+
+def model_from_checkpoint(path: str | Path, architecture: str | None = None, **overrides: Any) -> nn.Module:
+    """Builds the model that a checkpoint was saved from, and loads it strictly.
+
+    Args:
+        path: As for `read_checkpoint`.
+        architecture: The variant, for a file that does not say it, as the released ones. The number of classes and of
+            channels is then read off the weights.
+        overrides: Arguments of `timm.create_model` to use instead of those saved. With another `num_classes` the
+            classifier is a new one.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file cannot be read, does not say what it holds, or does not fit what it says.
+    """
+    checkpoint = read_checkpoint(path)
+    saved = checkpoint.metadata.get("architecture")
+    args: dict[str, Any] = {}
+    if architecture is None or architecture == saved:
+        args = checkpoint.metadata.get("model_args") or {}
+        architecture = saved
+    elif checkpoint.layout != "other":
+        args["num_classes"] = count_classes(checkpoint.state_dict) or 0
+        if (conv := checkpoint.state_dict.get(FIRST_CONV)) is not None:
+            args["in_chans"] = conv.shape[1]
+    if architecture is None:
+        raise CheckpointError(
+            f"{path} does not say which model it holds, so name it: model_from_checkpoint(path, 'transnext_...'). "
+            + looks_like(checkpoint.state_dict)
+        )
+    # Names with a source ("hf-hub:...") would fetch other files; they are not models by timm's list.
+    if not isinstance(architecture, str) or not timm.is_model(architecture.split(".")[0]):
+        raise CheckpointError(f"{path}: no model is called {architecture!r}")
+    if not isinstance(args, dict) or _SOURCE_ARGS & args.keys():
+        raise CheckpointError(f"{path}: model_args in its metadata is not a set of model arguments: {args!r:.100}")
+    new_head = "num_classes" in overrides and overrides["num_classes"] != args.get("num_classes")
+    try:
+        model: nn.Module = timm.create_model(architecture, **{**args, **overrides})
+    except TypeError as error:
+        raise CheckpointError(f"{path}: {architecture} cannot be built from {args!r:.200} ({error})") from error
+    _load(checkpoint, model, path, new_head)
+    return model
+
+
+def _load(checkpoint: Checkpoint, model: nn.Module, path: str | Path, new_head: bool) -> None:
+    target = unwrap(model)
+    fitted = fit(checkpoint.state_dict, target, source=str(path), new_head=new_head)
+    target.load_state_dict(fitted, strict=not new_head)
