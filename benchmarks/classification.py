@@ -29,7 +29,7 @@ from PIL import Image
 import transnext
 from transnext.data import BUNDLED, ImageSource
 
-MODELS = ("transnext_pico", "convnext_atto", "resnet10t", "pvt_v2_b0", "mobilenetv3_small_100")
+MODELS = ("transnext_pico", "convnext_atto", "resnet10t", "pvt_v2_b0")
 IDX_HEADER = {"images": 16, "labels": 8}
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 

@@ -93,6 +93,7 @@ def _without_head(ours: dict[str, Tensor]) -> dict[str, Tensor]:
         lambda sd: {"state_dict": {f"module.{key}": t for key, t in sd.items()}},
         lambda sd: {f"module._orig_mod.{key}": t for key, t in sd.items()},
         lambda sd: {key: nn.Parameter(t) for key, t in sd.items()},
+        lambda sd: {"model": {key: nn.Parameter(t) for key, t in sd.items()}, "args": Namespace(lr=1)},
         lambda sd: {**sd, "block1.0.attn.padding_mask": torch.zeros(4), "relative_pos_index2": torch.zeros(4)},
     ],
 )
@@ -567,7 +568,7 @@ def test_what_is_saved_comes_back(ours: dict[str, Tensor], tmp_path: Path) -> No
         "n": None,
     }
     view = torch.arange(12.0).view(3, 4)
-    weights = {**ours, "a": view.t(), "b": view[1], "c": view, "d": view.half()}
+    weights = {**ours, "a": view.t(), "b": view[1], "c": view, "d": view.half(), "e": view}
     path = tmp_path / "x.safetensors"
     save_checkpoint(path, weights, metadata)
     checkpoint = read_checkpoint(path)

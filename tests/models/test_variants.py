@@ -10,8 +10,10 @@ import torch
 from timm.layers import DropPath
 from timm.optim import param_groups_weight_decay
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from transnext import TransNeXt
+from transnext.models import variants
 from transnext.models.attention import AggregatedAttention, GlobalCosineAttention
 from transnext.models.transnext import Stage
 
@@ -197,3 +199,17 @@ def test_pretraining_resolution_of_a_variant(name: str, options: dict[str, objec
     """Position coordinates stay in units of the pre-training resolution, also for weights fine-tuned at 384."""
     model = timm.create_model(name, device="meta", **options)
     assert model.stages[0].blocks[0].attn.geometry.pretrain_scale == (pretrain / 4 - 1, pretrain / 4 - 1)
+
+
+@pytest.mark.parametrize("name", sorted(variants.GMACS))
+def test_listed_multiply_adds(name: str) -> None:
+    cfg = timm.get_pretrained_cfg(name)
+    model = timm.create_model(name, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.empty(1, *cfg.input_size, device="meta"))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(variants.GMACS[name], abs=0.005)
+
+
+def test_every_weight_has_its_multiply_adds_listed() -> None:
+    names = {f"{name}.{tag}" if tag else name for name, cfgs in variants.default_cfgs.items() for tag in cfgs.cfgs}
+    assert names == variants.GMACS.keys()

@@ -4,6 +4,7 @@
 for small machines and small images.
 """
 
+from pathlib import Path
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -41,6 +42,33 @@ def _released(repository: str, size: int, **kwargs: Any) -> dict[str, Any]:
     )
 
 
+WEIGHTS = Path(__file__).parent / "weights"
+EMOJI_CLASSES = (
+    "face",
+    "mammal",
+    "bird",
+    "sea_animal",
+    "bug",
+    "plant",
+    "fruit",
+    "vegetable",
+    "meal",
+    "sweet",
+    "drink",
+    "hand",
+    "building",
+    "vehicle",
+    "clock",
+    "weather",
+    "sport",
+    "clothing",
+    "music",
+    "tool",
+    "paper",
+    "heart",
+)
+"""What the weights `transnext_pico.emoji` tell apart."""
+
 default_cfgs = generate_default_cfgs(
     {
         "transnext_micro.in1k": _released("transnext-micro-224-1k", 224),
@@ -50,14 +78,20 @@ default_cfgs = generate_default_cfgs(
         "transnext_base.in1k": _released("transnext-base-224-1k", 224),
         "transnext_base.in1k_384": _released("transnext-base-384-1k-ft-1k", 384, crop_pct=1.0, crop_mode="squash"),
         "transnext_micro_aaaa.in1k": _released("transnext-micro-AAAA-256-1k", 256),
-        "transnext_pico": _cfg(input_size=(3, 64, 64), crop_pct=1.0),
+        "transnext_pico.emoji": _cfg(
+            file=str(WEIGHTS / "transnext_pico_emoji.safetensors"),
+            input_size=(3, 64, 64),
+            crop_pct=1.0,
+            num_classes=len(EMOJI_CLASSES),
+            label_names=EMOJI_CLASSES,
+        ),
         "transnext_nano": _cfg(input_size=(3, 128, 128), crop_pct=1.0),
     }
 )
 
 
 GMACS = {
-    "transnext_pico": 0.02,
+    "transnext_pico.emoji": 0.02,
     "transnext_nano": 0.23,
     "transnext_micro.in1k": 2.63,
     "transnext_micro_aaaa.in1k": 3.30,
@@ -67,7 +101,7 @@ GMACS = {
     "transnext_base.in1k": 18.23,
     "transnext_base.in1k_384": 55.97,
 }
-"""Multiply-adds of one image at the input size, as `torch.utils.flop_counter` counts them, 10^9; a test holds them so."""
+"""Multiply-adds of an image at the input size, as `torch.utils.flop_counter` counts them, 10^9; held so by a test."""
 
 PRETRAIN_SIZES = {"transnext_small.in1k_384": 224, "transnext_base.in1k_384": 224}
 """Resolution of pre-training of weights that were fine-tuned at another one."""

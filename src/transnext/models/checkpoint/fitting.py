@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from transnext.models.checkpoint.guessing import looks_like, some
@@ -52,7 +53,7 @@ def fit(
     if all(key.startswith(head) for key in missing + unexpected + reshaped):
         classes = count_classes(weights, head[0])
         has = "no classifier" if classes is None else f"a classifier of {classes} classes"
-        wanted = expected.get(f"{head[0]}weight", ("other",))[0]
+        wanted = count_classes(model.state_dict(), head[0])
         raise CheckpointError(
             f"{source} has {has}, and the {name} to load it into one of {wanted} classes: build the model with "
             f"num_classes={classes or 0}, or keep its new classifier with load_checkpoint(..., new_head=True)"
@@ -84,8 +85,7 @@ def count_classes(state_dict: Mapping[str, Tensor], classifier: str = "head.fc."
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The model inside timm's feature wrapper; another model as it is."""
-    wrapped = getattr(model, "model", None)
-    return wrapped if isinstance(wrapped, nn.Module) and hasattr(model, "feature_info") else model
+    return model.model if isinstance(model, FeatureGetterNet) else model
 
 
 def _config(model: nn.Module) -> dict[str, Any]:
