@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 import transnext
 from transnext.engine import TrainConfig, evaluate, train
 from transnext.engine.trainer import Trainer
+from transnext.models.checkpoint import read_checkpoint
+from transnext.models.variants import WEIGHTS
 
 
 def test_a_run_leaves_everything_it_promises(config) -> None:
@@ -180,3 +182,29 @@ def test_ctrl_c_on_the_command_line(config, tmp_path) -> None:
     assert "Traceback" not in err
     assert (tmp_path / "cli" / "report.html").exists()
     assert (tmp_path / "cli" / "best.safetensors").exists()
+
+
+def test_fine_tuning_keeps_the_coordinates_of_the_weights(config, tmp_path) -> None:
+    first = train(dataclasses.replace(config, epochs=1), quiet=True).folder / "last.safetensors"
+    tuned = dataclasses.replace(
+        config,
+        epochs=1,
+        image_size=64,
+        checkpoint=str(first),
+        lr=0.0,
+        warmup_lr=0.0,
+        min_lr=0.0,
+        output=str(tmp_path / "b"),
+    )
+    folder = train(tuned, quiet=True).folder
+    assert read_checkpoint(folder / "last.safetensors").metadata["model_args"]["pretrain_size"] == [32, 32]
+    image = config.data + "/red/0.png"
+    before, after = (transnext.Predictor(path, image_size=64)(image)[0] for path in (first, folder))
+    assert before.probabilities == pytest.approx(after.probabilities, abs=1e-5)
+
+
+def test_a_classifier_of_other_classes_is_left_out(config) -> None:
+    result = train(
+        dataclasses.replace(config, checkpoint=str(WEIGHTS / "transnext_pico_emoji.safetensors")), quiet=True
+    )
+    assert result.results[0].confusion.shape == (3, 3)

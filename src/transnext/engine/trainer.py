@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -22,9 +23,10 @@ from transnext.engine.loader import eval_loader, train_loader
 from transnext.engine.optim import make_mixer, make_optimizer, make_scheduler
 from transnext.engine.progress import Display
 from transnext.engine.run_folder import RunFolder
-from transnext.models.checkpoint import load_checkpoint, save_checkpoint
+from transnext.models.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from transnext.models.variants import PRETRAIN_SIZES
 from transnext.tasks.classification import SplitResult, evaluate
-from transnext.tasks.classification.build import Preprocessing, create, model_args
+from transnext.tasks.classification.build import Preprocessing, create, trained_sizes
 from transnext.tasks.classification.summary import results_table, write_results
 
 
@@ -81,8 +83,8 @@ class Trainer:
         self.folder = RunFolder(config.output)
         self.class_names = list(self.splits["train"].classes)
         set_seed(config.seed)
-        self.model_args = model_args(config.model, len(self.class_names), config.image_size)
-        model = _build(config, self.model_args)
+        model = _build(config, len(self.class_names))
+        self.model_args = {"num_classes": len(self.class_names), **trained_sizes(model)}
         self.preprocessing = Preprocessing.of_model(model, config.image_size, config.crop_pct)
         self.accelerator = _accelerator(config, self.folder)
         self.train_images = LabelledImages(
@@ -306,13 +308,24 @@ class Trainer:
             self.ema.module.load_state_dict(state["ema"])
 
 
-def _build(config: TrainConfig, args: dict[str, Any]) -> nn.Module:
-    model = create(
-        config.model, args, pretrained=config.pretrained, drop_path_rate=config.drop_path, drop_rate=config.dropout
-    )
+def _build(config: TrainConfig, num_classes: int) -> nn.Module:
+    args: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": config.drop_path, "drop_rate": config.dropout}
+    ours = config.model.startswith("transnext_")
+    if ours and config.image_size is not None:
+        args["img_size"] = config.image_size
+    if ours and config.checkpoint is not None:
+        args["pretrain_size"] = _pretrain_size(config.checkpoint, config.model)
+    model = create(config.model, args, pretrained=config.pretrained)
     if config.checkpoint is not None:
-        load_checkpoint(model, Path(config.checkpoint))
+        load_checkpoint(model, config.checkpoint, new_head=True)
     return model
+
+
+def _pretrain_size(checkpoint: str, name: str) -> Any:
+    """The resolution that the weights of a checkpoint were pre-trained at, whatever size they are to be tuned at."""
+    saved = read_checkpoint(checkpoint).metadata.get("model_args") or {}
+    config = timm.get_pretrained_cfg(name)
+    return saved.get("pretrain_size") or PRETRAIN_SIZES.get(name) or (config and config.input_size[-2:])
 
 
 def _accelerator(config: TrainConfig, folder: RunFolder) -> Accelerator:

@@ -139,6 +139,7 @@ class TransNeXt(nn.Module):
         self.feature_info: list[dict[str, Any]] = []
         self.img_size = size_pair(img_size, "img_size")
         pretrain = self.img_size if pretrain_size is None else size_pair(pretrain_size, "pretrain_size")
+        self.pretrain_size = pretrain
 
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())

@@ -7,7 +7,7 @@ import timm
 from torch import nn
 
 from transnext.models.checkpoint.fitting import FIRST_CONV, count_classes, fit, unwrap
-from transnext.models.checkpoint.guessing import looks_like
+from transnext.models.checkpoint.guessing import guess_variant, looks_like
 from transnext.models.checkpoint.reading import Checkpoint, CheckpointError, read_checkpoint, read_tensors
 from transnext.models.official import adapt_official_keys, backbone_prefix, is_official
 
@@ -51,8 +51,8 @@ def model_from_checkpoint(path: str | Path, architecture: str | None = None, **o
 
     Args:
         path: As for `read_checkpoint`.
-        architecture: The variant, for a file that does not say it, as the released ones. The number of classes and of
-            channels is then read off the weights.
+        architecture: The variant, for a file that does not say it, as the released ones; by default the one whose
+            parameters have these shapes. The number of classes and of channels is then read off the weights.
         overrides: Arguments of `timm.create_model` to use instead of those saved. With another `num_classes` the
             classifier is a new one.
 
@@ -66,14 +66,15 @@ def model_from_checkpoint(path: str | Path, architecture: str | None = None, **o
     if architecture is None or architecture == saved:
         args = checkpoint.metadata.get("model_args") or {}
         architecture = saved
-    elif checkpoint.layout != "other":
+    architecture = architecture or guess_variant(checkpoint.state_dict)
+    if architecture != saved and checkpoint.layout != "other":
         args["num_classes"] = count_classes(checkpoint.state_dict) or 0
         if (conv := checkpoint.state_dict.get(FIRST_CONV)) is not None:
             args["in_chans"] = conv.shape[1]
     if architecture is None:
         raise CheckpointError(
-            f"{path} does not say which model it holds, so name it: model_from_checkpoint(path, 'transnext_...'). "
-            + looks_like(checkpoint.state_dict)
+            f"{path} does not say which model it holds, and its shapes are those of no variant: name it with "
+            "model_from_checkpoint(path, 'transnext_...'). " + looks_like(checkpoint.state_dict)
         )
     # Names with a source ("hf-hub:...") would fetch other files; they are not models by timm's list.
     if not isinstance(architecture, str) or not timm.is_model(architecture.split(".")[0]):

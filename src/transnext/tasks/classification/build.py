@@ -10,6 +10,7 @@ from torch import nn
 
 from transnext.data import eval_transform, min_side_for
 from transnext.data.transforms import Transform
+from transnext.models import TransNeXt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,18 +78,11 @@ class Preprocessing:
         return min_side_for(self.input_size, self.crop_pct)
 
 
-def model_args(name: str, num_classes: int, image_size: int | None) -> dict[str, Any]:
-    """Arguments of `timm.create_model` that belong to a model's checkpoint.
-
-    Args:
-        name: Model name.
-        num_classes: Classes.
-        image_size: Trained size, pixels, or None for the model's own. Only models of this package are told.
-    """
-    args: dict[str, Any] = {"num_classes": num_classes}
-    if image_size is not None and name.startswith("transnext_"):
-        args["img_size"] = image_size
-    return args
+def trained_sizes(model: nn.Module) -> dict[str, Any]:
+    """The sizes that a model's position bias depends on, as arguments of `timm.create_model`, for its checkpoints."""
+    if not isinstance(model, TransNeXt):
+        return {}
+    return {"img_size": model.img_size, "pretrain_size": model.pretrain_size}
 
 
 def create(name: str, args: Mapping[str, Any], **kwargs: Any) -> nn.Module:
