@@ -14,7 +14,7 @@ demo: $(VENV)/installed ## train, evaluate and look at a classifier, in about fo
 	$(BIN)/python -m transnext.demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

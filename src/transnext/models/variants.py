@@ -92,7 +92,7 @@ default_cfgs = generate_default_cfgs(
 
 GMACS = {
     "transnext_pico.emoji": 0.02,
-    "transnext_nano": 0.23,
+    "transnext_nano": 0.28,
     "transnext_micro.in1k": 2.63,
     "transnext_micro_aaaa.in1k": 3.30,
     "transnext_tiny.in1k": 5.68,
@@ -188,5 +188,5 @@ def transnext_pico(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 @register_model
 def transnext_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """TransNeXt-Nano, ours, between Pico and Micro: about 4 M parameters."""
-    defaults = {"embed_dims": (24, 48, 96, 192), "num_heads": (1, 2, 4, 8), "depths": (2, 2, 15, 2)}
+    defaults = {"embed_dims": (24, 48, 96, 192), "num_heads": (1, 2, 4, 8), "depths": (2, 2, 20, 2)}
     return _create("transnext_nano", pretrained, defaults, **kwargs)
