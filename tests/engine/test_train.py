@@ -208,3 +208,18 @@ def test_a_classifier_of_other_classes_is_left_out(config) -> None:
         dataclasses.replace(config, checkpoint=str(WEIGHTS / "transnext_pico_emoji.safetensors")), quiet=True
     )
     assert result.results[0].confusion.shape == (3, 3)
+
+
+def test_a_class_that_appears_before_resuming_is_named(config, photos) -> None:
+    train(dataclasses.replace(config, epochs=1), quiet=True)
+    (photos / "yellow").mkdir()
+    for i in range(3):
+        Image.new("RGB", (40, 40), (240, 230, i)).save(photos / "yellow" / f"{i}.png")
+    with pytest.raises(ValueError, match="now has blue, green, red, yellow"):
+        train(config, resume=True, quiet=True)
+
+
+def test_a_refused_run_leaves_nothing_behind_for_the_next(config) -> None:
+    with pytest.raises(ValueError, match="auto_augment"):
+        train(dataclasses.replace(config, auto_augment="nonsense"), quiet=True)
+    train(dataclasses.replace(config, epochs=1, precision="bf16"), quiet=True)

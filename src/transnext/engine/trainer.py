@@ -86,7 +86,6 @@ class Trainer:
         model = _build(config, len(self.class_names))
         self.model_args = {"num_classes": len(self.class_names), **trained_sizes(model)}
         self.preprocessing = Preprocessing.of_model(model, config.image_size, config.crop_pct)
-        self.accelerator = _accelerator(config, self.folder)
         self.train_images = LabelledImages(
             self.splits["train"],
             train_transform(
@@ -107,6 +106,7 @@ class Trainer:
         updates = math.ceil(len(loader) / config.accumulate)
         self.scheduler = make_scheduler(optimizer, config, updates)
         self.updates_per_epoch = updates
+        self.accelerator = _accelerator(config, self.folder)
         self.model, self.optimizer, self.loader = self.accelerator.prepare(model, optimizer, loader)
         self.ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema > 0 else None
         self.mix = make_mixer(config, len(self.class_names))
@@ -297,15 +297,21 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "ema": None if self.ema is None else self.ema.module.state_dict(),
                 "skipped": self.skipped,
+                "class_names": self.class_names,
             }
         )
 
     def _load_state(self, state: dict[str, Any]) -> None:
+        if state["class_names"] != self.class_names:
+            raise ValueError(
+                f"{self.folder.path} was started with the classes {', '.join(state['class_names'])}, and "
+                f"{self.config.data} now has {', '.join(self.class_names)}: choose another --output"
+            )
         self.epoch, self.best_top1, self.skipped = state["epoch"], state["best_top1"], state["skipped"]
         self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None and state["ema"] is not None:
-            self.ema.module.load_state_dict(state["ema"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"] or state["model"])
 
 
 def _build(config: TrainConfig, num_classes: int) -> nn.Module:
