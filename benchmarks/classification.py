@@ -30,6 +30,8 @@ import transnext
 from transnext.data import BUNDLED, ImageSource
 
 MODELS = ("transnext_pico", "convnext_atto", "resnet10t", "pvt_v2_b0")
+FASHION_TRAIN = 12_000
+"""Training images of Fashion-MNIST that are used: few, so that a short run sees each of them several times."""
 IDX_HEADER = {"images": 16, "labels": 8}
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
@@ -112,7 +114,7 @@ def fashion_mnist(options: Options) -> dict[str, ImageSource]:
 
     images, labels = read("train", "images"), read("train", "labels")
     return {
-        "train": ArrayImages(images[:-6000], labels[:-6000], "train"),
+        "train": ArrayImages(images[:FASHION_TRAIN], labels[:FASHION_TRAIN], "train"),
         "val": ArrayImages(images[-6000:], labels[-6000:], "val"),
         "test": ArrayImages(read("t10k", "images"), read("t10k", "labels"), "test"),
     }
