@@ -78,6 +78,7 @@ def test_registry() -> None:
         "transnext_base.in1k",
         "transnext_base.in1k_384",
         "transnext_micro_aaaa.in1k",
+        "transnext_pico.emoji",
     }
     assert transnext.TransNeXt is TransNeXt
 
@@ -88,13 +89,14 @@ def test_default_config(name: str) -> None:
     model = timm.create_model(name, device="meta").eval()
     cfg = model.default_cfg
     assert model.pretrained_cfg is cfg
-    assert model.num_classes == cfg["num_classes"] == 1000
+    classes = 22 if name == "transnext_pico.emoji" else 1000
+    assert model.num_classes == cfg["num_classes"] == classes
     for key in ("first_conv", "classifier"):
         assert f"{cfg[key]}.weight" in model.state_dict()
     maps = model.forward_features(torch.empty(1, *cfg["input_size"], device="meta"))
     assert maps.shape == (1, *cfg["pool_size"], model.num_features)
     assert model.forward_head(maps, pre_logits=True).shape == (1, model.head_hidden_size)
-    assert model.forward_head(maps).shape == (1, 1000)
+    assert model.forward_head(maps).shape == (1, classes)
     assert model.pretrained_cfg["architecture"] == name.split(".")[0]
 
 
@@ -501,10 +503,10 @@ def test_freezing() -> None:
 @pytest.mark.parametrize("source", ["file", "state_dict"])
 def test_pretrained_adapts_channels_and_classes(name: str, source: str, tmp_path: Path) -> None:
     weights = create(name, num_classes=1000).state_dict()
-    overlay: dict[str, Any] = {"state_dict": weights}
+    overlay: dict[str, Any] = {"state_dict": weights, "num_classes": 1000}
     if source == "file":
         torch.save(weights, tmp_path / "weights.pth")
-        overlay = {"file": str(tmp_path / "weights.pth")}
+        overlay = {"file": str(tmp_path / "weights.pth"), "num_classes": 1000}
     same = create(name, num_classes=1000, pretrained=True, pretrained_cfg_overlay=overlay)
     assert all(torch.equal(weights[key], t) for key, t in same.state_dict().items())
 

@@ -5,7 +5,9 @@ So they do not depend on the number of worker processes, and an epoch can be rep
 
 import random
 import signal
+import sys
 from collections.abc import Iterator
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -119,3 +121,10 @@ def _init_worker(_: int) -> None:
     torch.set_num_threads(1)
     # Ctrl-C is for the training process, which then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _report_unless_parent_left
+
+
+def _report_unless_parent_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Keeps quiet when the training process has stopped listening to a worker that was handing it a batch."""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
