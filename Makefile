@@ -5,9 +5,17 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint format clean
 
-$(VENV)/installed: pyproject.toml
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+KERNELS := setup.py $(wildcard src/transnext/ops/cpu/*)
+
+# The kernels are built against the PyTorch that will run them, so it comes first; an isolated build would fetch another one.
+$(VENV)/torch: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(PIP) install "setuptools>=77" ninja torch torchvision
+	touch $@
+
+$(VENV)/installed: $(VENV)/torch $(KERNELS)
+	$(PIP) install --no-build-isolation --editable ".[dev]"
 	touch $@
 
 demo: $(VENV)/installed ## train, evaluate and look at a classifier, in about four minutes on two cores

@@ -8,6 +8,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
+from transnext.cli.bench import bench
 from transnext.cli.convert import convert
 from transnext.cli.eval import evaluate
 from transnext.cli.info import info
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "models": models,
     "info": info,
     "convert": convert,
+    "bench": bench,
 }
 
 

@@ -14,7 +14,8 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from transnext.models.position_bias import HIDDEN_FEATURES, PositionBias, StageGeometry, position_bias
-from transnext.ops import aggregated_attention, expand_bias_table
+from transnext.models.weight_cache import WeightCache
+from transnext.ops import Backend, aggregated_attention, expand_bias_table
 from transnext.ops.reference import NORM_EPS
 
 INITIAL_TEMPERATURE = math.log(math.exp(1 / 0.24) - 1)
@@ -54,6 +55,8 @@ class Mixer(nn.Module):
         self.geometry = geometry
         self.bias_mode = bias_mode
         self.attn_drop = attn_drop
+        self.backend: Backend = "auto"
+        self.tables = WeightCache()
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.temperature = nn.Parameter(torch.empty(num_heads, 1, 1, **factory))
         self.query_embedding = nn.Parameter(torch.empty(num_heads, 1, dim // num_heads, **factory))
@@ -66,6 +69,21 @@ class Mixer(nn.Module):
         """Initial values of the parameters that are not in a submodule."""
         nn.init.constant_(self.temperature, INITIAL_TEMPERATURE)
         trunc_normal_(self.query_embedding, std=0.02)
+
+    def _bias_of(
+        self, like: Tensor, size: tuple[int, int], key_size: tuple[int, int], trained_key_size: tuple[int, int]
+    ) -> PositionBias:
+        def build() -> PositionBias:
+            return position_bias(
+                self.cpb_fc1, self.cpb_fc2, like, size, key_size, trained_key_size, self.geometry, self.bias_mode
+            )
+
+        weights = (self.cpb_fc1.weight, self.cpb_fc1.bias, self.cpb_fc2.weight, self.cpb_fc2.bias)
+        changing = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if changing or any(type(t) not in (Tensor, nn.Parameter) for t in (like, *weights)):
+            return build()
+        # Computed once for each size and set of weights.
+        return self.tables.get((size, key_size, trained_key_size, self.bias_mode), weights, build)
 
     def extra_repr(self) -> str:
         """Shown by `print(model)`."""
@@ -163,20 +181,11 @@ class AggregatedAttention(Mixer):
     def bias_of(self, x: Tensor) -> PositionBias:
         """Position bias of the pooled keys of `x`, `[B, H, W, C]`."""
         size = (x.shape[1], x.shape[2])
-        return position_bias(
-            self.cpb_fc1,
-            self.cpb_fc2,
-            x,
-            size,
-            self.pool_size(size),
-            self.pool_size(self.geometry.trained_size),
-            self.geometry,
-            self.bias_mode,
-        )
+        return self._bias_of(x, size, self.pool_size(size), self.pool_size(self.geometry.trained_size))
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, H, W, C]` to `[B, H, W, C]`."""
-        return self.proj_drop(self.proj(_aggregate(self, x)))
+        return self.proj_drop(self.proj(_aggregated(self, x)))
 
     def extra_repr(self) -> str:
         """Shown by `print(model)`."""
@@ -228,21 +237,45 @@ class GlobalCosineAttention(Mixer):
 
     def bias_of(self, x: Tensor) -> PositionBias:
         """Position bias of the pixels of `x`, `[B, H, W, C]`, against one another."""
-        size, trained = (x.shape[1], x.shape[2]), self.geometry.trained_size
-        return position_bias(self.cpb_fc1, self.cpb_fc2, x, size, size, trained, self.geometry, self.bias_mode)
+        size = (x.shape[1], x.shape[2])
+        return self._bias_of(x, size, size, self.geometry.trained_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, H, W, C]` to `[B, H, W, C]`."""
-        return self.proj_drop(self.proj(_attend_globally(self, x)))
+        return self.proj_drop(self.proj(_attended(self, x)))
 
 
 # Reading sizes and looping over them is kept in these leaf functions, so that torch.fx can trace a model around them.
 
 
 @torch.fx.wrap
-def _aggregate(mixer: AggregatedAttention, x: Tensor) -> Tensor:
+def _aggregated(mixer: AggregatedAttention, x: Tensor) -> Tensor:
     q = mixer.q(x).unflatten(-1, (mixer.num_heads, -1))
-    k, v, k_pool, v_pool = mixer.keys_of(x)
+    return aggregate(mixer, q, *mixer.keys_of(x), mixer.bias_of(x))
+
+
+@torch.fx.wrap
+def _attended(mixer: GlobalCosineAttention, x: Tensor) -> Tensor:
+    return attend_globally(mixer, mixer.qkv(x), mixer.bias_of(x))
+
+
+def aggregate(
+    mixer: AggregatedAttention, q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, v_pool: Tensor, bias: PositionBias
+) -> Tensor:
+    """Aggregated attention with the parameters of a mixer, before its output projection.
+
+    Args:
+        mixer: Whose parameters.
+        q: `[B, H, W, M, D]`, as `k` and `v`.
+        k: Keys.
+        v: Values.
+        k_pool: `[B, P_h, P_w, M, D]`, as `v_pool`.
+        v_pool: Values of the pooled map.
+        bias: Position bias of the pooled keys.
+
+    Returns:
+        `[B, H, W, C]`.
+    """
     out = aggregated_attention(
         q,
         k,
@@ -254,22 +287,32 @@ def _aggregate(mixer: AggregatedAttention, x: Tensor) -> Tensor:
         mixer.relative_pos_bias_local,
         mixer.learnable_tokens,
         mixer.learnable_bias,
-        *mixer.bias_of(x),
+        *bias,
         dropout_p=mixer.attn_drop if mixer.training else 0.0,
+        backend=mixer.backend,
     )
     return out.flatten(-2)
 
 
-@torch.fx.wrap
-def _attend_globally(mixer: GlobalCosineAttention, x: Tensor) -> Tensor:
-    B, H, W, C = x.shape
-    q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in _split_heads(mixer.qkv(x), 3, mixer.num_heads))
+def attend_globally(mixer: GlobalCosineAttention, qkv: Tensor, position: PositionBias) -> Tensor:
+    """Global cosine attention with the parameters of a mixer, before its output projection.
+
+    Args:
+        mixer: Whose parameters.
+        qkv: `[B, H, W, 3 C]`: queries, keys, values, each head-major.
+        position: Position bias of the pixels against one another.
+
+    Returns:
+        `[B, H, W, C]`.
+    """
+    H, W = qkv.shape[1:3]
+    q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in _split_heads(qkv, 3, mixer.num_heads))
     # Unit vectors and their scale in at least float32: NORM_EPS is 0 in float16.
     wide = torch.promote_types(q.dtype, torch.float32)
     scale = F.softplus(mixer.temperature.to(wide)) * math.log(H * W)
     qs = (F.normalize(q.to(wide), dim=-1, eps=NORM_EPS) + mixer.query_embedding.to(wide)) * scale
     kn = F.normalize(k.to(wide), dim=-1, eps=NORM_EPS)
-    bias = expand_bias_table(*mixer.bias_of(x)).flatten(3, 4).flatten(1, 2)  # [M, N, N]
+    bias = expand_bias_table(*position).flatten(3, 4).flatten(1, 2)  # [M, N, N]
     out = F.scaled_dot_product_attention(
         qs.to(v.dtype),
         kn.to(v.dtype),
@@ -278,7 +321,7 @@ def _attend_globally(mixer: GlobalCosineAttention, x: Tensor) -> Tensor:
         dropout_p=mixer.attn_drop if mixer.training else 0.0,
         scale=1.0,
     )
-    return out.transpose(1, 2).reshape(B, H, W, C)
+    return out.transpose(1, 2).flatten(-2).unflatten(1, (H, W))
 
 
 def _split_heads(x: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:

@@ -7,9 +7,12 @@ import torch.fx
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from transnext.ops import depthwise_conv_gelu_gate
+from transnext.models.attention import Mixer
+from transnext.models.inference import run_block, why_not_one_pass
+from transnext.models.weight_cache import WeightCache
+from transnext.ops import Backend, depthwise_conv_gelu_gate
 
-# A leaf for torch.fx: the op looks at sizes and dtypes.
+# Leaves for torch.fx: they look at sizes and dtypes.
 torch.fx.wrap("depthwise_conv_gelu_gate")
 
 
@@ -56,10 +59,11 @@ class DepthwiseGate(nn.Conv2d):
         self, features: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__(features, features, 3, padding=1, groups=features, device=device, dtype=dtype)
+        self.backend: Backend = "auto"
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, H, W, 2 F]` to `[B, H, W, F]`."""
-        return depthwise_conv_gelu_gate(x, self.weight, self.bias)
+        return depthwise_conv_gelu_gate(x, self.weight, self.bias, self.backend)
 
 
 class ConvGLU(nn.Module):
@@ -108,8 +112,8 @@ class Block(nn.Module):
 
     def __init__(
         self,
-        mixer: nn.Module,
-        mlp: nn.Module,
+        mixer: Mixer,
+        mlp: ConvGLU,
         dim: int,
         norm_layer: Callable[..., nn.Module],
         drop_path: float = 0.0,
@@ -122,8 +126,11 @@ class Block(nn.Module):
         self.norm2 = norm_layer(dim, device=device, dtype=dtype)
         self.mlp = mlp
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.packed = WeightCache()
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, H, W, C]` to `[B, H, W, C]`."""
+        if why_not_one_pass(self, x) is None:
+            return run_block(self, x)
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))

@@ -15,9 +15,11 @@ from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
 from transnext.models.attention import AggregatedAttention, GlobalCosineAttention, Mixer
-from transnext.models.layers import Block, ConvGLU, PatchEmbed
+from transnext.models.layers import Block, ConvGLU, DepthwiseGate, PatchEmbed
 from transnext.models.official import adapt_official_keys
 from transnext.models.position_bias import BIAS_MODES, BiasMode, StageGeometry
+from transnext.ops import Backend
+from transnext.ops.backend import check_backend
 
 MixerName = Literal["aggregated", "global"]
 NO_WEIGHT_DECAY = ("cpb", "query_embedding", "relative_pos_bias_local", "temperature")
@@ -184,6 +186,7 @@ class TransNeXt(nn.Module):
             self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt="NHWC", **factory
         )
         self.head_hidden_size = self.head.num_features
+        self.backend = "auto"
         self.bias_mode = bias_mode
         self.fixed_pool_size = fixed_pool_size
         self.register_load_state_dict_pre_hook(_accept_official_keys)
@@ -218,6 +221,28 @@ class TransNeXt(nn.Module):
         for mixer in self._mixers():
             if isinstance(mixer, AggregatedAttention):
                 mixer.fixed_pool_size = self._fixed_pool_size
+
+    @property
+    def backend(self) -> Backend:
+        """Which implementation of the ops runs: "auto", "fused" (an error where it cannot) or "reference"."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, backend: Backend) -> None:
+        check_backend(backend)
+        self._backend = backend
+        for module in self.modules():
+            if isinstance(module, Mixer | DepthwiseGate):
+                module.backend = backend
+
+    def train(self, mode: bool = True) -> "TransNeXt":
+        """Sets the mode, and forgets what was derived from the weights: `weight.data` may have been written to."""
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.packed.clear()
+            elif isinstance(module, Mixer):
+                module.tables.clear()
+        return super().train(mode)
 
     # Weights
 

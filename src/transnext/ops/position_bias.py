@@ -28,11 +28,14 @@ class AxisIndex(NamedTuple):
         offsets: Distinct offsets query minus key, in feature-map pixels, `[U]` float64, ascending.
         taps: Entries of `offsets` to read, `[H, P, T]` int64, values in `[0, U)`.
         weight: Weights of the taps, `[H, P, T]` float64, summing to 1 over `T`; None if `T` is 1.
+        table_size: Queries and keys along the axis that the table is made for, from which all the above follows; None
+            for an index of some of the queries only.
     """
 
     offsets: Tensor
     taps: Tensor
     weight: Tensor | None
+    table_size: tuple[int, int] | None = None
 
 
 def axis_index(
@@ -58,13 +61,13 @@ def axis_index(
     """
     if trained_queries is None or trained_keys is None or (trained_queries, trained_keys) == (num_queries, num_keys):
         offsets, index = _offsets_of_pooling_bins(num_queries, num_keys, device)
-        return AxisIndex(offsets, index.unsqueeze(-1), None)
+        return AxisIndex(offsets, index.unsqueeze(-1), None, (num_queries, num_keys))
     offsets, index = _offsets_of_pooling_bins(trained_queries, trained_keys, device)
     query_taps, query_weight = _bilinear_taps(trained_queries, num_queries, device)
     key_taps, key_weight = _bilinear_taps(trained_keys, num_keys, device)
     taps = index[query_taps[:, None, :, None], key_taps[None, :, None, :]]
     weight = query_weight[:, None, :, None] * key_weight[None, :, None, :]
-    return AxisIndex(offsets, taps.flatten(2), weight.flatten(2))
+    return AxisIndex(offsets, taps.flatten(2), weight.flatten(2), (trained_queries, trained_keys))
 
 
 def _offsets_of_pooling_bins(

@@ -1,0 +1,127 @@
+"""What a benchmark measures."""
+
+import difflib
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+import timm
+import tyro
+
+from transnext.bench.workload import DtypeName, Mode, Workload, is_ours
+
+MIN_SIDE = 32
+"""Shortest side of an image, pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """Which models are measured, and on what."""
+
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
+    """Any models that timm knows; the others are compared with the first."""
+    sizes: tuple[str, ...] = ("224",)
+    """Image sizes, pixels: one number for a square, or HxW."""
+    batch_size: int = 1
+    """Images in a call."""
+    features: bool = False
+    """The maps of the stages, as for dense tasks, instead of the classifier."""
+    train: bool = False
+    """Forward, loss and backward, without the optimiser, instead of forward alone."""
+    dtype: DtypeName = "float32"
+    """Arithmetic: float32, or autocast to bfloat16 or float16."""
+    mode: tuple[Mode, ...] = ("extrapolate",)
+    """How the models of this package follow the image size; with several, each of them is measured in each."""
+    rounds: int | None = None
+    """Calls of each model at each size; by default what fits about 20 seconds, 8 to 100."""
+    threads: int | None = None
+    """Threads that compute; PyTorch's choice by default."""
+    compile: bool = False
+    """Pass the models through torch.compile."""
+    channels_last: bool = False
+    """Images and convolution weights in PyTorch's channels-last memory format, which suits some ConvNets."""
+    memory: bool = True
+    """Measure the peak memory: on a CPU each model and size once more in a process of its own."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be measured."""
+        if not self.models:
+            raise ValueError("no model is given: transnext bench MODEL ...")
+        for values, name in ((self.models, "model"), (self.sizes, "size"), (self.mode, "mode")):
+            twice = [value for i, value in enumerate(values) if value in values[:i]]
+            if twice:
+                raise ValueError(f"{name} {twice[0]!r} is given twice")
+        for model in self.models:
+            check_model_name(model)
+        for size in self.sizes:
+            parse_size(size)
+        for name in ("sizes", "mode"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty: give at least one")
+        for name in ("batch_size", "rounds", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: expected at least 1")
+        if self.mode != ("extrapolate",) and not any(map(is_ours, self.models)):
+            raise ValueError(f"mode is {' '.join(self.mode)}, but only models named transnext_* have modes")
+
+    def workloads(self, device: str) -> list[list[Workload]]:
+        """What is measured, one list for each size; those of a list in turn.
+
+        Args:
+            device: Type of the device: cpu, cuda or mps.
+        """
+        return [
+            [
+                Workload(
+                    model=model,
+                    mode=mode,
+                    size=parse_size(size),
+                    batch_size=self.batch_size,
+                    features=self.features,
+                    train=self.train,
+                    dtype=self.dtype,
+                    device=device,
+                    compile=self.compile,
+                    channels_last=self.channels_last,
+                )
+                for model in self.models
+                for mode in (self.mode if is_ours(model) else (None,))
+            ]
+            for size in self.sizes
+        ]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width of "224" or "800x1216", pixels.
+
+    Raises:
+        ValueError: The text is something else, or a side is shorter than 32.
+    """
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if match is None:
+        raise ValueError(f"size is {text!r}: expected pixels, such as 224 or 800x1216 (height x width)")
+    height, width = int(match[1]), int(match[2] or match[1])
+    if min(height, width) < MIN_SIDE:
+        raise ValueError(f"size is {text!r}: expected at least {MIN_SIDE} pixels a side")
+    return height, width
+
+
+def check_model_name(name: str) -> None:
+    """Makes sure that timm can make a model.
+
+    Args:
+        name: Architecture, with or without a tag of weights.
+
+    Raises:
+        ValueError: timm does not know it; similar names are suggested.
+    """
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() names them all"
+        raise ValueError(f"timm has no model {name!r}: {hint}")
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise ValueError(f"timm has no weights {tag!r} of {architecture}: leave the tag out") from error

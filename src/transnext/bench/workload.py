@@ -1,0 +1,118 @@
+"""One thing to measure: a model, its input and what a call of it does."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from transnext.models import TransNeXt
+
+Mode = Literal["extrapolate", "interpolate", "linear"]
+DtypeName = Literal["float32", "bfloat16", "float16"]
+Step = Callable[[], object]
+
+LINEAR_POOL_SIZE = 7
+"""Side of the pooled grid in the linear mode: that of a 224 image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """A model at a size, and everything else that decides what a call computes."""
+
+    model: str
+    """timm name."""
+    size: tuple[int, int]
+    """Height and width of the images, pixels."""
+    mode: Mode | None = None
+    """How a model of this package follows the size; None for other models."""
+    batch_size: int = 1
+    """Images in a call."""
+    features: bool = False
+    """The maps of the stages instead of the classifier."""
+    train: bool = False
+    """Forward, loss and backward instead of forward alone."""
+    dtype: DtypeName = "float32"
+    """Arithmetic; below float32, autocast."""
+    device: str = "cpu"
+    """Type of the device: cpu, cuda, mps, or meta to compute nothing."""
+    compile: bool = False
+    """Whether the model passes through torch.compile."""
+    channels_last: bool = False
+    """Whether images and convolution weights are in PyTorch's channels-last memory format."""
+
+    @property
+    def label(self) -> str:
+        """Name of the row or line: the model, with its mode where that is not the usual one."""
+        return self.model if self.mode in (None, "extrapolate") else f"{self.model} {self.mode}"
+
+    def build(self) -> nn.Module:
+        """The model with random weights, on the device, in train or eval mode.
+
+        Raises:
+            Exception: Whatever timm says when the model does not exist at the size.
+        """
+        options: dict[str, Any] = {}
+        cfg = timm.get_pretrained_cfg(self.model)
+        if cfg is not None and cfg.fixed_input_size and tuple(cfg.input_size[-2:]) != self.size:
+            options["img_size"] = self.size
+        model: nn.Module = timm.create_model(self.model, features_only=self.features, **options)
+        for part in model.modules():
+            if isinstance(part, TransNeXt):
+                _set_mode(part, self.mode or "extrapolate")
+        model = model.to(self.device).train(self.train)
+        if self.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        if self.compile:
+            model.compile(dynamic=False)
+        return model
+
+    def step(self, model: nn.Module) -> Step:
+        """A call of the model on images made once, with what follows it in training.
+
+        Args:
+            model: What `build` gave.
+        """
+        images = torch.randn(self.batch_size, 3, *self.size, device=self.device)
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+
+        def infer() -> None:
+            with torch.inference_mode(), self._arithmetic():
+                model(images)
+
+        def train() -> None:
+            model.zero_grad(set_to_none=True)
+            with self._arithmetic():
+                loss = _loss(model(images))
+            loss.backward()
+
+        return train if self.train else infer
+
+    def _arithmetic(self) -> Any:
+        if self.dtype == "float32":
+            return nullcontext()
+        return torch.autocast(self.device, dtype=getattr(torch, self.dtype))
+
+
+def is_ours(model: str) -> bool:
+    """Whether a timm name is that of a model of this package."""
+    return timm.models.model_entrypoint(model.partition(".")[0]).__module__.startswith("transnext.")
+
+
+def _set_mode(model: TransNeXt, mode: Mode) -> None:
+    if mode == "linear":
+        model.fixed_pool_size = LINEAR_POOL_SIZE
+    else:
+        model.bias_mode = mode
+
+
+def _loss(output: Tensor | list[Tensor]) -> Tensor:
+    """Cross-entropy of logits `[B, classes]` with class 0; of maps, a sum that has a gradient everywhere."""
+    if isinstance(output, Tensor):
+        return F.cross_entropy(output.float(), torch.zeros(len(output), dtype=torch.long, device=output.device))
+    return torch.stack([m.float().square().mean() for m in output]).sum()

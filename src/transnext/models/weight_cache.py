@@ -1,0 +1,70 @@
+"""A cache of what is derived from weights, remade when they change."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class WeightCache:
+    """Remembers values that were computed from weights, one for each key, until a weight changes.
+
+    A change is seen by PyTorch's version counters, which count every in-place update (optimisers, `load_state_dict`,
+    `copy_`), and by the memory that a weight lies in. Changes through `weight.data` are hidden from both: call `clear`,
+    as `train()` and `eval()` of the model do.
+
+    It keeps the memory of the weights that entries were made from, so that no other tensor can take its place unseen.
+    Copies and pickles of it are empty. Threads may share it.
+
+    Args:
+        max_entries: Entries kept; the oldest is dropped.
+    """
+
+    def __init__(self, max_entries: int = 4) -> None:
+        self.max_entries = max_entries
+        self._entries: dict[Hashable, tuple[tuple[Tensor, ...], tuple[int, ...], Any]] = {}
+
+    def get(self, key: Hashable, weights: Sequence[Tensor], build: Callable[[], T]) -> T:
+        """The value of `key`, built anew when it is not there or a weight has changed since.
+
+        Args:
+            key: Everything else that the value depends on.
+            weights: What the value is computed from, always in the same order.
+            build: Makes the value.
+        """
+        if any(weight.is_inference() for weight in weights):  # these have no version counter
+            return build()
+        versions = tuple(weight._version for weight in weights)
+        entry = self._entries.get(key)
+        if entry is not None and entry[1] == versions and _same_memory(entry[0], weights):
+            value: T = entry[2]
+            return value
+        with torch.inference_mode(False), torch.no_grad():
+            built = build()
+        entries = dict(self._entries)
+        entries.pop(key, None)
+        while len(entries) >= self.max_entries:
+            del entries[next(iter(entries))]
+        entries[key] = (tuple(weight.detach() for weight in weights), versions, built)
+        self._entries = entries  # in one step: other threads see the old dictionary or the new one
+        return built
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._entries = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "WeightCache":
+        return WeightCache(self.max_entries)
+
+    def __reduce__(self) -> tuple[type["WeightCache"], tuple[int]]:
+        return WeightCache, (self.max_entries,)
+
+
+def _same_memory(kept: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+    return all(a.data_ptr() == b.data_ptr() for a, b in zip(kept, weights, strict=True))

@@ -1,0 +1,496 @@
+// Aggregated attention. Lanes are queries, consecutive in a row of the map: softmax needs no sums across lanes, and the
+// position bias of a key is one contiguous piece of a table row.
+//
+// For each image and head, the rows of normalised keys and of values that the window covers are kept transposed, `[D][row]`,
+// in a ring of `w` slots with zeros around the map. A tile of QV * VL queries is transposed likewise. A thread needs the ring,
+// the pooled keys and values, and (K + P) logits for each query of one tile.
+
+constexpr float NORM_EPS = 1e-12f;
+constexpr int KEY_BLOCK = 6, CHANNEL_BLOCK = 6;  // with 2 vectors of queries: 12 accumulators
+
+INLINE vf square_root(vf x) {
+  vf y;
+  for (int i = 0; i < VL; ++i) y[i] = __builtin_sqrtf(x[i]);
+  return y;
+}
+
+INLINE int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// `count` pixels of `D` channels, `step` elements apart, to `to[d * ld + i]`.
+template <class T>
+static void load_transposed(const T* from, int64_t step, int64_t count, int64_t D, float* to, int64_t ld) {
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    const T* p = from + i * step;
+    int64_t d = 0;
+    for (; d + 4 <= D; d += 4) {
+      vf4 a = load4(p + d), b = load4(p + step + d), c = load4(p + 2 * step + d), e = load4(p + 3 * step + d);
+      transpose4(a, b, c, e);
+      store4(to + d * ld + i, a);
+      store4(to + (d + 1) * ld + i, b);
+      store4(to + (d + 2) * ld + i, c);
+      store4(to + (d + 3) * ld + i, e);
+    }
+    for (; d < D; ++d)
+      for (int64_t k = 0; k < 4; ++k) to[d * ld + i + k] = widen(p[k * step + d]);
+  }
+  for (; i < count; ++i)
+    for (int64_t d = 0; d < D; ++d) to[d * ld + i] = widen(from[i * step + d]);
+}
+
+// The way back: `from[d * ld + i]` to `count` pixels of `D` channels, `step` elements apart.
+template <class T>
+static void store_transposed(const float* from, int64_t ld, int64_t count, int64_t D, T* to, int64_t step) {
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    T* p = to + i * step;
+    int64_t d = 0;
+    for (; d + 4 <= D; d += 4) {
+      vf4 a = load4(from + d * ld + i), b = load4(from + (d + 1) * ld + i);
+      vf4 c = load4(from + (d + 2) * ld + i), e = load4(from + (d + 3) * ld + i);
+      transpose4(a, b, c, e);
+      store4(p + d, a);
+      store4(p + step + d, b);
+      store4(p + 2 * step + d, c);
+      store4(p + 3 * step + d, e);
+    }
+    for (; d < D; ++d)
+      for (int64_t k = 0; k < 4; ++k) narrow(from[d * ld + i + k], p + k * step + d);
+  }
+  for (; i < count; ++i)
+    for (int64_t d = 0; d < D; ++d) narrow(from[d * ld + i], to + i * step + d);
+}
+
+static void load_transposed(Dtype dtype, const void* from, int64_t offset, int64_t step, int64_t count, int64_t D, float* to,
+                            int64_t ld) {
+  for_dtype(dtype, [&](auto* type) {
+    load_transposed(static_cast<decltype(type)>(const_cast<void*>(from)) + offset, step, count, D, to, ld);
+  });
+}
+
+static void store_transposed(Dtype dtype, const float* from, int64_t ld, int64_t count, int64_t D, void* to, int64_t offset,
+                             int64_t step) {
+  for_dtype(dtype, [&](auto* type) { store_transposed(from, ld, count, D, static_cast<decltype(type)>(to) + offset, step); });
+}
+
+INLINE vf column_length(const float* x, int64_t ld, int64_t D) {
+  vf sum{};
+  for (int64_t d = 0; d < D; ++d) {
+    const vf value = load(x + d * ld);
+    sum += value * value;
+  }
+  return square_root(sum);
+}
+
+INLINE vf inverse_length(vf length) { return 1.0f / maximum(broadcast(NORM_EPS), length); }
+
+// Divides the columns of `x[D][ld]` by their lengths; `n` is a multiple of VL.
+static void normalise_columns(float* x, int64_t ld, int64_t n, int64_t D) {
+  for (int64_t i = 0; i < n; i += VL) {
+    const vf inverse = inverse_length(column_length(x + i, ld, D));
+    for (int64_t d = 0; d < D; ++d) store(x + d * ld + i, load(x + d * ld + i) * inverse);
+  }
+}
+
+// result[n][lanes] = start[n] + sum_d x[d][lanes] * y[n][d]; `start(n)` gives the lanes' start values.
+template <int N, int QV, class Start>
+INLINE void dot_block(const float* x, const float* y, int64_t D, float* result, const Start& start) {
+  constexpr int TQ = QV * VL;
+  vf acc[N][QV];
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n)
+#pragma GCC unroll 2
+    for (int v = 0; v < QV; ++v) acc[n][v] = start(n, v);
+  for (int64_t d = 0; d < D; ++d) {
+    vf lanes[QV];
+#pragma GCC unroll 2
+    for (int v = 0; v < QV; ++v) lanes[v] = load(x + d * TQ + v * VL);
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) {
+      const vf value = broadcast(y[n * D + d]);
+#pragma GCC unroll 2
+      for (int v = 0; v < QV; ++v) acc[n][v] += lanes[v] * value;
+    }
+  }
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n)
+#pragma GCC unroll 2
+    for (int v = 0; v < QV; ++v) store(result + n * TQ + v * VL, acc[n][v]);
+}
+
+template <int QV, class Start>
+static void dots(const float* x, const float* y, int64_t N, int64_t D, float* result, const Start& start) {
+  constexpr int TQ = QV * VL;
+  int64_t n = 0;
+  for (; n + KEY_BLOCK <= N; n += KEY_BLOCK)
+    dot_block<KEY_BLOCK, QV>(x, y + n * D, D, result + n * TQ, [&](int i, int v) { return start(n + i, v); });
+  for (; n + 3 <= N; n += 3)
+    dot_block<3, QV>(x, y + n * D, D, result + n * TQ, [&](int i, int v) { return start(n + i, v); });
+  for (; n < N; ++n) dot_block<1, QV>(x, y + n * D, D, result + n * TQ, [&](int, int v) { return start(n, v); });
+}
+
+// result[d][lanes] = sum_n weights[n][lanes] * y[n][d], in blocks of channels.
+template <int DB, int QV>
+INLINE void mix_block(const float* weights, const float* y, int64_t N, int64_t D, float* result) {
+  constexpr int TQ = QV * VL;
+  vf acc[DB][QV] = {};
+  for (int64_t n = 0; n < N; ++n) {
+    vf lanes[QV];
+#pragma GCC unroll 2
+    for (int v = 0; v < QV; ++v) lanes[v] = load(weights + n * TQ + v * VL);
+#pragma GCC unroll 8
+    for (int d = 0; d < DB; ++d) {
+      const vf value = broadcast(y[n * D + d]);
+#pragma GCC unroll 2
+      for (int v = 0; v < QV; ++v) acc[d][v] += lanes[v] * value;
+    }
+  }
+#pragma GCC unroll 8
+  for (int d = 0; d < DB; ++d)
+#pragma GCC unroll 2
+    for (int v = 0; v < QV; ++v) store(result + d * TQ + v * VL, acc[d][v]);
+}
+
+template <int QV>
+static void mix(const float* weights, const float* y, int64_t N, int64_t D, float* result) {
+  constexpr int TQ = QV * VL;
+  int64_t d = 0;
+  for (; d + CHANNEL_BLOCK <= D; d += CHANNEL_BLOCK) mix_block<CHANNEL_BLOCK, QV>(weights, y + d, N, D, result + d * TQ);
+  for (; d + 2 <= D; d += 2) mix_block<2, QV>(weights, y + d, N, D, result + d * TQ);
+  for (; d < D; ++d) mix_block<1, QV>(weights, y + d, N, D, result + d * TQ);
+}
+
+// The rows of keys and values around the current row of queries, transposed, in a ring of slots `[w][D][width]`.
+struct Ring {
+  float *k, *v;
+  int64_t width, slot_floats;
+
+  const float* key_row(int64_t slot) const { return k + slot * slot_floats; }
+  const float* value_row(int64_t slot) const { return v + slot * slot_floats; }
+};
+
+INLINE int64_t slot_of(int64_t y, int64_t window) { return (y + window) % window; }  // y may be as low as -window / 2
+
+INLINE int64_t place(const Map& map, int64_t b, int64_t y, int64_t x, int64_t m) {
+  return b * map.b + y * map.y + x * map.x + m * map.m;
+}
+
+static void load_ring_row(const Attention& a, const Ring& ring, int64_t b, int64_t m, int64_t y) {
+  const int64_t r = a.window / 2, slot = slot_of(y, a.window);
+  float *k = ring.k + slot * ring.slot_floats, *v = ring.v + slot * ring.slot_floats;
+  std::fill_n(k, ring.slot_floats, 0.0f);
+  std::fill_n(v, ring.slot_floats, 0.0f);
+  if (y < 0 || y >= a.H) return;
+  load_transposed(a.dtype, a.k.data, place(a.k, b, y, 0, m), a.k.x, a.W, a.D, k + r, ring.width);
+  load_transposed(a.dtype, a.v.data, place(a.v, b, y, 0, m), a.v.x, a.W, a.D, v + r, ring.width);
+  normalise_columns(k, ring.width, ring.width, a.D);
+}
+
+// Pooled keys, normalised, and pooled values of an image and head, `[P][D]` each.
+static void load_pool(const Attention& a, int64_t b, int64_t m, float* k, float* v) {
+  for (int64_t y = 0; y < a.P_h; ++y) {
+    const int64_t first = y * a.P_w * a.D;
+    widen_rows(a.dtype, a.k_pool.data, place(a.k_pool, b, y, 0, m), a.k_pool.x, a.P_w, a.D, k + first);
+    widen_rows(a.dtype, a.v_pool.data, place(a.v_pool, b, y, 0, m), a.v_pool.x, a.P_w, a.D, v + first);
+  }
+  for (int64_t p = 0; p < a.P(); ++p, k += a.D) {
+    float sum = 0;
+    for (int64_t d = 0; d < a.D; ++d) sum += k[d] * k[d];
+    const float length = __builtin_sqrtf(sum), divisor = NORM_EPS > length ? NORM_EPS : length;
+    for (int64_t d = 0; d < a.D; ++d) k[d] /= divisor;
+  }
+}
+
+// Reads the position bias of the pooled keys for a row of queries.
+struct BiasReader {
+  const Attention& a;
+  const float* table;   // of the head
+  float* blended;       // [P_h][row_length] where rows are resized
+  int64_t i = 0;
+
+  void start_row(int64_t row) {
+    i = row;
+    if (!a.rows.resized) return;
+    const Axis& axis = a.rows;
+    const float share_q = axis.query_share[i];
+    for (int64_t p = 0; p < a.P_h; ++p) {
+      float* to = blended + p * a.row_length;
+      const float share_k = axis.key_share[p];
+      const float* source[4];
+      const float weight[4] = {(1 - share_q) * (1 - share_k), (1 - share_q) * share_k, share_q * (1 - share_k), share_q * share_k};
+      for (int t = 0; t < 4; ++t) source[t] = table + entry(p, t) * a.row_length;
+      for (int64_t u = 0; u < a.row_length; ++u)
+        to[u] = weight[0] * source[0][u] + weight[1] * source[1][u] + weight[2] * source[2][u] + weight[3] * source[3][u];
+    }
+  }
+
+  // Table row of tap `t` of the current row of queries and pooled row `p`.
+  int64_t entry(int64_t p, int t) const {
+    const Axis& axis = a.rows;
+    return axis.step * (t < 2 ? axis.query_first[i] : axis.query_second[i]) +
+           axis.key_offset[t % 2 == 0 ? axis.key_first[p] : axis.key_second[p]];
+  }
+
+  const float* row(int64_t p) const {
+    return a.rows.resized ? blended + p * a.row_length : table + (a.rows.step * i + a.rows.key_offset[p]) * a.row_length;
+  }
+
+  // Where query column 0 and pooled column `p` read a row of the table, when columns are not resized.
+  int64_t column(int64_t p) const {
+    const int64_t offset = a.cols.key_offset[p];
+    return a.cols.step == 1 ? offset : (offset % 2) * a.odd_start + offset / 2;
+  }
+
+  // Bias of the queries j .. j + VL - 1 and pooled column `p`.
+  vf lanes(const float* table_row, int64_t p, int64_t j) const {
+    if (!a.cols.resized) return load(table_row + column(p) + j);
+    const Axis& axis = a.cols;
+    const float share_k = axis.key_share[p];
+    const float *first = table_row + axis.key_offset[axis.key_first[p]], *second = table_row + axis.key_offset[axis.key_second[p]];
+    vf result{};
+    const int64_t count = std::min<int64_t>(VL, a.W - j);
+    for (int64_t l = 0; l < count; ++l) {
+      const int64_t q0 = axis.step * axis.query_first[j + l], q1 = axis.step * axis.query_second[j + l];
+      const float left = first[q0] + share_k * (second[q0] - first[q0]), right = first[q1] + share_k * (second[q1] - first[q1]);
+      result[l] = left + axis.query_share[j + l] * (right - left);
+    }
+    return result;
+  }
+};
+
+// What a thread works with: one image and head at a time.
+struct Workspace {
+  Ring ring;
+  float *pool_k, *pool_v;       // [P][D]
+  float *qn, *qs, *out;         // [D][TQ]
+  float *logits;                // [K + P][TQ]: local ones first
+  float *token_weights;         // [K][TQ]
+  float *blended;               // [P_h][row_length]
+  float *inverse_length, *scale, *length;  // [TQ]
+
+  static constexpr int TQ = 2 * VL;
+
+  static int64_t ring_width(const Attention& a) { return round_up(a.W + 2 * (a.window / 2) + TQ, VL); }
+
+  // Lays the parts out from `base` on; with a null base, only counts. Returns the floats used.
+  int64_t lay_out(const Attention& a, float* base) {
+    int64_t used = 0;
+    const auto take = [&](int64_t n) {
+      float* part = base ? base + used : nullptr;
+      used += round_up(n, 16);
+      return part;
+    };
+    ring.width = ring_width(a);
+    ring.slot_floats = a.D * ring.width;
+    ring.k = take(a.window * ring.slot_floats);
+    ring.v = take(a.window * ring.slot_floats);
+    pool_k = take(a.P() * a.D);
+    pool_v = take(a.P() * a.D);
+    qn = take(a.D * TQ);
+    qs = take(a.D * TQ);
+    out = take(a.D * TQ);
+    logits = take((a.K() + a.P()) * TQ);
+    token_weights = take(a.K() * TQ);
+    blended = take(a.rows.resized ? a.P_h * a.row_length : 0);
+    inverse_length = take(TQ);
+    scale = take(TQ);
+    length = take(TQ);
+    return used;
+  }
+};
+
+INLINE int64_t inside(int64_t centre, int64_t r, int64_t size) {
+  return std::min(centre + r, size - 1) - std::max<int64_t>(centre - r, 0) + 1;
+}
+
+// Calls `use(n, slot, dx)` for every position of the window around row i.
+template <class Use>
+INLINE void for_window_rows(const Attention& a, int64_t i, const Use& use) {
+  for (int64_t dy = 0; dy < a.window; ++dy) use(dy * a.window, slot_of(i + dy - a.window / 2, a.window));
+}
+
+// result[n + x][lanes] = sum_d x[d][lanes] * row[d][lanes + x] for N neighbouring window columns.
+template <int N, int QV>
+INLINE void window_dot_block(const float* x, const float* row, int64_t width, int64_t D, float* result) {
+  constexpr int TQ = QV * VL;
+  vf acc[N][QV] = {};
+  for (int64_t d = 0; d < D; ++d) {
+    vf lanes[QV];
+#pragma GCC unroll 2
+    for (int v = 0; v < QV; ++v) lanes[v] = load(x + d * TQ + v * VL);
+#pragma GCC unroll 3
+    for (int n = 0; n < N; ++n)
+#pragma GCC unroll 2
+      for (int v = 0; v < QV; ++v) acc[n][v] += lanes[v] * load(row + d * width + n + v * VL);
+  }
+#pragma GCC unroll 3
+  for (int n = 0; n < N; ++n)
+#pragma GCC unroll 2
+    for (int v = 0; v < QV; ++v) store(result + n * TQ + v * VL, acc[n][v]);
+}
+
+// Dot products of `x[D][TQ]` with the keys or values of the window; `rows` is the ring's half.
+template <int QV>
+static void window_dots(const Attention& a, const float* x, const float* rows, const Ring& ring, int64_t i, int64_t j,
+                        float* result) {
+  constexpr int TQ = QV * VL;
+  for_window_rows(a, i, [&](int64_t n, int64_t slot) {
+    const float* row = rows + slot * ring.slot_floats + j;
+    int64_t dx = 0;
+    for (; dx + 3 <= a.window; dx += 3)
+      window_dot_block<3, QV>(x, row + dx, ring.width, a.D, result + (n + dx) * TQ);
+    for (; dx < a.window; ++dx) window_dot_block<1, QV>(x, row + dx, ring.width, a.D, result + (n + dx) * TQ);
+  });
+}
+
+// result[d][lanes] += sum over the window of weights[n][lanes] * row[d][lanes + dx].
+template <int DB, int QV>
+INLINE void window_mix_block(const Attention& a, const float* weights, const float* rows, const Ring& ring, int64_t i,
+                             int64_t j, float* result) {
+  constexpr int TQ = QV * VL;
+  vf acc[DB][QV];
+#pragma GCC unroll 8
+  for (int d = 0; d < DB; ++d)
+#pragma GCC unroll 2
+    for (int v = 0; v < QV; ++v) acc[d][v] = load(result + d * TQ + v * VL);
+  for_window_rows(a, i, [&](int64_t n, int64_t slot) {
+    const float* row = rows + slot * ring.slot_floats + j;
+    for (int64_t dx = 0; dx < a.window; ++dx) {
+      vf lanes[QV];
+#pragma GCC unroll 2
+      for (int v = 0; v < QV; ++v) lanes[v] = load(weights + (n + dx) * TQ + v * VL);
+#pragma GCC unroll 8
+      for (int d = 0; d < DB; ++d)
+#pragma GCC unroll 2
+        for (int v = 0; v < QV; ++v) acc[d][v] += lanes[v] * load(row + d * ring.width + dx + v * VL);
+    }
+  });
+#pragma GCC unroll 8
+  for (int d = 0; d < DB; ++d)
+#pragma GCC unroll 2
+    for (int v = 0; v < QV; ++v) store(result + d * TQ + v * VL, acc[d][v]);
+}
+
+template <int QV>
+static void window_mix(const Attention& a, const float* weights, const float* rows, const Ring& ring, int64_t i, int64_t j,
+                       float* result) {
+  constexpr int TQ = QV * VL;
+  int64_t d = 0;
+  for (; d + CHANNEL_BLOCK <= a.D; d += CHANNEL_BLOCK)
+    window_mix_block<CHANNEL_BLOCK, QV>(a, weights, rows + d * ring.width, ring, i, j, result + d * TQ);
+  for (; d < a.D; ++d) window_mix_block<1, QV>(a, weights, rows + d * ring.width, ring, i, j, result + d * TQ);
+}
+
+// Reads a tile of queries and leaves `qn`, `qs`, its scale, and the softmax numerators of all keys in `logits`.
+// Returns through `inverse_sum` one over the sum of those.
+template <int QV>
+static void softmax_tile(const Attention& a, Workspace& s, const BiasReader& bias, int64_t b, int64_t m, int64_t i, int64_t j,
+                         int64_t count, vf (&inverse_sum)[QV]) {
+  constexpr int TQ = QV * VL;
+  const int64_t K = a.K(), P = a.P(), D = a.D, r = a.window / 2;
+  if (count < TQ) std::fill_n(s.qn, D * TQ, 0.0f);
+  load_transposed(a.dtype, a.q.data, place(a.q, b, i, j, m), a.q.x, count, D, s.qn, TQ);
+  const int64_t rows_inside = inside(i, r, a.H);
+  for (int64_t l = 0; l < TQ; ++l) {
+    const int64_t x = std::min(j + l, a.W - 1);
+    s.scale[l] = a.softplus[m] * a.log_length[rows_inside * (a.window + 1) + inside(x, r, a.W)];
+  }
+#pragma GCC unroll 2
+  for (int v = 0; v < QV; ++v) {
+    const vf length = column_length(s.qn + v * VL, TQ, D), inverse = inverse_length(length), scale = load(s.scale + v * VL);
+    store(s.length + v * VL, length);
+    store(s.inverse_length + v * VL, inverse);
+    for (int64_t d = 0; d < D; ++d) {
+      const vf qn = load(s.qn + d * TQ + v * VL) * inverse;
+      store(s.qn + d * TQ + v * VL, qn);
+      store(s.qs + d * TQ + v * VL, (qn + a.query_embedding[m * D + d]) * scale);
+    }
+  }
+
+  window_dots<QV>(a, s.qs, s.ring.k, s.ring, i, j, s.logits);
+  const bool at_edge = j < r || j + TQ + r > a.W;
+  for (int64_t n = 0; n < K; ++n) {
+    float* row = s.logits + n * TQ;
+    const int64_t y = i + n / a.window - r, dx = n % a.window - r;
+    if (y < 0 || y >= a.H) {
+      std::fill_n(row, TQ, -INFINITY);
+      continue;
+    }
+#pragma GCC unroll 2
+    for (int v = 0; v < QV; ++v) store(row + v * VL, load(row + v * VL) + a.local_bias[m * K + n]);
+    if (at_edge)
+      for (int64_t l = 0; l < TQ; ++l)
+        if (j + l + dx < 0 || j + l + dx >= a.W) row[l] = -INFINITY;
+  }
+  for (int64_t y = 0; y < a.P_h; ++y) {
+    const float* table_row = bias.row(y);
+    dots<QV>(s.qs, s.pool_k + y * a.P_w * D, a.P_w, D, s.logits + (K + y * a.P_w) * TQ,
+             [&](int64_t p, int v) { return bias.lanes(table_row, p, j + v * VL); });
+  }
+
+#pragma GCC unroll 2
+  for (int v = 0; v < QV; ++v) {
+    float* column = s.logits + v * VL;
+    vf top = load(column), sum{};
+    for (int64_t n = 1; n < K + P; ++n) top = maximum(top, load(column + n * TQ));
+    for (int64_t n = 0; n < K + P; ++n) {
+      const vf e = exp_nonpositive(load(column + n * TQ) - top);
+      store(column + n * TQ, e);
+      sum += e;
+    }
+    inverse_sum[v] = 1.0f / sum;
+  }
+  // What a query adds to the weights of the window.
+  dots<QV>(s.qn, a.tokens.data() + m * K * D, K, D, s.token_weights,
+           [&](int64_t n, int) { return broadcast(a.tokens_bias[m * K + n]); });
+}
+
+template <int QV>
+static void forward_tile(const Attention& a, Workspace& s, const BiasReader& bias, void* out, int64_t b, int64_t m, int64_t i,
+                         int64_t j) {
+  constexpr int TQ = QV * VL;
+  const int64_t K = a.K(), P = a.P(), D = a.D, count = std::min<int64_t>(TQ, a.W - j);
+  vf inverse_sum[QV];
+  softmax_tile<QV>(a, s, bias, b, m, i, j, count, inverse_sum);
+  mix<QV>(s.logits + K * TQ, s.pool_v, P, D, s.out);
+#pragma GCC unroll 2
+  for (int v = 0; v < QV; ++v) {
+    for (int64_t d = 0; d < D; ++d) store(s.out + d * TQ + v * VL, load(s.out + d * TQ + v * VL) * inverse_sum[v]);
+    for (int64_t n = 0; n < K; ++n) {
+      float *e = s.logits + n * TQ + v * VL, *w = s.token_weights + n * TQ + v * VL;
+      store(w, load(w) + load(e) * inverse_sum[v]);
+    }
+  }
+  window_mix<QV>(a, s.token_weights, s.ring.v, s.ring, i, j, s.out);
+  const int64_t pixel = a.M * D;
+  store_transposed(a.dtype, s.out, TQ, count, D, out, ((b * a.H + i) * a.W + j) * pixel + m * D, pixel);
+}
+
+// Runs `tile(j, vectors)` over a row: tiles of two vectors, and a last one of one vector where that is enough.
+template <class Two, class One>
+INLINE void for_tiles(int64_t W, const Two& two, const One& one) {
+  int64_t j = 0;
+  for (; W - j > VL; j += 2 * VL) two(j);
+  if (j < W) one(j);
+}
+
+static void attention_forward(const Attention& a, void* out, int64_t begin, int64_t end) {
+  Workspace s;
+  s.lay_out(a, scratch(s.lay_out(a, nullptr)));
+  const int64_t r = a.window / 2;
+  for (int64_t unit = begin; unit < end;) {
+    const int64_t m = unit / a.H % a.M, b = unit / a.H / a.M, first = unit % a.H;
+    const int64_t last = std::min(a.H, first + end - unit);
+    load_pool(a, b, m, s.pool_k, s.pool_v);
+    for (int64_t y = first - r; y < first + r; ++y) load_ring_row(a, s.ring, b, m, y);
+    BiasReader bias{a, a.table.data() + m * a.rows.entries * a.row_length, s.blended};
+    for (int64_t i = first; i < last; ++i) {
+      load_ring_row(a, s.ring, b, m, i + r);
+      bias.start_row(i);
+      for_tiles(
+          a.W, [&](int64_t j) { forward_tile<2>(a, s, bias, out, b, m, i, j); },
+          [&](int64_t j) { forward_tile<1>(a, s, bias, out, b, m, i, j); });
+    }
+    unit += last - first;
+  }
+}

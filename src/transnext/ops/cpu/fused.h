@@ -1,0 +1,156 @@
+// Inference without memory for what lies between: LayerNorm, product, activation and residual sum in one pass over strips of
+// rows that stay in the second-level cache.
+
+constexpr int64_t STRIP_FLOATS = 64 * 1024;  // of hidden channels in a strip: 256 KB
+
+// Normalises a row of `K` floats in place, unless `weight` is null.
+static void norm_row(float* x, const float* weight, const float* bias, float eps, int64_t K) {
+  if (!weight) return;
+  // The mean first, then the squares of what is left: their difference alone would lose what is small.
+  const auto sum_of = [&](auto&& each) {
+    vf lanes{};
+    float rest = 0;
+    for_channels(K, [&](int64_t c) { lanes += each(load(x + c)); }, [&](int64_t c) { rest += each(first_lane(x[c]))[0]; });
+    return sum_lanes(lanes) + rest;
+  };
+  const float mean = sum_of([](vf v) { return v; }) / K;
+  const float variance = sum_of([mean](vf v) { return (v - mean) * (v - mean); }) / K;
+  const float scale = 1 / __builtin_sqrtf(variance + eps);
+  for_channels(
+      K, [&](int64_t c) { store(x + c, (load(x + c) - mean) * scale * load(weight + c) + load(bias + c)); },
+      [&](int64_t c) { x[c] = (x[c] - mean) * scale * weight[c] + bias[c]; });
+}
+
+// Stores lanes column .. column + VL - 1 of a row of N columns; lanes beyond are padding of the panel.
+INLINE void store_columns(float* row, int64_t column, int64_t N, vf value) {
+  if (column + VL <= N) return store(row + column, value);
+  for (int64_t l = 0; column + l < N; ++l) row[column + l] = value[l];
+}
+
+INLINE vf load_columns(const float* row, int64_t column, int64_t N) {
+  if (column + VL <= N) return load(row + column);
+  vf value{};
+  for (int64_t l = 0; column + l < N; ++l) value[l] = row[column + l];
+  return value;
+}
+
+// Rows of a residual sum as floats, and where their results go: in place if the tensors are floats, through scratch if not.
+struct ResidualRows {
+  Dtype dtype;
+  const void* residual;
+  void* out;
+  float* scratch_rows;
+  bool direct() const { return dtype == Dtype::Float; }
+  const float* residual_of(int64_t offset, int64_t count) const {
+    if (direct() || !residual) return residual ? static_cast<const float*>(residual) + offset : nullptr;
+    widen_rows(dtype, residual, offset, 0, 1, count, scratch_rows);
+    return scratch_rows;
+  }
+  float* out_of(int64_t offset) const { return direct() ? static_cast<float*>(out) + offset : scratch_rows; }
+  void finish(int64_t offset, int64_t count) const {
+    if (!direct()) narrow_rows(dtype, scratch_rows, 1, count, out, offset, 0);
+  }
+};
+
+INLINE int64_t panels_of(int64_t N) { return (N + PANEL - 1) / PANEL; }
+
+static void norm_linear(const NormLinear& n, int64_t begin, int64_t end) {
+  const int64_t strip = std::max<int64_t>(ROWS, STRIP_FLOATS / (n.K + PANEL) / ROWS * ROWS);
+  float* a = scratch(strip * (n.K + PANEL + n.N));
+  float* partial = a + strip * n.K;
+  const ResidualRows rows{n.dtype, n.residual, n.out, partial + strip * PANEL};
+  for (int64_t first = begin; first < end; first += strip) {
+    const int64_t count = std::min(strip, end - first), place = first * n.N;
+    widen_rows(n.dtype, n.x, first * n.x_row, n.x_row, count, n.K, a);
+    for (int64_t t = 0; t < count; ++t) norm_row(a + t * n.K, n.norm_weight, n.norm_bias, n.eps, n.K);
+    const float* residual = rows.residual_of(place, count * n.N);
+    float* out = rows.out_of(place);
+    gemm(a, n.K, count, n.K, n.panels, panels_of(n.N), n.bias, partial, [&](int64_t row, int64_t column, vf value) {
+      if (column + VL > n.gelu_from) {
+        const vf activated = gelu(value);
+        for (int64_t l = std::max<int64_t>(0, n.gelu_from - column); l < VL; ++l) value[l] = activated[l];
+      }
+      if (residual) value += load_columns(residual + row * n.N, column, n.N);
+      store_columns(out + row * n.N, column, n.N, value);
+    });
+    rows.finish(place, count * n.N);
+  }
+}
+
+// x + fc2(gate(fc1(norm(x)))) for rows of (b, y). Hidden rows are kept in a window that slides down the map: the two last rows
+// of a strip are the first of the next.
+static void conv_glu(const ConvGlu& g, int64_t begin, int64_t end) {
+  const int64_t C = g.C, F = g.F, W = g.W, hidden = 2 * F;
+  const int64_t strip = std::min(g.H, std::max<int64_t>(1, STRIP_FLOATS / (W * hidden)));
+  const int64_t in_panels = panels_of(hidden), out_panels = panels_of(C);
+  // Rows y0 - 1 .. y0 + strip of hidden channels, the normed input, gated rows, and what the products keep.
+  float* rows = scratch((strip + 2) * W * (hidden + C + PANEL) + strip * W * (F + C));
+  float* normed = rows + (strip + 2) * W * hidden;
+  float* gated = normed + (strip + 2) * W * C;
+  float* partial = gated + strip * W * F;
+  const ResidualRows result{g.dtype, g.x, g.out, partial + (strip + 2) * W * PANEL};
+  for (int64_t unit = begin; unit < end;) {
+    const int64_t b = unit / g.H, top = unit % g.H, bottom = std::min(g.H, top + end - unit);
+    // Hidden rows [from, until) of the map, to their places in the window that starts at row `origin`.
+    const auto expand = [&](int64_t from, int64_t until, int64_t origin) {
+      from = std::max<int64_t>(from, 0);
+      until = std::min(until, g.H);
+      if (from >= until) return;
+      const int64_t pixels = (until - from) * W;
+      widen_rows(g.dtype, g.x, (b * g.H + from) * W * C, C, pixels, C, normed);
+      for (int64_t t = 0; t < pixels; ++t) norm_row(normed + t * C, g.norm_weight, g.norm_bias, g.eps, C);
+      float* to = rows + (from - origin) * W * hidden;
+      gemm(normed, C, pixels, C, g.panels_in, in_panels, g.bias_in, partial,
+           [&](int64_t row, int64_t column, vf value) { store_columns(to + row * hidden, column, hidden, value); });
+    };
+    expand(top - 1, top + 1, top - 1);
+    for (int64_t y0 = top; y0 < bottom; y0 += strip) {
+      const int64_t count = std::min(strip, bottom - y0), origin = y0 - 1;
+      expand(y0 + 1, y0 + count + 1, origin);
+      for (int64_t y = y0; y < y0 + count; ++y) {
+        WindowRows around;
+        around.step = hidden;
+        for (int64_t dy = -1; dy <= 1; ++dy)
+          around.row[dy + 1] = y + dy < 0 || y + dy >= g.H ? nullptr : rows + (y + dy - origin) * W * hidden;
+        gate_row(g.weight, g.bias, 3, W, F, around, rows + (y - origin) * W * hidden + F, hidden, gated + (y - y0) * W * F);
+      }
+      const int64_t place = (b * g.H + y0) * W * C;
+      const float* residual = result.residual_of(place, count * W * C);
+      float* out = result.out_of(place);
+      gemm(gated, F, count * W, F, g.panels_out, out_panels, g.bias_out, partial, [&](int64_t row, int64_t column, vf value) {
+        store_columns(out + row * C, column, C, value + load_columns(residual + row * C, column, C));
+      });
+      result.finish(place, count * W * C);
+      std::copy_n(rows + count * W * hidden, 2 * W * hidden, rows);
+    }
+    unit += bottom - top;
+  }
+}
+
+static void pool(const Pool& p, int64_t begin, int64_t end) {
+  float* sums = scratch(2 * p.C);
+  float* pixel = sums + p.C;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t b = unit / p.P_h, py = unit % p.P_h;
+    const int64_t top = py * p.H / p.P_h, bottom = ((py + 1) * p.H + p.P_h - 1) / p.P_h;
+    for (int64_t px = 0; px < p.P_w; ++px) {
+      const int64_t left = px * p.W / p.P_w, right = ((px + 1) * p.W + p.P_w - 1) / p.P_w;
+      std::fill_n(sums, p.C, 0.0f);
+      for (int64_t y = top; y < bottom; ++y)
+        for (int64_t x = left; x < right; ++x) {
+          const int64_t place = b * p.x_b + y * p.x_y + x * p.x_x;
+          const float* source = static_cast<const float*>(p.x) + place;
+          if (p.dtype != Dtype::Float) {
+            widen_rows(p.dtype, p.x, place, 0, 1, p.C, pixel);
+            source = pixel;
+          }
+          for_channels(
+              p.C, [&](int64_t c) { store(sums + c, load(sums + c) + load(source + c)); },
+              [&](int64_t c) { sums[c] += source[c]; });
+        }
+      const float share = 1.0f / static_cast<float>((bottom - top) * (right - left));
+      for (int64_t c = 0; c < p.C; ++c) sums[c] *= share;
+      narrow_rows(p.dtype, sums, 1, p.C, p.out, (unit * p.P_w + px) * p.C, 0);
+    }
+  }
+}

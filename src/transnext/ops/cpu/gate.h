@@ -1,0 +1,131 @@
+// Depthwise convolution, GELU and gate of the convolutional GLU. Lanes are channels, which lie side by side in memory.
+
+constexpr int64_t MAX_GATE_WINDOW = 63;
+
+// Calls `vector(c)` for whole vectors of channels and `single(c)` for the rest.
+template <class Vector, class Single>
+INLINE void for_channels(int64_t F, const Vector& vector, const Single& single) {
+  int64_t c = 0;
+  for (; c + VL <= F; c += VL) vector(c);
+  for (; c < F; ++c) single(c);
+}
+
+INLINE vf first_lane(float x) {
+  vf v{};
+  v[0] = x;
+  return v;
+}
+
+// The rows of the map that the kernel covers, null outside the map. Pixel x of a row starts at `x * step`.
+struct WindowRows {
+  const float* row[MAX_GATE_WINDOW];
+  int64_t step;
+};
+
+// The convolution at column x, for the channels that `load_*` read: a vector or a single one.
+template <class Value, class Load>
+INLINE Value convolve(const float* weight, Value start, int64_t window, int64_t F, int64_t c, int64_t x, int64_t W,
+                      const WindowRows& rows, const Load& load_lanes) {
+  const int64_t r = window / 2, from = std::max<int64_t>(0, r - x), until = std::min(window, W + r - x);
+  Value sum = start;
+  for (int64_t dy = 0; dy < window; ++dy) {
+    const float* source = rows.row[dy];
+    if (!source) continue;
+    for (int64_t dx = from; dx < until; ++dx)
+      sum += load_lanes(weight + (dy * window + dx) * F + c) * load_lanes(source + (x + dx - r) * rows.step + c);
+  }
+  return sum;
+}
+
+// The same for the kernel 3x3 away from the border.
+INLINE vf convolve_inside(const float* weight, vf start, int64_t F, int64_t c, int64_t x, const WindowRows& rows) {
+  vf sum = start;
+#pragma GCC unroll 3
+  for (int dy = 0; dy < 3; ++dy) {
+    const float *source = rows.row[dy] + (x - 1) * rows.step + c, *w = weight + dy * 3 * F + c;
+#pragma GCC unroll 3
+    for (int dx = 0; dx < 3; ++dx) sum += load(w + dx * F) * load(source + dx * rows.step);
+  }
+  return sum;
+}
+
+// Calls `use(c, convolution, wide)` for all channels of column x; `wide` tells whether lanes c .. c + VL - 1 are meant or c alone.
+template <class Use>
+INLINE void for_convolutions(const float* weight, const float* bias, int64_t window, int64_t W, int64_t F, int64_t x,
+                             const WindowRows& rows, const Use& use) {
+  const auto one = [](const float* p) { return *p; };
+  const bool inside = window == 3 && x > 0 && x < W - 1 && rows.row[0] && rows.row[2];
+  int64_t c = 0;
+  if (inside)
+    for (; c + VL <= F; c += VL) use(c, convolve_inside(weight, load(bias + c), F, c, x, rows), std::true_type());
+  else
+    for (; c + VL <= F; c += VL) use(c, convolve(weight, load(bias + c), window, F, c, x, W, rows, load), std::true_type());
+  for (; c < F; ++c) use(c, first_lane(convolve(weight, bias[c], window, F, c, x, W, rows, one)), std::false_type());
+}
+
+INLINE vf load_if(std::true_type, const float* p) { return load(p); }
+INLINE vf load_if(std::false_type, const float* p) { return first_lane(*p); }
+INLINE void store_if(std::true_type, float* p, vf x) { store(p, x); }
+INLINE void store_if(std::false_type, float* p, vf x) { *p = x[0]; }
+
+// One row of the result, `[W][F]`. `gates` points at the gates of its first pixel.
+static void gate_row(const float* weight, const float* bias, int64_t window, int64_t W, int64_t F, const WindowRows& rows,
+                     const float* gates, int64_t gate_step, float* out) {
+  for (int64_t x = 0; x < W; ++x)
+    for_convolutions(weight, bias, window, W, F, x, rows, [&](int64_t c, vf a, auto wide) {
+      store_if(wide, out + x * F + c, gelu(a) * load_if(wide, gates + x * gate_step + c));
+    });
+}
+
+// Rows of the input as floats: where they lie if they are floats, else widened into a ring.
+struct InputRows {
+  const Gate& g;
+  int64_t b, slots;
+  float* ring;   // [slots][W][F]
+  float* gates;  // [W][F]
+
+  // `slots` rows are wanted at once, at least the window.
+  InputRows(const Gate& g, int64_t b, int64_t slots, float* base)
+      : g(g), b(b), slots(slots), ring(base), gates(base + (floats(g, slots) ? slots * g.W * g.F : 0)) {}
+  static int64_t floats(const Gate& g, int64_t slots) { return g.dtype == Dtype::Float ? 0 : (slots + 1) * g.W * g.F; }
+
+  bool direct() const { return g.dtype == Dtype::Float; }
+  int64_t place(int64_t y) const { return b * g.x_b + y * g.x_y; }
+  int64_t step() const { return direct() ? g.x_x : g.F; }
+
+  void enter(int64_t y) const {
+    if (!direct() && y >= 0 && y < g.H) widen_rows(g.dtype, g.x, place(y), g.x_x, g.W, g.F, ring + y % slots * g.W * g.F);
+  }
+  const float* row(int64_t y) const {
+    if (y < 0 || y >= g.H) return nullptr;
+    return direct() ? static_cast<const float*>(g.x) + place(y) : ring + y % slots * g.W * g.F;
+  }
+  const float* gates_of(int64_t y) const {
+    if (direct()) return static_cast<const float*>(g.x) + place(y) + g.F;
+    widen_rows(g.dtype, g.x, place(y) + g.F, g.x_x, g.W, g.F, gates);
+    return gates;
+  }
+  WindowRows around(int64_t y) const {
+    WindowRows rows;
+    rows.step = step();
+    for (int64_t dy = 0; dy < g.window; ++dy) rows.row[dy] = row(y + dy - g.window / 2);
+    return rows;
+  }
+};
+
+static void gate_forward(const Gate& g, int64_t begin, int64_t end) {
+  const int64_t r = g.window / 2, row_floats = g.W * g.F;
+  float* base = scratch(InputRows::floats(g, g.window) + row_floats);
+  float* narrowed = base + InputRows::floats(g, g.window);
+  for (int64_t unit = begin; unit < end;) {
+    const int64_t top = unit % g.H, bottom = std::min(g.H, top + end - unit);
+    const InputRows input(g, unit / g.H, g.window, base);
+    for (int64_t y = top - r; y < top + r; ++y) input.enter(y);
+    for (int64_t y = top; y < bottom; ++y, ++unit) {
+      input.enter(y + r);
+      float* out = input.direct() ? static_cast<float*>(g.out) + unit * row_floats : narrowed;
+      gate_row(g.weight, g.bias, g.window, g.W, g.F, input.around(y), input.gates_of(y), input.step(), out);
+      if (!input.direct()) narrow_rows(g.dtype, out, 1, row_floats, g.out, unit * row_floats, 0);
+    }
+  }
+}

@@ -1,0 +1,109 @@
+// Gradients of depthwise convolution, GELU and gate. The convolution is computed again; nothing was kept.
+//
+// A worker takes a run of rows of (b, y) and keeps the gradients of the convolution, dc, that reach them in a ring. Rows beyond
+// its own are computed again, so that no two workers write to one place.
+
+struct GateBackward {
+  const Gate& g;
+  InputRows input;
+  float* dc;          // [window][W][F]
+  float* grad;        // [W][F]: of the output, widened
+  float* result;      // [W][F]: of half the input's channels, before it is narrowed
+  float* sums;        // [taps + 1][F]: gradients of weight and bias from one row, so that long sums are sums of sums
+
+  static int64_t slots(const Gate& g) { return g.window + g.window / 2; }
+  static int64_t floats(const Gate& g) {
+    return InputRows::floats(g, slots(g)) + (g.window + 2) * g.W * g.F + (g.window * g.window + 1) * g.F;
+  }
+
+  GateBackward(const Gate& g, int64_t b, float* base) : g(g), input(g, b, slots(g), base) {
+    const int64_t row = g.W * g.F;
+    dc = base + InputRows::floats(g, slots(g));
+    grad = dc + g.window * row;
+    result = grad + row;
+    sums = result + row;
+  }
+
+  float* dc_row(int64_t y) const { return dc + y % g.window * g.W * g.F; }
+
+  // Writes a row of one half of the input's gradient.
+  void write(int64_t y, int64_t first_channel) const {
+    narrow_rows(g.dtype, result, g.W, g.F, g.grad_x, (input.b * g.H + y) * g.W * 2 * g.F + first_channel, 2 * g.F);
+  }
+
+  // dc of row y, and the gradient of its gates if the row is the worker's own.
+  void convolution_gradient(int64_t y, bool own) const {
+    const WindowRows rows = input.around(y);
+    const float* gates = input.gates_of(y);
+    const int64_t step = input.step();
+    widen_rows(g.dtype, g.grad, (input.b * g.H + y) * g.W * g.F, 0, 1, g.W * g.F, grad);
+    float* to = dc_row(y);
+    for (int64_t x = 0; x < g.W; ++x)
+      for_convolutions(g.weight, g.bias, g.window, g.W, g.F, x, rows, [&](int64_t c, vf a, auto wide) {
+        const vf cdf = gaussian_cdf(a), density = exp_nonpositive(-0.5f * a * a) * 0.39894228040143268f;
+        const vf gradient = load_if(wide, grad + x * g.F + c);
+        store_if(wide, to + x * g.F + c, gradient * load_if(wide, gates + x * step + c) * (cdf + a * density));
+        store_if(wide, result + x * g.F + c, gradient * a * cdf);
+      });
+    if (own) write(y, g.F);
+  }
+
+  // The input's gradient of row y, and with it what the pixels of the row add to the weights.
+  void input_gradient(int64_t y) const {
+    const int64_t r = g.window / 2, taps = g.window * g.window;
+    const WindowRows rows = input.around(y);
+    const float* own = dc_row(y);
+    for (int64_t x = 0; x < g.W; ++x) {
+      const int64_t from = std::max<int64_t>(0, r - x), until = std::min(g.window, g.W + r - x);
+      const auto channels = [&](int64_t c, auto wide) {
+        const vf gradient = load_if(wide, own + x * g.F + c);
+        const auto add = [&](int64_t tap, vf value) {
+          float* to = sums + tap * g.F + c;
+          store_if(wide, to, load_if(wide, to) + value);
+        };
+        add(taps, gradient);
+        vf sum{};
+        for (int64_t dy = 0; dy < g.window; ++dy) {
+          if (!rows.row[dy]) continue;
+          // Row y + dy - r of the output reads this pixel through the tap opposite to (dy, dx).
+          const float* reader = dc_row(y + dy - r);
+          for (int64_t dx = from; dx < until; ++dx) {
+            const int64_t tap = dy * g.window + dx, place = x + dx - r;
+            sum += load_if(wide, g.weight + (taps - 1 - tap) * g.F + c) * load_if(wide, reader + place * g.F + c);
+            add(tap, gradient * load_if(wide, rows.row[dy] + place * rows.step + c));
+          }
+        }
+        store_if(wide, result + x * g.F + c, sum);
+      };
+      for_channels(
+          g.F, [&](int64_t c) { channels(c, std::true_type()); }, [&](int64_t c) { channels(c, std::false_type()); });
+    }
+    write(y, 0);
+  }
+};
+
+static void gate_backward(const Gate& g, int64_t worker, int64_t workers) {
+  const int64_t r = g.window / 2, F = g.F, taps = g.window * g.window;
+  const int64_t first = g.B * g.H * worker / workers, last = g.B * g.H * (worker + 1) / workers;
+  float* base = scratch(GateBackward::floats(g));
+  float* totals = g.grad_parameters + worker * (taps + 1) * F;
+  for (int64_t unit = first; unit < last;) {
+    const int64_t b = unit / g.H, top = unit % g.H, bottom = std::min(g.H, top + last - unit);
+    const GateBackward row(g, b, base);
+    const auto enter = [&](int64_t y) {
+      if (y >= 0 && y < g.H) row.convolution_gradient(y, y >= top && y < bottom);
+    };
+    for (int64_t y = top - 2 * r; y < top; ++y) row.input.enter(y);
+    for (int64_t y = top - r; y < top + r; ++y) {
+      row.input.enter(y + r);
+      enter(y);
+    }
+    for (int64_t y = top; y < bottom; ++y, ++unit) {
+      row.input.enter(y + 2 * r);
+      enter(y + r);
+      std::fill_n(row.sums, (taps + 1) * F, 0.0f);
+      row.input_gradient(y);
+      for (int64_t n = 0; n < (taps + 1) * F; ++n) totals[n] += row.sums[n];
+    }
+  }
+}

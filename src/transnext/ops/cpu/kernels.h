@@ -1,0 +1,141 @@
+// What the kernels take, and the table of kernels that each instruction set fills. No code of a kernel is here.
+//
+// Shape legend: `B` batch, `H W` feature map, `M` heads, `D` channels of a head, `w` window side, `K = w * w`, `P_h P_w`
+// pooled grid, `P = P_h * P_w`, `F` hidden channels. Maps are channels-last. Strides count elements.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace transnext {
+
+enum class Dtype { Float, BFloat16, Half };
+
+// A map `[B, H, W, M, D]` whose channels `D` lie side by side.
+struct Map {
+  const void* data;
+  int64_t b, y, x, m;
+};
+
+// How the queries and keys of one axis read the bias table; docs/position_bias.md derives it.
+struct Axis {
+  int64_t entries;                  // distinct offsets, U
+  int64_t step;                     // table entries between neighbouring queries, 1 or 2
+  std::vector<int32_t> key_offset;  // entry = step * query + key_offset[key], in trained positions
+  // Only when the bias is resized from a trained size: each position blends two trained ones, (1 - share) first + share second.
+  bool resized = false;
+  std::vector<int32_t> query_first, query_second, key_first, key_second;
+  std::vector<float> query_share, key_share;
+};
+Axis make_axis(int64_t queries, int64_t keys, int64_t trained_queries, int64_t trained_keys);
+
+struct Attention {
+  Dtype dtype;
+  int64_t B, H, W, M, D, P_h, P_w, window;
+  Map q, k, v, k_pool, v_pool;
+  Axis rows, cols;
+  std::vector<float> query_embedding;  // [M, D]
+  std::vector<float> softplus;         // [M]
+  std::vector<float> sigmoid;          // [M], its derivative
+  std::vector<float> local_bias;       // [M, K]
+  std::vector<float> tokens;           // [M, K, D]
+  std::vector<float> tokens_bias;      // [M, K]
+  std::vector<float> log_length;       // [w + 1, w + 1]: log(rows * cols + P) by the rows and columns of the window inside
+  // [M, U_h, row_length]: rows of the table, even entries before odd ones where queries step by 2; some slack at the end.
+  std::vector<float> table;
+  int64_t row_length, odd_start;
+
+  int64_t K() const { return window * window; }
+  int64_t P() const { return P_h * P_w; }
+};
+
+// Work is cut into strips of rows, ordered by head, image, row. What strips or workers share is accumulated apart, and added
+// up afterwards in an order that depends on the number of workers alone.
+struct AttentionGradient {
+  Map grad;                      // of the output
+  void *q, *k, *v;               // results, contiguous [B, H, W, M, D], in the dtype of the inputs
+  int64_t strips;                // of each image and head; every strip has at least w - 1 rows
+  int64_t workers;
+  std::vector<float> seams;      // [strips of all][2 sides][w - 1 rows][k, v][D][W]
+  std::vector<float> pool;       // [strips of all][k, v][P][D]
+  std::vector<float> table;      // [M + workers - 1][U_h, row_length]
+  std::vector<double> parameters;  // [M + workers - 1][K D tokens, K tokens_bias, K local_bias, D query_embedding, 1 temperature]
+
+  int64_t parameters_of_slot(const Attention& a) const { return a.K() * a.D + 2 * a.K() + a.D + 1; }
+  int64_t seam_floats(const Attention& a) const { return 2 * (a.window - 1) * 2 * a.D * a.W; }
+};
+
+struct Gate {
+  Dtype dtype;
+  int64_t B, H, W, F, window;
+  const void* x;             // [B, H, W, 2 F], pixel stride `x_stride`
+  int64_t x_b, x_y, x_x;
+  const float* weight;       // [w * w, F]
+  const float* bias;         // [F]
+  void* out;                 // [B, H, W, F]
+  // backward
+  const void* grad;          // [B, H, W, F]
+  void* grad_x;              // [B, H, W, 2 F]
+  float* grad_parameters;    // [workers, w * w + 1, F]
+};
+
+// LayerNorm (if `norm_weight`), then a product with packed weights, then GELU on columns from `gelu_from` on, then a sum
+// with `residual` (if given). Rows are channels-last pixels.
+struct NormLinear {
+  Dtype dtype;
+  int64_t rows, K, N;
+  const void* x;             // [rows, K], row stride `x_row`
+  int64_t x_row;
+  const float *norm_weight, *norm_bias;
+  float eps;
+  const float* panels;       // [ceil(N / PANEL), K, PANEL]
+  const float* bias;         // ceil(N / PANEL) * PANEL
+  int64_t gelu_from;
+  const void* residual;      // [rows, N]
+  void* out;                 // [rows, N]
+};
+
+// The mean of each bin of adaptive average pooling, float sums.
+struct Pool {
+  Dtype dtype;
+  int64_t B, H, W, C, P_h, P_w;
+  const void* x;             // [B, H, W, C], channels side by side
+  int64_t x_b, x_y, x_x;
+  void* out;                 // [B, P_h, P_w, C]
+};
+
+struct ConvGlu {
+  Dtype dtype;
+  int64_t B, H, W, C, F;
+  const void* x;             // [B, H, W, C], also the residual
+  const float *norm_weight, *norm_bias;
+  float eps;
+  const float *panels_in, *bias_in;    // C -> 2 F
+  const float *weight, *bias;          // depthwise, [9, F], [F]
+  const float *panels_out, *bias_out;  // F -> C
+  void* out;
+};
+
+struct Kernels {
+  const char* name;
+  int64_t panel;             // columns of a panel of packed weights
+  void (*attention_forward)(const Attention&, void* out, int64_t begin, int64_t end);  // rows of (b, m, i)
+  void (*attention_backward)(const Attention&, AttentionGradient&, int64_t worker);
+  void (*attention_backward_seams)(const Attention&, AttentionGradient&, int64_t begin, int64_t end);  // seams of all
+  void (*gate_forward)(const Gate&, int64_t begin, int64_t end);                       // rows of (b, i)
+  void (*gate_backward)(const Gate&, int64_t worker, int64_t workers);
+  void (*norm_linear)(const NormLinear&, int64_t begin, int64_t end);                  // rows
+  void (*pool)(const Pool&, int64_t begin, int64_t end);                               // rows of (b, p)
+  void (*conv_glu)(const ConvGlu&, int64_t begin, int64_t end);                        // rows of (b, i)
+};
+
+// Memory of the calling thread, kept between calls: at least `floats` floats, at a cache line's start, not initialised.
+float* scratch(int64_t floats);
+
+extern const Kernels baseline_kernels;
+#if defined(__x86_64__) || defined(_M_X64)
+extern const Kernels avx2_kernels;
+extern const Kernels avx512_kernels;
+#endif
+
+}  // namespace transnext

@@ -1,0 +1,152 @@
+// Vectors of VL floats in the compiler's own vector types, so that one source serves every instruction set.
+//
+// Included once by each isa_*.cpp, inside its namespace and under its target options; `VL` is set there.
+
+typedef float vf __attribute__((vector_size(VL * 4)));
+typedef int32_t vi __attribute__((vector_size(VL * 4)));
+typedef float vf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_alias));
+typedef float vf4 __attribute__((vector_size(16)));
+typedef float vf4_unaligned __attribute__((vector_size(16), aligned(4), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
+INLINE void store(float* p, vf x) { *reinterpret_cast<vf_unaligned*>(p) = x; }
+INLINE vf broadcast(float x) { return x - vf{}; }
+INLINE vi as_int(vf x) { return (vi)x; }  // the bits as they are
+INLINE vf as_float(vi x) { return (vf)x; }
+INLINE vf select(vi mask, vf yes, vf no) { return as_float((mask & as_int(yes)) | (~mask & as_int(no))); }
+// NaN in `b` is kept: comparisons with NaN are false.
+INLINE vf maximum(vf a, vf b) { return select(a > b, a, b); }
+
+INLINE float sum_lanes(vf x) {
+  float total = 0;
+  for (int i = 0; i < VL; ++i) total += x[i];
+  return total;
+}
+
+// 16-bit floats are widened to float on load and rounded to nearest even on store.
+
+INLINE float widen(float x) { return x; }
+INLINE float widen(BFloat16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.x) << 16;
+  float value;
+  __builtin_memcpy(&value, &bits, 4);
+  return value;
+}
+INLINE float widen(Half x) { return static_cast<float>(x); }
+
+INLINE void narrow(float x, float* to) { *to = x; }
+INLINE void narrow(float x, BFloat16* to) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, 4);
+  to->x = x != x ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+INLINE void narrow(float x, Half* to) { *to = Half(x); }
+
+template <class T>
+INLINE vf load_as_float(const T* p) {
+  vf x{};
+  for (int i = 0; i < VL; ++i) x[i] = widen(p[i]);
+  return x;
+}
+INLINE vf load_as_float(const float* p) { return load(p); }
+
+template <class T>
+INLINE void store_as(T* p, vf x) {
+  for (int i = 0; i < VL; ++i) narrow(x[i], p + i);
+}
+INLINE void store_as(float* p, vf x) { store(p, x); }
+
+template <class T>
+INLINE vf4 load4(const T* p) {
+  return vf4{widen(p[0]), widen(p[1]), widen(p[2]), widen(p[3])};
+}
+INLINE vf4 load4(const float* p) { return *reinterpret_cast<const vf4_unaligned*>(p); }
+
+template <class T>
+INLINE void store4(T* p, vf4 x) {
+  for (int i = 0; i < 4; ++i) narrow(x[i], p + i);
+}
+INLINE void store4(float* p, vf4 x) { *reinterpret_cast<vf4_unaligned*>(p) = x; }
+
+INLINE void transpose4(vf4& a, vf4& b, vf4& c, vf4& d) {
+  const vf4 ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const vf4 cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  a = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
+  b = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
+  c = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
+  d = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
+}
+
+// exp(x) for x <= 88, within 2 units in the last place; 0 below -87.3; NaN stays. Cephes' reduction, x = n log 2 + r.
+INLINE vf exp_nonpositive(vf x) {
+  const vf clamped = select(x < -87.3f, broadcast(-87.3f), x);
+  const vf magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const vf n = (clamped * 1.44269504088896341f + magic) - magic;
+  const vf r = clamped - n * 0.693359375f - n * -2.12194440e-4f;
+  vf p = r * 1.3888889e-3f + 8.3333333e-3f;
+  p = p * r + 4.1666667e-2f;
+  p = p * r + 1.6666667e-1f;
+  p = p * r + 0.5f;
+  p = p * r * r + r + 1.0f;
+  const vi power = (__builtin_convertvector(n, vi) + 127) << 23;
+  return select(x < -87.3f, vf{}, p * as_float(power));
+}
+
+// erf(z) = z P(z^2) / Q(z^2): our own minimax fit on |z| < 3.85, relative error 1.4e-8; +-1 beyond, as float32 has it.
+INLINE vf erf(vf z) {
+  const vf t = z * z;
+  vf p = t * 2.10826436e-06f + 2.85670091e-04f;
+  p = p * t + 3.67382696e-03f;
+  p = p * t + 5.24793801e-02f;
+  p = p * t + 1.87895593e-01f;
+  p = p * t + 1.12837915f;
+  vf q = t * 3.87315143e-05f + 1.14547140e-03f;
+  q = q * t + 1.47846877e-02f;
+  q = q * t + 1.13128046e-01f;
+  q = q * t + 4.99851009e-01f;
+  q = q * t + 1.0f;
+  const vf inner = z * p / q;
+  return select(z > 3.85f, broadcast(1.0f), select(z < -3.85f, broadcast(-1.0f), inner));
+}
+
+INLINE vf gaussian_cdf(vf x) { return 0.5f * erf(x * 0.70710678118654752f) + 0.5f; }
+INLINE vf gelu(vf x) { return x * gaussian_cdf(x); }
+
+// Calls `use` with a null pointer of the element type that `dtype` names.
+template <class Use>
+INLINE void for_dtype(Dtype dtype, const Use& use) {
+  switch (dtype) {
+    case Dtype::Float: return use(static_cast<float*>(nullptr));
+    case Dtype::BFloat16: return use(static_cast<BFloat16*>(nullptr));
+    case Dtype::Half: return use(static_cast<Half*>(nullptr));
+  }
+}
+
+template <class T>
+static void widen_row(const T* from, int64_t n, float* to) {
+  int64_t i = 0;
+  for (; i + VL <= n; i += VL) store(to + i, load_as_float(from + i));
+  for (; i < n; ++i) to[i] = widen(from[i]);
+}
+
+template <class T>
+static void narrow_row(const float* from, int64_t n, T* to) {
+  int64_t i = 0;
+  for (; i + VL <= n; i += VL) store_as(to + i, load(from + i));
+  for (; i < n; ++i) narrow(from[i], to + i);
+}
+
+// `count` pieces of `n` elements, `step` elements apart from `offset` on, to or from floats that lie side by side.
+static void widen_rows(Dtype dtype, const void* from, int64_t offset, int64_t step, int64_t count, int64_t n, float* to) {
+  for_dtype(dtype, [&](auto* type) {
+    for (int64_t i = 0; i < count; ++i) widen_row(static_cast<decltype(type)>(const_cast<void*>(from)) + offset + i * step, n, to + i * n);
+  });
+}
+
+static void narrow_rows(Dtype dtype, const float* from, int64_t count, int64_t n, void* to, int64_t offset, int64_t step) {
+  for_dtype(dtype, [&](auto* type) {
+    for (int64_t i = 0; i < count; ++i) narrow_row(from + i * n, n, static_cast<decltype(type)>(to) + offset + i * step);
+  });
+}

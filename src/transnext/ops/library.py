@@ -1,0 +1,94 @@
+"""The ops as PyTorch knows them: schemas, shapes of the results, and the compiled CPU kernels if they are there.
+
+Shape letters are those of `transnext.ops.reference`. The sizes that a bias table is made for come as four numbers, so
+that the kernels need no index. Only what `transnext.ops.backend` lets through comes here.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+LIBRARY = torch.library.Library("transnext", "DEF")
+
+_ATTENTION_ARGUMENTS = (
+    "Tensor q, Tensor k, Tensor v, Tensor k_pool, Tensor v_pool, Tensor query_embedding, Tensor temperature, "
+    "Tensor relative_pos_bias_local, Tensor learnable_tokens, Tensor learnable_bias, Tensor bias_table, "
+    "SymInt table_H, SymInt table_W, SymInt table_P_h, SymInt table_P_w"
+)
+LIBRARY.define(f"aggregated_attention({_ATTENTION_ARGUMENTS}) -> Tensor")
+LIBRARY.define(
+    f"aggregated_attention_backward(Tensor grad, {_ATTENTION_ARGUMENTS}) -> ({', '.join(['Tensor'] * 11)})",
+)
+LIBRARY.define("depthwise_conv_gelu_gate(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+LIBRARY.define(
+    "depthwise_conv_gelu_gate_backward(Tensor grad, Tensor x, Tensor weight, Tensor? bias) -> (Tensor, Tensor, Tensor)"
+)
+LIBRARY.define(
+    "norm_linear(Tensor x, Tensor? norm_weight, Tensor? norm_bias, float eps, Tensor panels, Tensor bias, "
+    "SymInt out_features, SymInt gelu_from, Tensor? residual) -> Tensor"
+)
+LIBRARY.define(
+    "conv_glu(Tensor x, Tensor norm_weight, Tensor norm_bias, float eps, Tensor panels_in, Tensor bias_in, "
+    "Tensor weight, Tensor? bias, Tensor panels_out, Tensor bias_out) -> Tensor"
+)
+LIBRARY.define("adaptive_average_pool(Tensor x, SymInt P_h, SymInt P_w) -> Tensor")
+
+
+@torch.library.register_fake("transnext::aggregated_attention", lib=LIBRARY)
+def _(q: Tensor, *_: object) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+@torch.library.register_fake("transnext::aggregated_attention_backward", lib=LIBRARY)
+def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: object) -> tuple[Tensor, ...]:
+    others = [t for t in rest if isinstance(t, Tensor)]
+    return tuple(t.new_empty(t.shape) for t in (q, k, v, *others))
+
+
+@torch.library.register_fake("transnext::depthwise_conv_gelu_gate", lib=LIBRARY)
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((*x.shape[:3], weight.shape[0]))
+
+
+@torch.library.register_fake("transnext::depthwise_conv_gelu_gate_backward", lib=LIBRARY)
+def _(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    grad_bias = weight.new_empty(0) if bias is None else bias.new_empty(bias.shape)
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), grad_bias
+
+
+@torch.library.register_fake("transnext::norm_linear", lib=LIBRARY)
+def _(
+    x: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    eps: float,
+    panels: Tensor,
+    bias: Tensor,
+    out_features: int,
+    gelu_from: int,
+    residual: Tensor | None,
+) -> Tensor:
+    return x.new_empty((*x.shape[:-1], out_features))
+
+
+@torch.library.register_fake("transnext::conv_glu", lib=LIBRARY)
+def _(x: Tensor, *_: object) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.register_fake("transnext::adaptive_average_pool", lib=LIBRARY)
+def _(x: Tensor, P_h: int, P_w: int) -> Tensor:
+    return x.new_empty((x.shape[0], P_h, P_w, x.shape[3]))
+
+
+def _load_kernels() -> ModuleType | None:
+    try:
+        return import_module("transnext.ops._cpu")
+    except ImportError:
+        return None
+
+
+CPU_KERNELS = _load_kernels()
+"""The compiled module, which registers the kernels as it is imported; None where it was not built or does not load."""
