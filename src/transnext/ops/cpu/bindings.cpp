@@ -381,6 +381,7 @@ Tensor norm_linear(Tensor x, std::optional<Tensor> norm_weight, std::optional<Te
   n.dtype = dtype_of(x, "x");
   n.K = x.size(dims - 1), n.N = out_features;
   check_panels(panels, "panels", n.N, n.K, bias, "bias");
+  STD_TORCH_CHECK(!residual || gelu_from >= out_features, "GELU and residual do not go together");
   STD_TORCH_CHECK(norm_weight.has_value() == norm_bias.has_value(), "norm_weight and norm_bias come together");
   Shape shape(x.sizes().begin(), x.sizes().end());
   shape.back() = n.N;

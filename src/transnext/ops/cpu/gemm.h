@@ -8,8 +8,41 @@ constexpr int PANEL = 2 * VL;
 constexpr int ROWS = VL == 16 ? 12 : (VL == 8 ? 6 : 4);
 constexpr int64_t K_BLOCK = 384;  // a panel's block: 24 KB with 8 lanes
 
+INLINE int64_t panels_of(int64_t N) { return (N + PANEL - 1) / PANEL; }
+
+// What becomes of a product: GELU on the columns from `gelu_from` on, then `residual` is added.
+struct Product {
+  float* out;             // [T, N], row stride `ld`
+  int64_t ld, N;
+  const float* residual;  // as `out`, or null
+  int64_t gelu_from;      // N for none
+};
+
+// The last columns of a product, where a panel is padded, or where GELU begins within a panel.
+static void finish_columns(const Product& c, const float* tile, int64_t rows, int64_t row, int64_t column) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t l = 0; l < PANEL && column + l < c.N; ++l) {
+      float value = tile[r * PANEL + l];
+      if (column + l >= c.gelu_from) value = gelu(broadcast(value))[0];
+      const int64_t place = (row + r) * c.ld + column + l;
+      c.out[place] = c.residual ? value + c.residual[place] : value;
+    }
+}
+
+// One tile over `depth` rows of the panel. `partial` keeps the tile between blocks of K: the first starts from the bias.
 template <int R>
-INLINE void multiply_tile(const float* a, int64_t lda, const float* panel, int64_t depth, vf (&acc)[R][2]) {
+static void gemm_tile(const float* a, int64_t lda, const float* panel, int64_t depth, const float* bias, float* partial,
+                      bool first, bool last, const Product& c, int64_t row, int64_t column) {
+  vf acc[R][2];
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+    acc[r][0] = load(first ? bias : partial + r * PANEL);
+    acc[r][1] = load((first ? bias : partial + r * PANEL) + VL);
+  }
+  float* out = c.out + row * c.ld + column;
+  if (last)
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) __builtin_prefetch(out + r * c.ld, 1);
   for (int64_t k = 0; k < depth; ++k) {
     const vf b0 = load(panel + k * PANEL), b1 = load(panel + k * PANEL + VL);
 #pragma GCC unroll 12
@@ -19,60 +52,61 @@ INLINE void multiply_tile(const float* a, int64_t lda, const float* panel, int64
       acc[r][1] += x * b1;
     }
   }
-}
-
-// What happens to a finished tile: `epilogue(row, column, value)` stores lanes column .. column + VL - 1 of a row.
-template <int R, class Epilogue>
-static void gemm_tile(const float* a, int64_t lda, const float* panel, int64_t depth, const float* bias, float* partial,
-                      int64_t ld_partial, bool first, bool last, int64_t row, int64_t column, const Epilogue& epilogue) {
-  vf acc[R][2];
+  const bool whole = column + PANEL <= c.N && (c.gelu_from <= column || c.gelu_from >= column + PANEL);
+  if (!last || !whole) {
 #pragma GCC unroll 12
-  for (int r = 0; r < R; ++r) {
-    acc[r][0] = first ? load(bias) : load(partial + r * ld_partial);
-    acc[r][1] = first ? load(bias + VL) : load(partial + r * ld_partial + VL);
+    for (int r = 0; r < R; ++r) {
+      store(partial + r * PANEL, acc[r][0]);
+      store(partial + r * PANEL + VL, acc[r][1]);
+    }
+    if (last) finish_columns(c, partial, R, row, column);
+    return;
   }
-  multiply_tile<R>(a, lda, panel, depth, acc);
+  if (c.residual) {
+    const float* residual = c.residual + row * c.ld + column;
 #pragma GCC unroll 12
-  for (int r = 0; r < R; ++r) {
-    if (last) {
-      epilogue(row + r, column, acc[r][0]);
-      epilogue(row + r, column + VL, acc[r][1]);
-    } else {
-      store(partial + r * ld_partial, acc[r][0]);
-      store(partial + r * ld_partial + VL, acc[r][1]);
+    for (int r = 0; r < R; ++r) {
+      acc[r][0] += load(residual + r * c.ld);
+      acc[r][1] += load(residual + r * c.ld + VL);
     }
   }
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+    store(out + r * c.ld, acc[r][0]);
+    store(out + r * c.ld + VL, acc[r][1]);
+  }
+  if (c.gelu_from <= column)
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < 2; ++v) store(out + r * c.ld + v * VL, gelu(load(out + r * c.ld + v * VL)));
 }
 
-template <int R, class Epilogue>
+template <int R>
 struct TileOfRows {
-  static void run(int64_t rows, const float* a, int64_t lda, const float* panel, int64_t depth, const float* bias,
-                  float* partial, int64_t ld_partial, bool first, bool last, int64_t row, int64_t column,
-                  const Epilogue& epilogue) {
+  template <class... Args>
+  static void run(int64_t rows, const Args&... args) {
     if (rows == R)
-      gemm_tile<R>(a, lda, panel, depth, bias, partial, ld_partial, first, last, row, column, epilogue);
+      gemm_tile<R>(args...);
     else
-      TileOfRows<R - 1, Epilogue>::run(rows, a, lda, panel, depth, bias, partial, ld_partial, first, last, row, column,
-                                       epilogue);
+      TileOfRows<R - 1>::run(rows, args...);
   }
 };
-template <class Epilogue>
-struct TileOfRows<0, Epilogue> {
-  static void run(int64_t, const float*, int64_t, const float*, int64_t, const float*, float*, int64_t, bool, bool, int64_t,
-                  int64_t, const Epilogue&) {}
+template <>
+struct TileOfRows<0> {
+  template <class... Args>
+  static void run(int64_t, const Args&...) {}
 };
 
-// `bias` has ceil(N / PANEL) * PANEL entries. `scratch` holds T * PANEL floats. The epilogue sees columns up to that many.
-template <class Epilogue>
-static void gemm(const float* a, int64_t lda, int64_t T, int64_t K, const float* panels, int64_t num_panels,
-                 const float* bias, float* scratch, const Epilogue& epilogue) {
+// `bias` has a whole number of panels of entries; `scratch` holds round_up(T, ROWS) * PANEL floats.
+// GELU and residual are not wanted together anywhere, and are not combined here.
+static void gemm(const float* a, int64_t lda, int64_t T, int64_t K, const float* panels, const float* bias, float* scratch,
+                 const Product& c) {
   const int64_t blocks = std::max<int64_t>(1, (K + K_BLOCK - 1) / K_BLOCK), block = (K + blocks - 1) / blocks;
-  for (int64_t n = 0; n < num_panels; ++n)
+  for (int64_t n = 0; n < panels_of(c.N); ++n)
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t k = b * block, depth = std::min(block, K - k);
       const float* panel = panels + (n * K + k) * PANEL;
       for (int64_t t = 0; t < T; t += ROWS)
-        TileOfRows<ROWS, Epilogue>::run(std::min<int64_t>(ROWS, T - t), a + t * lda + k, lda, panel, depth, bias + n * PANEL,
-                                        scratch + t * PANEL, PANEL, b == 0, b == blocks - 1, t, n * PANEL, epilogue);
+        TileOfRows<ROWS>::run(std::min<int64_t>(ROWS, T - t), a + t * lda + k, lda, panel, depth, bias + n * PANEL,
+                              scratch + t * PANEL, b == 0, b == blocks - 1, c, t, n * PANEL);
     }
 }
