@@ -9,6 +9,7 @@ import timm
 import tyro
 
 from transnext.bench.workload import DtypeName, Mode, Workload, is_ours
+from transnext.ops import Backend
 
 MIN_SIDE = 32
 """Shortest side of an image, pixels."""
@@ -32,6 +33,8 @@ class BenchConfig:
     """Arithmetic: float32, or autocast to bfloat16 or float16."""
     mode: tuple[Mode, ...] = ("extrapolate",)
     """How the models of this package follow the image size; with several, each of them is measured in each."""
+    backend: tuple[Backend, ...] = ("auto",)
+    """Which implementation of the ops the models of this package run; with several, each is measured with each."""
     rounds: int | None = None
     """Calls of each model at each size; by default what fits about 20 seconds, 8 to 100."""
     threads: int | None = None
@@ -47,7 +50,8 @@ class BenchConfig:
         """Refuses what cannot be measured."""
         if not self.models:
             raise ValueError("no model is given: transnext bench MODEL ...")
-        for values, name in ((self.models, "model"), (self.sizes, "size"), (self.mode, "mode")):
+        several = ((self.models, "model"), (self.sizes, "size"), (self.mode, "mode"), (self.backend, "backend"))
+        for values, name in several:
             twice = [value for i, value in enumerate(values) if value in values[:i]]
             if twice:
                 raise ValueError(f"{name} {twice[0]!r} is given twice")
@@ -55,15 +59,17 @@ class BenchConfig:
             check_model_name(model)
         for size in self.sizes:
             parse_size(size)
-        for name in ("sizes", "mode"):
+        for name in ("sizes", "mode", "backend"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty: give at least one")
         for name in ("batch_size", "rounds", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: expected at least 1")
-        if self.mode != ("extrapolate",) and not any(map(is_ours, self.models)):
-            raise ValueError(f"mode is {' '.join(self.mode)}, but only models named transnext_* have modes")
+        for name, usual in (("mode", "extrapolate"), ("backend", "auto")):
+            values = getattr(self, name)
+            if values != (usual,) and not any(map(is_ours, self.models)):
+                raise ValueError(f"{name} is {' '.join(values)}, but only models named transnext_* have {name}s")
 
     def workloads(self, device: str) -> list[list[Workload]]:
         """What is measured, one list for each size; those of a list in turn.
@@ -76,6 +82,7 @@ class BenchConfig:
                 Workload(
                     model=model,
                     mode=mode,
+                    backend=backend,
                     size=parse_size(size),
                     batch_size=self.batch_size,
                     features=self.features,
@@ -87,6 +94,7 @@ class BenchConfig:
                 )
                 for model in self.models
                 for mode in (self.mode if is_ours(model) else (None,))
+                for backend in (self.backend if is_ours(model) else (None,))
             ]
             for size in self.sizes
         ]

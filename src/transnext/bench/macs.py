@@ -15,12 +15,13 @@ def count_macs(workload: Workload) -> float:
     """Multiply-adds of the matrix products and convolutions for one image, backward included when training.
 
     They are counted at batch size 1 on PyTorch's meta device, where nothing is computed and every operation is in its
-    plain form; a model that cannot run there is counted in a real call.
+    plain form; a model that cannot run there is counted in a real call. The fused ops of this package have no formula,
+    so its models run the reference.
 
     Raises:
         Exception: The model cannot take the size.
     """
-    one = replace(workload, batch_size=1, dtype="float32", compile=False, channels_last=False)
+    one = replace(workload, backend="reference", batch_size=1, dtype="float32", compile=False, channels_last=False)
     try:
         return _count(one, "meta")
     except (NotImplementedError, RuntimeError):

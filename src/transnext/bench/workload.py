@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transnext.models import TransNeXt
+from transnext.ops import Backend
 
 Mode = Literal["extrapolate", "interpolate", "linear"]
 DtypeName = Literal["float32", "bfloat16", "float16"]
@@ -30,6 +31,8 @@ class Workload:
     """Height and width of the images, pixels."""
     mode: Mode | None = None
     """How a model of this package follows the size; None for other models."""
+    backend: Backend | None = None
+    """Which implementation of the ops a model of this package runs; None for other models."""
     batch_size: int = 1
     """Images in a call."""
     features: bool = False
@@ -47,8 +50,9 @@ class Workload:
 
     @property
     def label(self) -> str:
-        """Name of the row or line: the model, with its mode where that is not the usual one."""
-        return self.model if self.mode in (None, "extrapolate") else f"{self.model} {self.mode}"
+        """Name of the row or line: the model, with its mode and back-end where they are not the usual ones."""
+        unusual = [name for name in (self.mode, self.backend) if name not in (None, "extrapolate", "auto")]
+        return " ".join([self.model, *unusual])
 
     def build(self) -> nn.Module:
         """The model with random weights, on the device, in train or eval mode.
@@ -64,6 +68,7 @@ class Workload:
         for part in model.modules():
             if isinstance(part, TransNeXt):
                 _set_mode(part, self.mode or "extrapolate")
+                part.backend = self.backend or "auto"
         model = model.to(self.device).train(self.train)
         if self.channels_last:
             model = model.to(memory_format=torch.channels_last)

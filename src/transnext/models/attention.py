@@ -18,8 +18,27 @@ from transnext.models.weight_cache import WeightCache
 from transnext.ops import Backend, aggregated_attention, expand_bias_table
 from transnext.ops.reference import NORM_EPS
 
+PLAIN_TENSORS: tuple[type, ...] = (Tensor, nn.Parameter)
+
 INITIAL_TEMPERATURE = math.log(math.exp(1 / 0.24) - 1)
 """Makes `softplus(temperature)` start at 1 / 0.24."""
+
+
+def is_untouched(module: nn.Module | None, kind: type[nn.Module]) -> bool:
+    """Whether calling `module` does what its class says: nobody replaced, patched, wrapped or hooked it.
+
+    Args:
+        module: One of ours.
+        kind: Its class; subclasses, such as parametrised ones, do not count.
+    """
+    if type(module) is not kind or module._forward_hooks or module._forward_pre_hooks:
+        return False
+    return "forward" not in module.__dict__
+
+
+def global_hooks() -> bool:
+    """Whether hooks watch the calls of all modules."""
+    return bool(nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks)
 
 
 class Mixer(nn.Module):
@@ -78,12 +97,25 @@ class Mixer(nn.Module):
                 self.cpb_fc1, self.cpb_fc2, like, size, key_size, trained_key_size, self.geometry, self.bias_mode
             )
 
-        weights = (self.cpb_fc1.weight, self.cpb_fc1.bias, self.cpb_fc2.weight, self.cpb_fc2.bias)
-        changing = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if changing or any(type(t) not in (Tensor, nn.Parameter) for t in (like, *weights)):
+        if self.training or torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) is not Tensor:
+            return build()
+        layers = (self.cpb_fc1, self.cpb_fc2)
+        if not all(is_untouched(layer, nn.Linear) for layer in layers) or global_hooks():
+            return build()
+        weights = [p for layer in layers for p in layer._parameters.values()]
+        wanted = torch.is_grad_enabled()
+        if any(type(p) not in PLAIN_TENSORS or (wanted and p.requires_grad) for p in weights) or len(weights) != 4:
             return build()
         # Computed once for each size and set of weights.
-        return self.tables.get((size, key_size, trained_key_size, self.bias_mode), weights, build)
+        kind = like.device.type
+        precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        key = (size, key_size, trained_key_size, self.geometry, self.bias_mode, precision)
+        return self.tables.get(key, weights, build)
+
+    def train(self, mode: bool = True) -> "Mixer":
+        """Sets the mode, and forgets what was derived from the weights: `weight.data` may have been written to."""
+        self.tables.clear()
+        return super().train(mode)
 
     def extra_repr(self) -> str:
         """Shown by `print(model)`."""
@@ -172,7 +204,11 @@ class AggregatedAttention(Mixer):
             `k`, `v`: `[B, H, W, M, D]`; `k_pool`, `v_pool`: `[B, P_h, P_w, M, D]`.
         """
         k, v = _split_heads(self.kv(x), 2, self.num_heads)
-        z = F.gelu(F.linear(x, self.sr.weight.flatten(1), self.sr.bias))
+        if is_untouched(self.sr, nn.Conv2d):
+            z = F.linear(x, self.sr.weight.flatten(1), self.sr.bias)
+        else:
+            z = self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        z = F.gelu(z)
         k_pool, v_pool = _split_heads(
             self.kv(self.norm(_pool(z, self.pool_size((x.shape[1], x.shape[2]))))), 2, self.num_heads
         )

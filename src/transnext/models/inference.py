@@ -3,13 +3,22 @@
 The modules stay what they are, and whoever changes, wraps or hooks one of them gets the plain path, which calls it.
 """
 
-from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
-from transnext.models.attention import AggregatedAttention, GlobalCosineAttention, Mixer, aggregate, attend_globally
+from transnext.models.attention import (
+    PLAIN_TENSORS,
+    AggregatedAttention,
+    GlobalCosineAttention,
+    aggregate,
+    attend_globally,
+    global_hooks,
+    is_untouched,
+)
 from transnext.ops.backend import why_not_fused
 from transnext.ops.fused import (
     Norm,
@@ -31,53 +40,55 @@ def why_not_one_pass(block: "Block", x: Tensor) -> str | None:
         return "the network is being traced"
     if block.training:
         return "the network is in training mode"
-    if "reference" in (block.attn.backend, block.mlp.dwconv.backend):
+    attn, mlp = block.attn, block.mlp
+    if attn.backend == "reference" or mlp.dwconv.backend == "reference":
         return 'backend is "reference"'
     why_not = why_not_fused((x,))
     if why_not is not None:
         return why_not
-    if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in block.parameters())):
+    gradients = torch.is_grad_enabled()
+    if gradients and x.requires_grad:
         return "gradients are wanted"
-    if torch.is_autocast_enabled("cpu") and has_16_bit_products():
+    if has_16_bit_products(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype):
         return "this processor multiplies 16-bit matrices faster than the kernels multiply 32-bit ones"
-    for module, kind in _expected_modules(block):
-        if type(module) is not kind or module._forward_hooks or module._forward_pre_hooks:
-            return f"a {kind.__name__} of the block was replaced or has hooks"
-    if nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks:
+    if global_hooks():
         return "global hooks watch the modules"
-    if any(p.device != x.device or p.dtype == torch.float64 for p in block.parameters()):
-        return "parameters are float64 or on another device"
+    for parent in (block, attn, mlp):
+        parts = _parts_of_classes().get(type(parent))
+        if parts is None:
+            return f"{type(parent).__name__} is not a class of this package"
+        for name, kinds, num_parameters in parts:
+            part = parent._modules.get(name) if name else parent
+            kind = type(part)
+            if part is None or kind not in kinds or not is_untouched(part, kind):
+                return f"{name or 'forward'} of a {type(parent).__name__} was replaced, patched or has hooks"
+            if part.training:
+                return "a part of the network is in training mode"
+            parameters = part._parameters.values()
+            if len(parameters) != num_parameters:
+                return f"{name or type(parent).__name__} keeps its weights elsewhere"
+            for p in parameters:
+                if p is None:
+                    continue
+                if type(p) not in PLAIN_TENSORS or not p.is_cpu or p.dtype == torch.float64:
+                    return "a parameter is float64, a tensor subclass or on another device"
+                if gradients and p.requires_grad:
+                    return "gradients are wanted"
     return None
 
 
-def has_16_bit_products() -> bool:
-    """Whether the processor has instructions for bfloat16 matrix products (AVX-512 BF16 or AMX)."""
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+def has_16_bit_products(dtype: torch.dtype = torch.bfloat16) -> bool:
+    """Whether the processor has instructions for matrix products of a 16-bit dtype (AVX-512 BF16 or AMX).
+
+    Args:
+        dtype: Of the factors; False for all but bfloat16 and float16.
+    """
+    checks: tuple[str, ...] = ()
+    if dtype == torch.bfloat16:
+        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    elif dtype == torch.float16:
+        checks = ("_is_amx_fp16_supported",)
     return any(getattr(torch.cpu, name, bool)() for name in checks)
-
-
-def _expected_modules(block: "Block") -> Iterator[tuple[nn.Module, type[nn.Module]]]:
-    from transnext.models.layers import ConvGLU, DepthwiseGate
-
-    attn, mlp = block.attn, block.mlp
-    yield block.norm1, nn.LayerNorm
-    yield block.norm2, nn.LayerNorm
-    yield attn.proj, nn.Linear
-    if isinstance(attn, AggregatedAttention):
-        yield attn, AggregatedAttention
-        yield attn.q, nn.Linear
-        yield attn.kv, nn.Linear
-        yield attn.sr, nn.Conv2d
-        yield attn.norm, nn.LayerNorm
-    elif isinstance(attn, GlobalCosineAttention):
-        yield attn, GlobalCosineAttention
-        yield attn.qkv, nn.Linear
-    else:
-        yield attn, Mixer  # one of the user's own
-    yield mlp, ConvGLU
-    yield mlp.fc1, nn.Linear
-    yield mlp.dwconv, DepthwiseGate
-    yield mlp.fc2, nn.Linear
 
 
 def run_block(block: "Block", x: Tensor) -> Tensor:
@@ -90,7 +101,7 @@ def run_block(block: "Block", x: Tensor) -> Tensor:
         x = _mix_globally(block, attn, x)
     mlp = block.mlp
     norm, fc1, fc2 = block.packed.get(
-        ("mlp", panel_width()),
+        ("mlp", panel_width(), block.norm2.eps),
         _weights_of(block.norm2, mlp.fc1, mlp.fc2),
         lambda: (_norm(block.norm2), _pack(mlp.fc1), _pack(mlp.fc2)),
     )
@@ -99,7 +110,7 @@ def run_block(block: "Block", x: Tensor) -> Tensor:
 
 def _mix_aggregated(block: "Block", attn: AggregatedAttention, x: Tensor) -> Tensor:
     norm, projections, pool_norm, kv, proj = block.packed.get(
-        ("attn", panel_width()),
+        ("attn", panel_width(), block.norm1.eps, attn.norm.eps),
         _weights_of(block.norm1, attn.q, attn.kv, attn.sr, attn.norm, attn.proj),
         lambda: (
             _norm(block.norm1),
@@ -121,7 +132,7 @@ def _mix_aggregated(block: "Block", attn: AggregatedAttention, x: Tensor) -> Ten
 
 def _mix_globally(block: "Block", attn: GlobalCosineAttention, x: Tensor) -> Tensor:
     norm, qkv, proj = block.packed.get(
-        ("attn", panel_width()),
+        ("attn", panel_width(), block.norm1.eps),
         _weights_of(block.norm1, attn.qkv, attn.proj),
         lambda: (_norm(block.norm1), _pack(attn.qkv), _pack(attn.proj)),
     )
@@ -145,4 +156,37 @@ def _pack(*linears: nn.Linear | nn.Conv2d) -> PackedLinear:
 
 def _weights_of(*modules: nn.Module) -> list[Tensor]:
     """The weights and biases, those directly in the modules."""
-    return [p for module in modules for p in module.parameters(recurse=False)]
+    return [p for module in modules for p in module._parameters.values() if p is not None]
+
+
+@cache
+def _parts_of_classes() -> dict[type[nn.Module], list[tuple[str, tuple[type[nn.Module], ...], int]]]:
+    """What modules that one pass stands for consist of: name of a part, "" for itself, its classes and parameters."""
+    from transnext.models.layers import Block, ConvGLU, DepthwiseGate
+
+    def norm(name: str) -> tuple[str, tuple[type[nn.Module], ...], int]:
+        return name, (nn.LayerNorm,), 2
+
+    def linear(name: str) -> tuple[str, tuple[type[nn.Module], ...], int]:
+        return name, (nn.Linear,), 2
+
+    of_mixers = [linear("cpb_fc1"), linear("cpb_fc2"), linear("proj"), ("proj_drop", (nn.Dropout,), 0)]
+    return {
+        Block: [norm("norm1"), norm("norm2"), ("drop_path", (nn.Identity, DropPath), 0)],
+        AggregatedAttention: [
+            ("", (AggregatedAttention,), 5),
+            *of_mixers,
+            linear("q"),
+            linear("kv"),
+            ("sr", (nn.Conv2d,), 2),
+            norm("norm"),
+        ],
+        GlobalCosineAttention: [("", (GlobalCosineAttention,), 2), *of_mixers, linear("qkv")],
+        ConvGLU: [
+            ("", (ConvGLU,), 0),
+            linear("fc1"),
+            ("dwconv", (DepthwiseGate,), 2),
+            linear("fc2"),
+            ("drop", (nn.Dropout,), 0),
+        ],
+    }

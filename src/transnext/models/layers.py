@@ -134,3 +134,8 @@ class Block(nn.Module):
             return run_block(self, x)
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def train(self, mode: bool = True) -> "Block":
+        """Sets the mode, and forgets what was derived from the weights: `weight.data` may have been written to."""
+        self.packed.clear()
+        return super().train(mode)

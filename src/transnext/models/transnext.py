@@ -235,15 +235,6 @@ class TransNeXt(nn.Module):
             if isinstance(module, Mixer | DepthwiseGate):
                 module.backend = backend
 
-    def train(self, mode: bool = True) -> "TransNeXt":
-        """Sets the mode, and forgets what was derived from the weights: `weight.data` may have been written to."""
-        for module in self.modules():
-            if isinstance(module, Block):
-                module.packed.clear()
-            elif isinstance(module, Mixer):
-                module.tables.clear()
-        return super().train(mode)
-
     # Weights
 
     def init_weights(self, needs_reset: bool = True) -> None:

@@ -13,8 +13,8 @@ class WeightCache:
     """Remembers values that were computed from weights, one for each key, until a weight changes.
 
     A change is seen by PyTorch's version counters, which count every in-place update (optimisers, `load_state_dict`,
-    `copy_`), and by the memory that a weight lies in. Changes through `weight.data` are hidden from both: call `clear`,
-    as `train()` and `eval()` of the model do.
+    `copy_`), and by the memory that a weight lies in. What writes into that memory past PyTorch (`weight.data.copy_`,
+    NumPy arrays that share it) is hidden from both: call `clear`, as `train()` and `eval()` of the model do.
 
     It keeps the memory of the weights that entries were made from, so that no other tensor can take its place unseen.
     Copies and pickles of it are empty. Threads may share it.

@@ -22,6 +22,9 @@ static void load_transposed(const T* from, int64_t step, int64_t count, int64_t 
   int64_t i = 0;
   for (; i + 4 <= count; i += 4) {
     const T* p = from + i * step;
+    // Pixels are far apart, in a pattern that the processor does not foresee.
+    for (int64_t k = 8; k < 12; ++k)
+      for (int64_t line = 0; line < D; line += static_cast<int64_t>(64 / sizeof(T))) __builtin_prefetch(p + k * step + line);
     int64_t d = 0;
     for (; d + 4 <= D; d += 4) {
       vf4 a = load4(p + d), b = load4(p + step + d), c = load4(p + 2 * step + d), e = load4(p + 3 * step + d);
@@ -122,11 +125,15 @@ template <int QV, class Start>
 static void dots(const float* x, const float* y, int64_t N, int64_t D, float* result, const Start& start) {
   constexpr int TQ = QV * VL;
   int64_t n = 0;
-  for (; n + KEY_BLOCK <= N; n += KEY_BLOCK)
-    dot_block<KEY_BLOCK, QV>(x, y + n * D, D, result + n * TQ, [&](int i, int v) { return start(n + i, v); });
-  for (; n + 3 <= N; n += 3)
-    dot_block<3, QV>(x, y + n * D, D, result + n * TQ, [&](int i, int v) { return start(n + i, v); });
-  for (; n < N; ++n) dot_block<1, QV>(x, y + n * D, D, result + n * TQ, [&](int, int v) { return start(n, v); });
+  const auto from_n = [&](int i, int v) __attribute__((always_inline)) { return start(n + i, v); };
+  for (; n + KEY_BLOCK <= N; n += KEY_BLOCK) dot_block<KEY_BLOCK, QV>(x, y + n * D, D, result + n * TQ, from_n);
+  switch (N - n) {
+    case 5: return dot_block<5, QV>(x, y + n * D, D, result + n * TQ, from_n);
+    case 4: return dot_block<4, QV>(x, y + n * D, D, result + n * TQ, from_n);
+    case 3: return dot_block<3, QV>(x, y + n * D, D, result + n * TQ, from_n);
+    case 2: return dot_block<2, QV>(x, y + n * D, D, result + n * TQ, from_n);
+    case 1: return dot_block<1, QV>(x, y + n * D, D, result + n * TQ, from_n);
+  }
 }
 
 // result[d][lanes] = sum_n weights[n][lanes] * y[n][d], in blocks of channels.
@@ -206,11 +213,18 @@ struct BiasReader {
   const Attention& a;
   const float* table;   // of the head
   float* blended;       // [P_h][row_length] where rows are resized
+  const float** keys;   // [P]: bias of query column 0 and each key, unless columns are resized
   int64_t i = 0;
 
-  void start_row(int64_t row) {
-    i = row;
-    if (!a.rows.resized) return;
+  void start_row(int64_t query_row) {
+    i = query_row;
+    if (a.rows.resized) blend_rows();
+    if (a.cols.resized) return;
+    for (int64_t y = 0; y < a.P_h; ++y)
+      for (int64_t x = 0; x < a.P_w; ++x) keys[y * a.P_w + x] = row(y) + column(x);
+  }
+
+  void blend_rows() {
     const Axis& axis = a.rows;
     const float share_q = axis.query_share[i];
     for (int64_t p = 0; p < a.P_h; ++p) {
@@ -241,9 +255,8 @@ struct BiasReader {
     return a.cols.step == 1 ? offset : (offset % 2) * a.odd_start + offset / 2;
   }
 
-  // Bias of the queries j .. j + VL - 1 and pooled column `p`.
-  vf lanes(const float* table_row, int64_t p, int64_t j) const {
-    if (!a.cols.resized) return load(table_row + column(p) + j);
+  // Bias of the queries j .. j + VL - 1 and pooled column `p`, when columns are resized.
+  vf resized_lanes(const float* table_row, int64_t p, int64_t j) const {
     const Axis& axis = a.cols;
     const float share_k = axis.key_share[p];
     const float *first = table_row + axis.key_offset[axis.key_first[p]], *second = table_row + axis.key_offset[axis.key_second[p]];
@@ -266,7 +279,9 @@ struct Workspace {
   float *logits;                // [K + P][TQ]: local ones first
   float *token_weights;         // [K][TQ]
   float *blended;               // [P_h][row_length]
-  float *inverse_length, *scale, *length;  // [TQ]
+  const float** bias_keys;         // [P]
+  float *inverse_length, *length;  // [TQ]
+  float* scale;                 // [W + TQ]: softplus(temperature) log(L) of a row of queries
 
   static constexpr int TQ = 2 * VL;
 
@@ -292,9 +307,10 @@ struct Workspace {
     logits = take((a.K() + a.P()) * TQ);
     token_weights = take(a.K() * TQ);
     blended = take(a.rows.resized ? a.P_h * a.row_length : 0);
+    bias_keys = reinterpret_cast<const float**>(take(a.P() * static_cast<int64_t>(sizeof(float*) / sizeof(float))));
     inverse_length = take(TQ);
-    scale = take(TQ);
     length = take(TQ);
+    scale = take(a.W + TQ);
     return used;
   }
 };
@@ -303,7 +319,14 @@ INLINE int64_t inside(int64_t centre, int64_t r, int64_t size) {
   return std::min(centre + r, size - 1) - std::max<int64_t>(centre - r, 0) + 1;
 }
 
-// Calls `use(n, slot, dx)` for every position of the window around row i.
+// The scale of the queries of row i.
+static void fill_scale(const Attention& a, int64_t m, int64_t i, float* scale) {
+  const int64_t r = a.window / 2, rows_inside = inside(i, r, a.H);
+  for (int64_t x = 0; x < a.W + Workspace::TQ; ++x)
+    scale[x] = a.softplus[m] * a.log_length[rows_inside * (a.window + 1) + inside(std::min(x, a.W - 1), r, a.W)];
+}
+
+// Calls `use(n, slot)` for every row of the window around row i; its first position is n.
 template <class Use>
 INLINE void for_window_rows(const Attention& a, int64_t i, const Use& use) {
   for (int64_t dy = 0; dy < a.window; ++dy) use(dy * a.window, slot_of(i + dy - a.window / 2, a.window));
@@ -390,14 +413,9 @@ static void softmax_tile(const Attention& a, Workspace& s, const BiasReader& bia
   const int64_t K = a.K(), P = a.P(), D = a.D, r = a.window / 2;
   if (count < TQ) std::fill_n(s.qn, D * TQ, 0.0f);
   load_transposed(a.dtype, a.q.data, place(a.q, b, i, j, m), a.q.x, count, D, s.qn, TQ);
-  const int64_t rows_inside = inside(i, r, a.H);
-  for (int64_t l = 0; l < TQ; ++l) {
-    const int64_t x = std::min(j + l, a.W - 1);
-    s.scale[l] = a.softplus[m] * a.log_length[rows_inside * (a.window + 1) + inside(x, r, a.W)];
-  }
 #pragma GCC unroll 2
   for (int v = 0; v < QV; ++v) {
-    const vf length = column_length(s.qn + v * VL, TQ, D), inverse = inverse_length(length), scale = load(s.scale + v * VL);
+    const vf length = column_length(s.qn + v * VL, TQ, D), inverse = inverse_length(length), scale = load(s.scale + j + v * VL);
     store(s.length + v * VL, length);
     store(s.inverse_length + v * VL, inverse);
     for (int64_t d = 0; d < D; ++d) {
@@ -418,15 +436,19 @@ static void softmax_tile(const Attention& a, Workspace& s, const BiasReader& bia
     }
 #pragma GCC unroll 2
     for (int v = 0; v < QV; ++v) store(row + v * VL, load(row + v * VL) + a.local_bias[m * K + n]);
-    if (at_edge)
-      for (int64_t l = 0; l < TQ; ++l)
-        if (j + l + dx < 0 || j + l + dx >= a.W) row[l] = -INFINITY;
+    if (!at_edge) continue;
+    for (int64_t l = 0; l < std::min<int64_t>(TQ, -dx - j); ++l) row[l] = -INFINITY;
+    for (int64_t l = std::max<int64_t>(0, a.W - dx - j); l < TQ; ++l) row[l] = -INFINITY;
   }
-  for (int64_t y = 0; y < a.P_h; ++y) {
-    const float* table_row = bias.row(y);
-    dots<QV>(s.qs, s.pool_k + y * a.P_w * D, a.P_w, D, s.logits + (K + y * a.P_w) * TQ,
-             [&](int64_t p, int v) { return bias.lanes(table_row, p, j + v * VL); });
-  }
+  if (a.cols.resized)
+    for (int64_t y = 0; y < a.P_h; ++y) {
+      const float* table_row = bias.row(y);
+      dots<QV>(s.qs, s.pool_k + y * a.P_w * D, a.P_w, D, s.logits + (K + y * a.P_w) * TQ,
+               [&](int64_t p, int v) { return bias.resized_lanes(table_row, p, j + v * VL); });
+    }
+  else
+    dots<QV>(s.qs, s.pool_k, P, D, s.logits + K * TQ,
+             [&](int64_t p, int v) __attribute__((always_inline)) { return load(bias.keys[p] + j + v * VL); });
 
 #pragma GCC unroll 2
   for (int v = 0; v < QV; ++v) {
@@ -483,10 +505,11 @@ static void attention_forward(const Attention& a, void* out, int64_t begin, int6
     const int64_t last = std::min(a.H, first + end - unit);
     load_pool(a, b, m, s.pool_k, s.pool_v);
     for (int64_t y = first - r; y < first + r; ++y) load_ring_row(a, s.ring, b, m, y);
-    BiasReader bias{a, a.table.data() + m * a.rows.entries * a.row_length, s.blended};
+    BiasReader bias{a, a.table.data() + m * a.rows.entries * a.row_length, s.blended, s.bias_keys};
     for (int64_t i = first; i < last; ++i) {
       load_ring_row(a, s.ring, b, m, i + r);
       bias.start_row(i);
+      fill_scale(a, m, i, s.scale);
       for_tiles(
           a.W, [&](int64_t j) { forward_tile<2>(a, s, bias, out, b, m, i, j); },
           [&](int64_t j) { forward_tile<1>(a, s, bias, out, b, m, i, j); });

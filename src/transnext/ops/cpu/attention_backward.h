@@ -228,7 +228,7 @@ static void backward_tile(const Attention& a, const AttentionGradient& grads, Ba
 #pragma GCC unroll 2
   for (int v = 0; v < QV; ++v) {
     const int64_t at_v = v * VL;
-    const vf scale = load(s.scale + at_v), inverse = load(s.inverse_length + at_v);
+    const vf scale = load(s.scale + j + at_v), inverse = load(s.inverse_length + at_v);
     vf along{}, of_scale{};
     for (int64_t d = 0; d < D; ++d) {
       const vf qn = load(s.qn + d * TQ + at_v), grad_qs = load(s.grad_qs + d * TQ + at_v);
@@ -346,10 +346,11 @@ static void attention_backward(const Attention& a, AttentionGradient& grads, int
 
     load_pool(a, b, m, s.pool_k, s.pool_v);
     for (int64_t y = rows.first - r; y < rows.first + r; ++y) load_ring_row(a, s.ring, b, m, y);
-    BiasReader bias{a, a.table.data() + m * a.rows.entries * a.row_length, s.blended};
+    BiasReader bias{a, a.table.data() + m * a.rows.entries * a.row_length, s.blended, s.bias_keys};
     for (int64_t i = rows.first; i < rows.last; ++i) {
       load_ring_row(a, s.ring, b, m, i + r);
       bias.start_row(i);
+      fill_scale(a, m, i, s.scale);
       if (a.rows.resized) std::fill_n(s.grad_blended, a.P_h * a.row_length, 0.0f);
       for_tiles(
           a.W, [&](int64_t j) { backward_tile<2>(a, grads, s, bias, grad_table, b, m, i, j); },
