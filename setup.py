@@ -43,7 +43,6 @@ def extension_modules() -> dict[str, object]:
             *flags,
             *sanitize,
             "-fvisibility=hidden",
-            "-DPy_LIMITED_API=0x030a0000",
             "-DTORCH_TARGET_VERSION=0x020a000000000000",
         ],
         extra_link_args=sanitize,

@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "engine": {"models", "data", "tasks", "explain", "report", "atomic"},
     "predict": {"data", "tasks", "explain"},
     "demo": {"data", "engine", "predict"},
-    "cli": {"models", "data", "tasks", "engine", "explain", "predict", "version"},
+    "bench": {"models", "ops", "atomic", "version"},
+    "cli": {"ops", "models", "data", "tasks", "engine", "explain", "predict", "bench", "version"},
     "__init__": {"models", "engine", "predict", "version"},
     "__main__": {"cli"},
 }

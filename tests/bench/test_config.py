@@ -30,7 +30,10 @@ def test_sizes() -> None:
         ({"batch_size": 0}, "batch_size is 0"),
         ({"rounds": 0}, "rounds is 0"),
         ({"threads": -1}, "threads is -1"),
-        ({"models": ("resnet10t",), "mode": ("linear",)}, r"only models named transnext_\*"),
+        ({"models": ("resnet10t",), "mode": ("linear",)}, r"only models named transnext_\* have modes"),
+        ({"backend": ()}, "backend is empty"),
+        ({"backend": ("auto", "auto")}, "backend 'auto' is given twice"),
+        ({"models": ("resnet10t",), "backend": ("reference",)}, r"only models named transnext_\* have backends"),
     ],
 )
 def test_mistakes_are_named(options: dict[str, object], message: str) -> None:
@@ -49,3 +52,18 @@ def test_modes_are_of_our_models_alone() -> None:
     assert [workload.mode for workload in small] == ["extrapolate", "linear", None]
     assert {workload.size for workload in large} == {(96, 64)}
     assert {workload.batch_size for workload in small + large} == {3}
+
+
+def test_backends_are_of_our_models_alone() -> None:
+    config = BenchConfig(
+        models=("transnext_pico", "resnet10t"), mode=("extrapolate", "linear"), backend=("auto", "reference")
+    )
+    (workloads,) = config.workloads("cpu")
+    assert [workload.label for workload in workloads] == [
+        "transnext_pico",
+        "transnext_pico reference",
+        "transnext_pico linear",
+        "transnext_pico linear reference",
+        "resnet10t",
+    ]
+    assert [workload.backend for workload in workloads] == ["auto", "reference", "auto", "reference", None]

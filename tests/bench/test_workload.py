@@ -31,7 +31,9 @@ def test_training_takes_three_times_the_multiply_adds(model: str) -> None:
 
 def test_multiply_adds_do_not_depend_on_how_they_are_run() -> None:
     plain = Workload(model="transnext_pico", size=(64, 96))
-    other = Workload(model="transnext_pico", size=(64, 96), batch_size=5, dtype="bfloat16", channels_last=True)
+    other = Workload(
+        model="transnext_pico", size=(64, 96), batch_size=5, backend="fused", dtype="bfloat16", channels_last=True
+    )
     assert count_macs(plain) == count_macs(other)
 
 
@@ -48,6 +50,14 @@ def test_modes_are_set(features: bool) -> None:
     resized = inner(Workload(model="transnext_pico", size=(64, 64), mode="interpolate", features=features).build())
     assert resized.bias_mode == "interpolate"
     assert resized.fixed_pool_size is None
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_backends_are_set(features: bool) -> None:
+    for backend in (None, "auto", "reference", "fused"):
+        workload = Workload(model="transnext_pico", size=(64, 64), backend=backend, features=features)
+        assert inner(workload.build()).backend == (backend or "auto")
+    assert not hasattr(Workload(model="resnet10t", size=(64, 64)).build(), "backend")
 
 
 def test_inference_is_in_eval_mode_without_gradients() -> None:

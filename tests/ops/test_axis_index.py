@@ -54,7 +54,8 @@ def smooth(rows: Tensor, cols: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("size", "bins"), AXES)
 def test_offsets_are_those_of_pooled_coordinates(size: int, bins: int) -> None:
-    offsets, taps, weight = axis_index(size, bins)
+    offsets, taps, weight, table_size = axis_index(size, bins)
+    assert table_size == (size, bins)
     assert weight is None
     assert offsets.dtype == torch.float64
     assert taps.dtype == torch.int64
@@ -162,4 +163,4 @@ def test_log_spacing() -> None:
 
 def test_device_of_the_index() -> None:
     for axis in (axis_index(6, 3, device="meta"), axis_index(6, 3, trained_queries=4, trained_keys=2, device="meta")):
-        assert all(t.device.type == "meta" for t in axis if t is not None)
+        assert all(t.device.type == "meta" for t in (axis.offsets, axis.taps, axis.weight) if t is not None)

@@ -1,11 +1,11 @@
 """The plain PyTorch ops against their definition, written out pixel by pixel in NumPy."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from attention_cases import TENSORS, Inputs, attention_inputs, cast, gate_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -20,53 +20,6 @@ from transnext.ops import (
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-Inputs = dict[str, Any]
-TENSORS = (
-    "q",
-    "k",
-    "v",
-    "k_pool",
-    "v_pool",
-    "query_embedding",
-    "temperature",
-    "relative_pos_bias_local",
-    "learnable_tokens",
-    "learnable_bias",
-    "bias_table",
-)
-
-
-def attention_inputs(
-    H: int, W: int, P_h: int, P_w: int, *, B: int = 1, M: int = 2, D: int = 3, window: int = 3, seed: int = 0
-) -> Inputs:
-    """Random arguments of `aggregated_attention`, float64."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    rows, cols = axis_index(H, P_h), axis_index(W, P_w)
-    K = window * window
-    return {
-        "q": randn(B, H, W, M, D),
-        "k": randn(B, H, W, M, D),
-        "v": randn(B, H, W, M, D),
-        "k_pool": randn(B, P_h, P_w, M, D),
-        "v_pool": randn(B, P_h, P_w, M, D),
-        "query_embedding": randn(M, 1, D) / 4,
-        "temperature": randn(M, 1, 1),
-        "relative_pos_bias_local": randn(M, K),
-        "learnable_tokens": randn(M, D, K),
-        "learnable_bias": randn(M, 1, K),
-        "bias_table": randn(M, len(rows.offsets), len(cols.offsets)),
-        "rows": rows,
-        "cols": cols,
-    }
-
-
-def cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    return {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in inputs.items()}
 
 
 def bin_mean(p: int, positions: int, bins: int) -> float:
@@ -203,13 +156,6 @@ def test_gate_of_any_shape(size: tuple[int, int], B: int, F: int, k: int, with_b
     assert found.dtype == torch.float64
     expected = gate_by_hand(x.numpy(), weight.numpy(), bias.numpy() if with_bias else None)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10, atol=1e-12)
-
-
-def gate_inputs(B: int, H: int, W: int, F: int, k: int = 3) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(B + 10 * H + 100 * W + 1000 * F)
-    x = torch.randn(B, H, W, 2 * F, generator=generator, dtype=torch.float64)
-    weight = torch.randn(F, 1, k, k, generator=generator, dtype=torch.float64)
-    return x, weight, torch.randn(F, generator=generator, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(("size", "pool", "window"), [((4, 5), (2, 2), 3), ((1, 1), (1, 1), 3), ((2, 3), (1, 2), 5)])

@@ -92,9 +92,17 @@ class Mixer(nn.Module):
     def _bias_of(
         self, like: Tensor, size: tuple[int, int], key_size: tuple[int, int], trained_key_size: tuple[int, int]
     ) -> PositionBias:
-        def build() -> PositionBias:
+        def build(fused: bool = False) -> PositionBias:
             return position_bias(
-                self.cpb_fc1, self.cpb_fc2, like, size, key_size, trained_key_size, self.geometry, self.bias_mode
+                self.cpb_fc1,
+                self.cpb_fc2,
+                like,
+                size,
+                key_size,
+                trained_key_size,
+                self.geometry,
+                self.bias_mode,
+                fused=fused,
             )
 
         if self.training or torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) is not Tensor:
@@ -102,15 +110,18 @@ class Mixer(nn.Module):
         layers = (self.cpb_fc1, self.cpb_fc2)
         if not all(is_untouched(layer, nn.Linear) for layer in layers) or global_hooks():
             return build()
-        weights = [p for layer in layers for p in layer._parameters.values()]
-        wanted = torch.is_grad_enabled()
-        if any(type(p) not in PLAIN_TENSORS or (wanted and p.requires_grad) for p in weights) or len(weights) != 4:
+        weights = [p for layer in layers for p in layer._parameters.values() if p is not None]
+        if len(weights) != 4 or any(type(p) not in PLAIN_TENSORS for p in weights):
+            return build()
+        if torch.is_grad_enabled() and any(p.requires_grad for p in weights):
+            self.tables.clear()  # an optimiser may be about to change the weights unseen
             return build()
         # Computed once for each size and set of weights.
         kind = like.device.type
         precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        key = (size, key_size, trained_key_size, self.geometry, self.bias_mode, precision)
-        return self.tables.get(key, weights, build)
+        fused = self.backend != "reference"
+        key = (size, key_size, trained_key_size, self.geometry, self.bias_mode, precision, fused)
+        return self.tables.get(key, weights, lambda: build(fused))
 
     def train(self, mode: bool = True) -> "Mixer":
         """Sets the mode, and forgets what was derived from the weights: `weight.data` may have been written to."""

@@ -4,7 +4,7 @@ The modules stay what they are, and whoever changes, wraps or hooks one of them 
 """
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from timm.layers import DropPath
@@ -159,18 +159,22 @@ def _weights_of(*modules: nn.Module) -> list[Tensor]:
     return [p for module in modules for p in module._parameters.values() if p is not None]
 
 
+_Part: TypeAlias = tuple[str, tuple[type[nn.Module], ...], int]
+"""Name of a part, "" for the module itself, the classes it may have, and how many parameters it has of its own."""
+
+
 @cache
-def _parts_of_classes() -> dict[type[nn.Module], list[tuple[str, tuple[type[nn.Module], ...], int]]]:
-    """What modules that one pass stands for consist of: name of a part, "" for itself, its classes and parameters."""
+def _parts_of_classes() -> dict[type[nn.Module], list[_Part]]:
+    """What the modules that one pass stands for consist of."""
     from transnext.models.layers import Block, ConvGLU, DepthwiseGate
 
-    def norm(name: str) -> tuple[str, tuple[type[nn.Module], ...], int]:
+    def norm(name: str) -> _Part:
         return name, (nn.LayerNorm,), 2
 
-    def linear(name: str) -> tuple[str, tuple[type[nn.Module], ...], int]:
+    def linear(name: str) -> _Part:
         return name, (nn.Linear,), 2
 
-    of_mixers = [linear("cpb_fc1"), linear("cpb_fc2"), linear("proj"), ("proj_drop", (nn.Dropout,), 0)]
+    of_mixers: list[_Part] = [linear("cpb_fc1"), linear("cpb_fc2"), linear("proj"), ("proj_drop", (nn.Dropout,), 0)]
     return {
         Block: [norm("norm1"), norm("norm2"), ("drop_path", (nn.Identity, DropPath), 0)],
         AggregatedAttention: [

@@ -132,6 +132,8 @@ class Block(nn.Module):
         """`[B, H, W, C]` to `[B, H, W, C]`."""
         if why_not_one_pass(self, x) is None:
             return run_block(self, x)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self.packed.clear()  # an optimiser may be about to change the weights unseen
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 

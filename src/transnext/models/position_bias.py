@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from transnext.models.size_cache import SizeCache
 from transnext.ops import AxisIndex, axis_index, log_spaced
+from transnext.ops.backend import why_not_fused
+from transnext.ops.fused import position_bias_table
 
 BiasMode = Literal["extrapolate", "interpolate"]
 BIAS_MODES: tuple[str, ...] = get_args(BiasMode)
@@ -60,6 +62,7 @@ def position_bias(
     trained_key_size: tuple[int, int],
     geometry: StageGeometry,
     mode: str,
+    fused: bool = False,
 ) -> PositionBias:
     """Position bias of a `query_size` map against a `key_size` grid of pooled keys.
 
@@ -72,13 +75,14 @@ def position_bias(
         trained_key_size: The key grid at the trained size, used by the interpolating mode.
         geometry: The sizes the stage was trained at.
         mode: "extrapolate" or "interpolate".
+        fused: Whether the kernels may stand for the layers, which nobody replaced or watches.
     """
     axes: list[AxisIndex] = []
     for i in range(2):
         trained = (geometry.trained_size[i], trained_key_size[i]) if mode == "interpolate" else (None, None)
         axes.append(_cached_axis(query_size[i], key_size[i], trained, like))
     rows, cols = axes
-    table = _table(fc1, fc2, rows.offsets, cols.offsets, geometry.pretrain_scale)
+    table = _table(fc1, fc2, rows.offsets, cols.offsets, geometry.pretrain_scale, fused)
     return PositionBias(table, rows, cols)
 
 
@@ -95,11 +99,13 @@ def _cached_axis(
 
 
 def _table(
-    fc1: nn.Linear, fc2: nn.Linear, row_offsets: Tensor, col_offsets: Tensor, scale: tuple[float, float]
+    fc1: nn.Linear, fc2: nn.Linear, row_offsets: Tensor, col_offsets: Tensor, scale: tuple[float, float], fused: bool
 ) -> Tensor:
     """The MLP over the grid of distinct offsets, `[M, U_h, U_w]`, a few rows at a time to bound memory."""
-    rows = log_spaced(row_offsets, scale[0]).to(fc1.weight.dtype)
-    cols = log_spaced(col_offsets, scale[1]).to(fc1.weight.dtype)
+    rows, cols = log_spaced(row_offsets, scale[0]), log_spaced(col_offsets, scale[1])
+    if fused and why_not_fused((fc1.weight, fc1.bias, fc2.weight, fc2.bias)) is None:
+        return position_bias_table(rows, cols, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+    rows, cols = rows.to(fc1.weight.dtype), cols.to(fc1.weight.dtype)
     rows_per_chunk = max(1, MAX_CHUNK_ENTRIES // cols.shape[0])
     chunks = [
         fc2(torch.relu(fc1(torch.stack(torch.meshgrid(part, cols, indexing="ij"), dim=-1))))

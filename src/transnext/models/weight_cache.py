@@ -12,9 +12,10 @@ T = TypeVar("T")
 class WeightCache:
     """Remembers values that were computed from weights, one for each key, until a weight changes.
 
-    A change is seen by PyTorch's version counters, which count every in-place update (optimisers, `load_state_dict`,
-    `copy_`), and by the memory that a weight lies in. What writes into that memory past PyTorch (`weight.data.copy_`,
-    NumPy arrays that share it) is hidden from both: call `clear`, as `train()` and `eval()` of the model do.
+    A change is seen by PyTorch's version counters, which count in-place updates (most optimisers, `load_state_dict`,
+    `copy_`), and by the memory that a weight lies in. What writes into that memory past the counters is hidden from
+    both: `weight.data.copy_`, NumPy arrays that share it, optimisers with `fused=True`. Call `clear` then, as `train()`
+    and `eval()` of the model do, and every forward pass with gradients, which a step of an optimiser follows.
 
     It keeps the memory of the weights that entries were made from, so that no other tensor can take its place unseen.
     Copies and pickles of it are empty. Threads may share it.
@@ -25,7 +26,7 @@ class WeightCache:
 
     def __init__(self, max_entries: int = 4) -> None:
         self.max_entries = max_entries
-        self._entries: dict[Hashable, tuple[tuple[Tensor, ...], tuple[int, ...], Any]] = {}
+        self._entries: dict[Hashable, tuple[list[Tensor], list[int], list[int], Any]] = {}
 
     def get(self, key: Hashable, weights: Sequence[Tensor], build: Callable[[], T]) -> T:
         """The value of `key`, built anew when it is not there or a weight has changed since.
@@ -35,12 +36,14 @@ class WeightCache:
             weights: What the value is computed from, always in the same order.
             build: Makes the value.
         """
-        if any(weight.is_inference() for weight in weights):  # these have no version counter
+        try:
+            versions = [weight._version for weight in weights]
+        except RuntimeError:  # made in inference mode, where nothing is counted
             return build()
-        versions = tuple(weight._version for weight in weights)
+        places = [weight.data_ptr() for weight in weights]
         entry = self._entries.get(key)
-        if entry is not None and entry[1] == versions and _same_memory(entry[0], weights):
-            value: T = entry[2]
+        if entry is not None and entry[1] == versions and entry[2] == places:
+            value: T = entry[3]
             return value
         with torch.inference_mode(False), torch.no_grad():
             built = build()
@@ -48,7 +51,7 @@ class WeightCache:
         entries.pop(key, None)
         while len(entries) >= self.max_entries:
             del entries[next(iter(entries))]
-        entries[key] = (tuple(weight.detach() for weight in weights), versions, built)
+        entries[key] = ([weight.detach() for weight in weights], versions, places, built)
         self._entries = entries  # in one step: other threads see the old dictionary or the new one
         return built
 
@@ -64,7 +67,3 @@ class WeightCache:
 
     def __reduce__(self) -> tuple[type["WeightCache"], tuple[int]]:
         return WeightCache, (self.max_entries,)
-
-
-def _same_memory(kept: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
-    return all(a.data_ptr() == b.data_ptr() for a, b in zip(kept, weights, strict=True))

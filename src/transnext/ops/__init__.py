@@ -4,6 +4,7 @@
 and `gate` choose between it and the compiled kernels of `cpu`.
 """
 
+from transnext.ops import flops as flops  # registers what the ops cost
 from transnext.ops.aggregated_attention import aggregated_attention
 from transnext.ops.backend import BACKENDS, Backend
 from transnext.ops.gate import depthwise_conv_gelu_gate

@@ -1,15 +1,17 @@
 """Aggregated attention: the public op, its checks, its gradient and the choice of implementation."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from transnext.ops import reference
-from transnext.ops.backend import use_fused, why_not_fused
+from transnext.ops.backend import FUSED_DTYPES, use_fused, why_not_fused
 from transnext.ops.library import LIBRARY
-from transnext.ops.position_bias import AxisIndex
+from transnext.ops.position_bias import AxisIndex, axis_index
+from transnext.ops.second_order import differentiable_gradients
 
 
 def aggregated_attention(
@@ -83,8 +85,8 @@ def aggregated_attention(
         why_not = "dropout of attention weights is the reference's alone"
     elif rows.table_size is None or cols.table_size is None:
         why_not = "the index covers some of the queries of an axis only"
-    elif why_not is None and any(t.device != q.device or t.dtype == torch.float64 for t in parameters):
-        why_not = "a parameter is float64 or on another device than the maps"
+    elif why_not is None and any(t.dtype not in FUSED_DTYPES for t in parameters):
+        why_not = "a parameter is neither float32 nor bfloat16 nor float16"
     if not use_fused(backend, why_not) or rows.table_size is None or cols.table_size is None:
         return reference.aggregated_attention(q, k, v, k_pool, v_pool, *parameters, rows, cols, dropout_p)
     table_size = (rows.table_size[0], cols.table_size[0], rows.table_size[1], cols.table_size[1])
@@ -95,6 +97,8 @@ def aggregated_attention(
 def _check_shapes(q: Tensor, *, rows: AxisIndex, cols: AxisIndex, **others: Tensor) -> None:
     if q.ndim != 5:
         raise ValueError(f"q has shape {tuple(q.shape)}: expected [B, H, W, M, D]")
+    if not q.is_floating_point():
+        raise ValueError(f"q has dtype {q.dtype}: expected a floating-point one")
     B, H, W, M, D = q.shape
     k_pool, local = others["k_pool"], others["relative_pos_bias_local"]
     if k_pool.ndim != 5 or k_pool.shape[1] == 0 or k_pool.shape[2] == 0:
@@ -136,8 +140,29 @@ def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.table_size = inputs[11:]
 
 
+def _reference_of(ctx: Any) -> Callable[..., Tensor]:
+    """The reference for the sizes of a call, as a function of the tensors alone."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, *rest: Any) -> Tensor:
+        axes: Any = [
+            axis_index(
+                q.shape[1 + i],
+                k_pool.shape[1 + i],
+                trained_queries=ctx.table_size[i],
+                trained_keys=ctx.table_size[2 + i],
+                device=q.device,
+            )
+            for i in (0, 1)
+        ]
+        return reference.aggregated_attention(q, k, v, k_pool, *rest, *axes)
+
+    return attention
+
+
 def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     inputs = ctx.saved_tensors
+    if torch.is_grad_enabled():  # create_graph=True
+        return (*differentiable_gradients(_reference_of(ctx), inputs, grad), None, None, None, None)
     gradients = torch.ops.transnext.aggregated_attention_backward(grad, *inputs, *ctx.table_size)
     return (*gradients, None, None, None, None)
 

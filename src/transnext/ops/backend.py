@@ -43,8 +43,11 @@ def why_not_fused(tensors: Iterable[Tensor]) -> str | None:
         return missing
     if torch.jit.is_tracing():
         return "torch.jit.trace records plain operators"
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    # Dynamo takes the stack for one of its own variables, which is never None.
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
         return "the kernels have no rule for the transforms of torch.func"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "the kernels have no forward-mode derivatives"
     first, *others = tensors
     if first.device.type != "cpu":
         return f"the kernels are for the CPU, the tensors are on {first.device}"

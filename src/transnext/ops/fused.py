@@ -105,3 +105,30 @@ def adaptive_average_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Adaptive average pooling of a channels-last map of any strides, `[B, H, W, C]` to `[B, P_h, P_w, C]`."""
     out: Tensor = torch.ops.transnext.adaptive_average_pool(x, *size)
     return out
+
+
+def position_bias_table(
+    row_coordinates: Tensor,
+    column_coordinates: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+) -> Tensor:
+    """The MLP of the position bias over the grid of coordinates, without memory for its hidden units.
+
+    Args:
+        row_coordinates: Log-spaced offsets of rows, `[U_h]`.
+        column_coordinates: Log-spaced offsets of columns, `[U_w]`.
+        fc1_weight: `[hidden, 2]`, for row and column.
+        fc1_bias: `[hidden]`.
+        fc2_weight: `[M, hidden]`.
+        fc2_bias: `[M]`.
+
+    Returns:
+        `[M, U_h, U_w]`, float32.
+    """
+    out: Tensor = torch.ops.transnext.position_bias_table(
+        row_coordinates, column_coordinates, fc1_weight, fc1_bias, fc2_weight, fc2_bias
+    )
+    return out

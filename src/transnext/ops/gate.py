@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from transnext.ops import reference
-from transnext.ops.backend import use_fused, why_not_fused
+from transnext.ops.backend import FUSED_DTYPES, use_fused, why_not_fused
 from transnext.ops.library import LIBRARY
+from transnext.ops.second_order import differentiable_gradients
 
 
 def depthwise_conv_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str = "auto") -> Tensor:
@@ -31,7 +32,7 @@ def depthwise_conv_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None, bac
     if x.ndim != 4 or x.shape[-1] % 2:
         raise ValueError(f"x has shape {tuple(x.shape)}: expected [B, H, W, 2 F]")
     F = x.shape[-1] // 2
-    k = weight.shape[-1]
+    k = weight.shape[-1] if weight.ndim else 0
     if tuple(weight.shape) != (F, 1, k, k) or k % 2 == 0:
         raise ValueError(f"weight has shape {tuple(weight.shape)}: expected ({F}, 1, k, k), k odd, to go with x")
     if bias is not None and tuple(bias.shape) != (F,):
@@ -42,8 +43,8 @@ def depthwise_conv_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None, bac
         if t is not None and t.device != x.device:
             raise ValueError(f"{name} is on {t.device}, but x is on {x.device}")
     why_not = why_not_fused((x,))
-    if why_not is None and weight.dtype == torch.float64:
-        why_not = "weight is float64"
+    if why_not is None and any(t.dtype not in FUSED_DTYPES for t in (weight, bias) if t is not None):
+        why_not = "a parameter is neither float32 nor bfloat16 nor float16"
     elif k > 63:
         why_not = f"the kernel has side {k}, and the compiled one goes to 63"
     if not use_fused(backend, why_not):
@@ -61,6 +62,8 @@ def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, *rest = ctx.saved_tensors
     bias = rest[0] if ctx.has_bias else None
+    if torch.is_grad_enabled():  # create_graph=True
+        return differentiable_gradients(reference.depthwise_conv_gelu_gate, (x, weight, bias), grad)
     grad_x, grad_weight, grad_bias = torch.ops.transnext.depthwise_conv_gelu_gate_backward(grad, x, weight, bias)
     return grad_x, grad_weight, grad_bias if ctx.has_bias else None
 

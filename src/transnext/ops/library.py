@@ -33,6 +33,10 @@ LIBRARY.define(
     "conv_glu(Tensor x, Tensor norm_weight, Tensor norm_bias, float eps, Tensor panels_in, Tensor bias_in, "
     "Tensor weight, Tensor? bias, Tensor panels_out, Tensor bias_out) -> Tensor"
 )
+LIBRARY.define(
+    "position_bias_table(Tensor row_coordinates, Tensor column_coordinates, Tensor fc1_weight, Tensor fc1_bias, "
+    "Tensor fc2_weight, Tensor fc2_bias) -> Tensor"
+)
 LIBRARY.define("adaptive_average_pool(Tensor x, SymInt P_h, SymInt P_w) -> Tensor")
 
 
@@ -76,6 +80,12 @@ def _(
 @torch.library.register_fake("transnext::conv_glu", lib=LIBRARY)
 def _(x: Tensor, *_: object) -> Tensor:
     return x.new_empty(x.shape)
+
+
+@torch.library.register_fake("transnext::position_bias_table", lib=LIBRARY)
+def _(row_coordinates: Tensor, column_coordinates: Tensor, fc1: Tensor, b1: Tensor, fc2: Tensor, b2: Tensor) -> Tensor:
+    shape = (fc2.shape[0], row_coordinates.shape[0], column_coordinates.shape[0])
+    return row_coordinates.new_empty(shape, dtype=torch.float32)
 
 
 @torch.library.register_fake("transnext::adaptive_average_pool", lib=LIBRARY)

@@ -125,7 +125,7 @@ template <int QV, class Start>
 static void dots(const float* x, const float* y, int64_t N, int64_t D, float* result, const Start& start) {
   constexpr int TQ = QV * VL;
   int64_t n = 0;
-  const auto from_n = [&](int i, int v) __attribute__((always_inline)) { return start(n + i, v); };
+  const auto from_n = [&](int i, int v) ALWAYS_INLINE { return start(n + i, v); };
   for (; n + KEY_BLOCK <= N; n += KEY_BLOCK) dot_block<KEY_BLOCK, QV>(x, y + n * D, D, result + n * TQ, from_n);
   switch (N - n) {
     case 5: return dot_block<5, QV>(x, y + n * D, D, result + n * TQ, from_n);
@@ -279,7 +279,7 @@ struct Workspace {
   float *logits;                // [K + P][TQ]: local ones first
   float *token_weights;         // [K][TQ]
   float *blended;               // [P_h][row_length]
-  const float** bias_keys;         // [P]
+  const float** bias_keys;         // [P], each as long as two floats
   float *inverse_length, *length;  // [TQ]
   float* scale;                 // [W + TQ]: softplus(temperature) log(L) of a row of queries
 
@@ -307,7 +307,7 @@ struct Workspace {
     logits = take((a.K() + a.P()) * TQ);
     token_weights = take(a.K() * TQ);
     blended = take(a.rows.resized ? a.P_h * a.row_length : 0);
-    bias_keys = reinterpret_cast<const float**>(take(a.P() * static_cast<int64_t>(sizeof(float*) / sizeof(float))));
+    bias_keys = reinterpret_cast<const float**>(take(a.P() * 2));
     inverse_length = take(TQ);
     length = take(TQ);
     scale = take(a.W + TQ);
@@ -448,7 +448,7 @@ static void softmax_tile(const Attention& a, Workspace& s, const BiasReader& bia
     }
   else
     dots<QV>(s.qs, s.pool_k, P, D, s.logits + K * TQ,
-             [&](int64_t p, int v) __attribute__((always_inline)) { return load(bias.keys[p] + j + v * VL); });
+             [&](int64_t p, int v) ALWAYS_INLINE { return load(bias.keys[p] + j + v * VL); });
 
 #pragma GCC unroll 2
   for (int v = 0; v < QV; ++v) {

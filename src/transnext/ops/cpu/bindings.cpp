@@ -65,7 +65,9 @@ std::vector<float> floats_of(const Tensor& t) {
   result.reserve(t.numel());
   const auto sizes = t.sizes(), strides = t.strides();
   const char* data = static_cast<const char*>(t.const_data_ptr());
-  if (t.numel() > 0)
+  if (t.numel() > 0 && t.scalar_type() == ScalarType::Float && t.is_contiguous())
+    result.assign(reinterpret_cast<const float*>(data), reinterpret_cast<const float*>(data) + t.numel());
+  else if (t.numel() > 0)
     append(data, t.scalar_type(), {sizes.begin(), sizes.end()}, {strides.begin(), strides.end()}, 0, result);
   return result;
 }
@@ -135,14 +137,12 @@ Attention describe(AttentionInputs& t, const Tensor& query_embedding, const Tens
   const int64_t entries = a.cols.entries;
   const bool split = a.cols.step == 2 && !a.cols.resized;
   a.odd_start = split ? (entries + 1) / 2 : 0;
-  a.row_length = entries;
-  a.table.assign(table.size() + 64, 0.0f);
-  if (!split) std::copy(table.begin(), table.end(), a.table.begin());
-  else
-    for (size_t i = 0; i < table.size(); ++i) {
-      const int64_t u = static_cast<int64_t>(i) % entries;
-      a.table[i - u + (u % 2) * a.odd_start + u / 2] = table[i];
-    }
+  a.row_length = entries + TABLE_SLACK;
+  a.table.assign(a.M * a.rows.entries * a.row_length, 0.0f);
+  for (size_t i = 0; i < table.size(); ++i) {
+    const int64_t row = static_cast<int64_t>(i) / entries, u = static_cast<int64_t>(i) % entries;
+    a.table[row * a.row_length + (split ? (u % 2) * a.odd_start + u / 2 : u)] = table[i];
+  }
   return a;
 }
 
@@ -236,7 +236,7 @@ ElevenTensors aggregated_attention_backward(Tensor grad, Tensor q, Tensor k, Ten
   const int64_t per_slot = g.parameters_of_slot(a);
   if (g.strips > 1) g.seams.resize(a.B * a.M * g.strips * g.seam_floats(a));
   g.pool.assign(a.B * a.M * g.strips * 2 * a.P() * a.D, 0.0f);
-  g.table.assign(slots * table_floats + 64, 0.0f);
+  g.table.assign(slots * table_floats, 0.0f);
   g.parameters.assign(slots * per_slot, 0.0);
   if (!empty) {
     const Kernels& isa = kernels();
@@ -358,6 +358,34 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_gelu_gate_backward(Tensor grad
           bias ? tensor_of(grad_bias, *bias) : torch::stable::new_empty(weight, {0})};
 }
 
+Tensor position_bias_table(Tensor row_coordinates, Tensor column_coordinates, Tensor fc1_weight, Tensor fc1_bias,
+                           Tensor fc2_weight, Tensor fc2_bias) {
+  STD_TORCH_CHECK(row_coordinates.sizes().size() == 1 && column_coordinates.sizes().size() == 1 &&
+                      fc2_weight.sizes().size() == 2,
+                  "coordinates must have one axis, fc2_weight two");
+  const int64_t M = fc2_weight.size(0), hidden = fc2_weight.size(1), U = row_coordinates.size(0), V = column_coordinates.size(0);
+  check(row_coordinates, "row_coordinates", {U});
+  check(column_coordinates, "column_coordinates", {V});
+  check(fc1_weight, "fc1_weight", {hidden, 2});
+  check(fc1_bias, "fc1_bias", {hidden});
+  check(fc2_weight, "fc2_weight", {M, hidden});
+  check(fc2_bias, "fc2_bias", {M});
+  const std::vector<float> rows = floats_of(row_coordinates), columns = floats_of(column_coordinates),
+                           in = floats_of(fc1_weight), bias = floats_of(fc1_bias), weight = floats_of(fc2_weight),
+                           out_bias = floats_of(fc2_bias);
+  std::vector<float> row_weight(hidden), column_weight(hidden);
+  for (int64_t k = 0; k < hidden; ++k) row_weight[k] = in[2 * k], column_weight[k] = in[2 * k + 1];
+  Tensor out = torch::stable::new_empty(row_coordinates, {M, U, V}, ScalarType::Float);
+  if (out.numel() == 0) return out;
+  const BiasTable t{M,           hidden,         U,
+                    V,           rows.data(),    columns.data(),
+                    row_weight.data(), column_weight.data(), bias.data(),
+                    weight.data(), out_bias.data(), static_cast<float*>(out.mutable_data_ptr())};
+  const Kernels& isa = kernels();
+  torch::stable::parallel_for(0, U, 1, [&](int64_t begin, int64_t end) { isa.bias_table(t, begin, end); });
+  return out;
+}
+
 // Packed weights `[ceil(N / panel), K, panel]` and a bias as long as the panels are wide.
 void check_panels(const Tensor& panels, const char* name, int64_t N, int64_t K, const Tensor& bias, const char* bias_name) {
   const int64_t panel = kernels().panel, count = (N + panel - 1) / panel;
@@ -427,7 +455,7 @@ Tensor conv_glu(Tensor x, Tensor norm_weight, Tensor norm_bias, double eps, Tens
   ConvGlu g{};
   g.dtype = dtype_of(x, "x");
   g.B = x.size(0), g.H = x.size(1), g.W = x.size(2), g.C = x.size(3), g.F = weight.size(0);
-  STD_TORCH_CHECK(weight.size(3) == 3, "the depthwise kernel must be 3x3");
+  STD_TORCH_CHECK(weight.size(3) == 3 && g.F > 0, "the depthwise kernel must be 3x3 and have channels");
   const GateParameters p = gate_parameters(weight, bias, g.F);
   check_panels(panels_in, "panels_in", 2 * g.F, g.C, bias_in, "bias_in");
   check_panels(panels_out, "panels_out", g.C, g.F, bias_out, "bias_out");
@@ -455,6 +483,7 @@ STABLE_TORCH_LIBRARY_IMPL(transnext, CPU, m) {
   m.impl("aggregated_attention_backward", TORCH_BOX(&aggregated_attention_backward));
   m.impl("depthwise_conv_gelu_gate", TORCH_BOX(&depthwise_conv_gelu_gate));
   m.impl("depthwise_conv_gelu_gate_backward", TORCH_BOX(&depthwise_conv_gelu_gate_backward));
+  m.impl("position_bias_table", TORCH_BOX(&position_bias_table));
   m.impl("norm_linear", TORCH_BOX(&norm_linear));
   m.impl("adaptive_average_pool", TORCH_BOX(&adaptive_average_pool));
   m.impl("conv_glu", TORCH_BOX(&conv_glu));
@@ -487,11 +516,20 @@ static PyObject* use_instruction_set(PyObject*, PyObject* name) {
 
 static PyObject* panel_width(PyObject*, PyObject*) { return PyLong_FromLongLong(transnext::kernels().panel); }
 
+static PyObject* multiply_adds(PyObject*, PyObject* rounds) {
+  const long long n = PyLong_AsLongLong(rounds);
+  if (n == -1 && PyErr_Occurred()) return nullptr;
+  double done;
+  Py_BEGIN_ALLOW_THREADS done = transnext::kernels().multiply_adds(n);
+  Py_END_ALLOW_THREADS return PyFloat_FromDouble(done);
+}
+
 static PyMethodDef methods[] = {
     {"instruction_sets", instruction_sets, METH_NOARGS, "Names of the kernels this processor can run, the fastest last."},
     {"instruction_set", instruction_set, METH_NOARGS, "Name of the kernels in use."},
     {"use_instruction_set", use_instruction_set, METH_O, "Chooses kernels by name, for tests and comparisons."},
     {"panel_width", panel_width, METH_NOARGS, "Columns of a panel of packed weights, for the kernels in use."},
+    {"multiply_adds", multiply_adds, METH_O, "Does nothing but multiply-adds in a loop; how many, to time the processor by."},
     {nullptr, nullptr, 0, nullptr},
 };
 

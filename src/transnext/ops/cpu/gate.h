@@ -37,30 +37,47 @@ INLINE Value convolve(const float* weight, Value start, int64_t window, int64_t 
   return sum;
 }
 
-// The same for the kernel 3x3 away from the border.
-INLINE vf convolve_inside(const float* weight, vf start, int64_t F, int64_t c, int64_t x, const WindowRows& rows) {
-  vf sum = start;
-#pragma GCC unroll 3
-  for (int dy = 0; dy < 3; ++dy) {
-    const float *source = rows.row[dy] + (x - 1) * rows.step + c, *w = weight + dy * 3 * F + c;
-#pragma GCC unroll 3
-    for (int dx = 0; dx < 3; ++dx) sum += load(w + dx * F) * load(source + dx * rows.step);
-  }
-  return sum;
-}
+// Pixels that are worked on together, so that weights and sums of a vector of channels are read once for all of them.
+constexpr int64_t PIXEL_BLOCK = 8;
 
-// Calls `use(c, convolution, wide)` for all channels of column x; `wide` tells whether lanes c .. c + VL - 1 are meant or c alone.
+// Calls `use(x, c, convolution, wide)` for all columns and channels of a row; `wide` tells whether lanes c .. c + VL - 1 are
+// meant or c alone.
 template <class Use>
-INLINE void for_convolutions(const float* weight, const float* bias, int64_t window, int64_t W, int64_t F, int64_t x,
+INLINE void for_convolutions(const float* weight, const float* bias, int64_t window, int64_t W, int64_t F,
                              const WindowRows& rows, const Use& use) {
   const auto one = [](const float* p) { return *p; };
-  const bool inside = window == 3 && x > 0 && x < W - 1 && rows.row[0] && rows.row[2];
-  int64_t c = 0;
-  if (inside)
-    for (; c + VL <= F; c += VL) use(c, convolve_inside(weight, load(bias + c), F, c, x, rows), std::true_type());
-  else
-    for (; c + VL <= F; c += VL) use(c, convolve(weight, load(bias + c), window, F, c, x, W, rows, load), std::true_type());
-  for (; c < F; ++c) use(c, first_lane(convolve(weight, bias[c], window, F, c, x, W, rows, one)), std::false_type());
+  for (int64_t first = 0; first < W; first += PIXEL_BLOCK) {
+    const int64_t last = std::min(W, first + PIXEL_BLOCK);
+    int64_t c = 0;
+    if (window == 3)
+      for (; c + VL <= F; c += VL) {
+        vf w[3][3];
+#pragma GCC unroll 3
+        for (int dy = 0; dy < 3; ++dy)
+#pragma GCC unroll 3
+          for (int dx = 0; dx < 3; ++dx) w[dy][dx] = load(weight + (dy * 3 + dx) * F + c);
+        const vf start = load(bias + c);
+        for (int64_t x = first; x < last; ++x) {
+          vf sum = start;
+#pragma GCC unroll 3
+          for (int dy = 0; dy < 3; ++dy) {
+            if (!rows.row[dy]) continue;
+            const float* source = rows.row[dy] + x * rows.step + c;
+            if (x > 0) sum += w[dy][0] * load(source - rows.step);
+            sum += w[dy][1] * load(source);
+            if (x + 1 < W) sum += w[dy][2] * load(source + rows.step);
+          }
+          use(x, c, sum, std::true_type());
+        }
+      }
+    else
+      for (; c + VL <= F; c += VL)
+        for (int64_t x = first; x < last; ++x)
+          use(x, c, convolve(weight, load(bias + c), window, F, c, x, W, rows, load), std::true_type());
+    for (; c < F; ++c)
+      for (int64_t x = first; x < last; ++x)
+        use(x, c, first_lane(convolve(weight, bias[c], window, F, c, x, W, rows, one)), std::false_type());
+  }
 }
 
 INLINE vf load_if(std::true_type, const float* p) { return load(p); }
@@ -71,10 +88,9 @@ INLINE void store_if(std::false_type, float* p, vf x) { *p = x[0]; }
 // One row of the result, `[W][F]`. `gates` points at the gates of its first pixel.
 static void gate_row(const float* weight, const float* bias, int64_t window, int64_t W, int64_t F, const WindowRows& rows,
                      const float* gates, int64_t gate_step, float* out) {
-  for (int64_t x = 0; x < W; ++x)
-    for_convolutions(weight, bias, window, W, F, x, rows, [&](int64_t c, vf a, auto wide) {
-      store_if(wide, out + x * F + c, gelu(a) * load_if(wide, gates + x * gate_step + c));
-    });
+  for_convolutions(weight, bias, window, W, F, rows, [&](int64_t x, int64_t c, vf a, auto wide) ALWAYS_INLINE {
+    store_if(wide, out + x * F + c, gelu(a) * load_if(wide, gates + x * gate_step + c));
+  });
 }
 
 // Rows of the input as floats: where they lie if they are floats, else widened into a ring.

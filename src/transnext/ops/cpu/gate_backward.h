@@ -38,47 +38,91 @@ struct GateBackward {
     const int64_t step = input.step();
     widen_rows(g.dtype, g.grad, (input.b * g.H + y) * g.W * g.F, 0, 1, g.W * g.F, grad);
     float* to = dc_row(y);
-    for (int64_t x = 0; x < g.W; ++x)
-      for_convolutions(g.weight, g.bias, g.window, g.W, g.F, x, rows, [&](int64_t c, vf a, auto wide) {
-        const vf cdf = gaussian_cdf(a), density = exp_nonpositive(-0.5f * a * a) * 0.39894228040143268f;
-        const vf gradient = load_if(wide, grad + x * g.F + c);
-        store_if(wide, to + x * g.F + c, gradient * load_if(wide, gates + x * step + c) * (cdf + a * density));
-        store_if(wide, result + x * g.F + c, gradient * a * cdf);
-      });
+    for_convolutions(g.weight, g.bias, g.window, g.W, g.F, rows, [&](int64_t x, int64_t c, vf a, auto wide) ALWAYS_INLINE {
+      vf density;
+      const vf cdf = normal_cdf(a, density);
+      density *= 0.39894228040143268f;  // 1 / sqrt(2 pi)
+      const vf gradient = load_if(wide, grad + x * g.F + c);
+      store_if(wide, to + x * g.F + c, gradient * load_if(wide, gates + x * step + c) * (cdf + a * density));
+      store_if(wide, result + x * g.F + c, gradient * a * cdf);
+    });
     if (own) write(y, g.F);
   }
 
   // The input's gradient of row y, and with it what the pixels of the row add to the weights.
   void input_gradient(int64_t y) const {
-    const int64_t r = g.window / 2, taps = g.window * g.window;
     const WindowRows rows = input.around(y);
-    const float* own = dc_row(y);
-    for (int64_t x = 0; x < g.W; ++x) {
-      const int64_t from = std::max<int64_t>(0, r - x), until = std::min(g.window, g.W + r - x);
-      const auto channels = [&](int64_t c, auto wide) {
-        const vf gradient = load_if(wide, own + x * g.F + c);
-        const auto add = [&](int64_t tap, vf value) {
-          float* to = sums + tap * g.F + c;
-          store_if(wide, to, load_if(wide, to) + value);
-        };
-        add(taps, gradient);
-        vf sum{};
-        for (int64_t dy = 0; dy < g.window; ++dy) {
-          if (!rows.row[dy]) continue;
-          // Row y + dy - r of the output reads this pixel through the tap opposite to (dy, dx).
-          const float* reader = dc_row(y + dy - r);
-          for (int64_t dx = from; dx < until; ++dx) {
-            const int64_t tap = dy * g.window + dx, place = x + dx - r;
-            sum += load_if(wide, g.weight + (taps - 1 - tap) * g.F + c) * load_if(wide, reader + place * g.F + c);
-            add(tap, gradient * load_if(wide, rows.row[dy] + place * rows.step + c));
-          }
-        }
-        store_if(wide, result + x * g.F + c, sum);
-      };
+    for (int64_t first = 0; first < g.W; first += PIXEL_BLOCK) {
+      const int64_t last = std::min(g.W, first + PIXEL_BLOCK);
       for_channels(
-          g.F, [&](int64_t c) { channels(c, std::true_type()); }, [&](int64_t c) { channels(c, std::false_type()); });
+          g.F,
+          [&](int64_t c) {
+            if (g.window == 3)
+              channels_3x3(y, first, last, c, rows);
+            else
+              channels(y, first, last, c, rows, std::true_type());
+          },
+          [&](int64_t c) { channels(y, first, last, c, rows, std::false_type()); });
     }
     write(y, 0);
+  }
+
+  // Row y + dy - r of the output reads a pixel of row y through the tap opposite to (dy, dx).
+  template <class Wide>
+  void channels(int64_t y, int64_t first, int64_t last, int64_t c, const WindowRows& rows, Wide wide) const {
+    const int64_t r = g.window / 2, taps = g.window * g.window;
+    const auto add = [&](int64_t tap, vf value) {
+      float* to = sums + tap * g.F + c;
+      store_if(wide, to, load_if(wide, to) + value);
+    };
+    for (int64_t x = first; x < last; ++x) {
+      const vf gradient = load_if(wide, dc_row(y) + x * g.F + c);
+      add(taps, gradient);
+      vf sum{};
+      for (int64_t dy = 0; dy < g.window; ++dy) {
+        if (!rows.row[dy]) continue;
+        const float* reader = dc_row(y + dy - r);
+        for (int64_t dx = std::max<int64_t>(0, r - x); dx < std::min(g.window, g.W + r - x); ++dx) {
+          const int64_t tap = dy * g.window + dx, place = x + dx - r;
+          sum += load_if(wide, g.weight + (taps - 1 - tap) * g.F + c) * load_if(wide, reader + place * g.F + c);
+          add(tap, gradient * load_if(wide, rows.row[dy] + place * rows.step + c));
+        }
+      }
+      store_if(wide, result + x * g.F + c, sum);
+    }
+  }
+
+  // The same for kernels of side 3, with the sums in registers.
+  void channels_3x3(int64_t y, int64_t first, int64_t last, int64_t c, const WindowRows& rows) const {
+    vf total[10];
+#pragma GCC unroll 10
+    for (int t = 0; t < 10; ++t) total[t] = load(sums + t * g.F + c);
+    const float* readers[3];
+    for (int dy = 0; dy < 3; ++dy) readers[dy] = rows.row[dy] ? dc_row(y + dy - 1) : nullptr;
+    for (int64_t x = first; x < last; ++x) {
+      const vf gradient = load(readers[1] + x * g.F + c);
+      total[9] += gradient;
+      vf sum{};
+#pragma GCC unroll 3
+      for (int dy = 0; dy < 3; ++dy) {
+        if (!readers[dy]) continue;
+        const float *source = rows.row[dy] + x * rows.step + c, *reader = readers[dy] + x * g.F + c;
+        const float* w = g.weight + (2 - dy) * 3 * g.F + c;
+        if (x > 0) {
+          sum += load(w + 2 * g.F) * load(reader - g.F);
+          total[dy * 3] += gradient * load(source - rows.step);
+        }
+        sum += load(w + g.F) * load(reader);
+        total[dy * 3 + 1] += gradient * load(source);
+        if (x + 1 < g.W) {
+          sum += load(w) * load(reader + g.F);
+          total[dy * 3 + 2] += gradient * load(source + rows.step);
+        }
+      }
+      store(result + x * g.F + c, sum);
+    }
+#pragma GCC unroll 10
+    for (int t = 0; t < 10; ++t) store(sums + t * g.F + c, total[t]);
   }
 };
 

@@ -18,6 +18,18 @@ struct Product {
   int64_t gelu_from;      // N for none
 };
 
+// Does `rounds` times 8 independent multiply-adds of whole vectors, nothing else: what the processor can do at most.
+static double multiply_adds(int64_t rounds) {
+  vf acc[8], total{};
+  for (int n = 0; n < 8; ++n) acc[n] = broadcast(static_cast<float>(n));  // each its own, or one would do for all
+  const vf x = broadcast(0.999f), y = broadcast(0.001f);
+  for (int64_t i = 0; i < rounds; ++i)
+#pragma GCC unroll 8
+    for (int n = 0; n < 8; ++n) acc[n] = acc[n] * x + y;
+  for (int n = 0; n < 8; ++n) total += acc[n];
+  return sum_lanes(total) > 0 ? static_cast<double>(rounds) * 8 * VL : 0;
+}
+
 // The last columns of a product, where a panel is padded, or where GELU begins within a panel.
 static void finish_columns(const Product& c, const float* tile, int64_t rows, int64_t row, int64_t column) {
   for (int64_t r = 0; r < rows; ++r)

@@ -9,6 +9,7 @@ namespace ISA {
 #include "attention_backward.h"
 #include "gate.h"
 #include "gate_backward.h"
+#include "bias_table.h"
 #include "fused.h"
 }  // namespace ISA
 
@@ -17,11 +18,13 @@ namespace ISA {
 const Kernels CONCATENATE(ISA, _kernels) = {
     ISA_NAME,
     ISA::PANEL,
+    ISA::multiply_adds,
     ISA::attention_forward,
     ISA::attention_backward,
     ISA::attention_backward_seams,
     ISA::gate_forward,
     ISA::gate_backward,
+    ISA::bias_table,
     ISA::norm_linear,
     ISA::pool,
     ISA::conv_glu,

@@ -29,6 +29,9 @@ struct Axis {
 };
 Axis make_axis(int64_t queries, int64_t keys, int64_t trained_queries, int64_t trained_keys);
 
+// Zeros after each row of a table and of its gradient: what vectors of queries that reach past the map read and write.
+constexpr int64_t TABLE_SLACK = 16;
+
 struct Attention {
   Dtype dtype;
   int64_t B, H, W, M, D, P_h, P_w, window;
@@ -41,7 +44,7 @@ struct Attention {
   std::vector<float> tokens;           // [M, K, D]
   std::vector<float> tokens_bias;      // [M, K]
   std::vector<float> log_length;       // [w + 1, w + 1]: log(rows * cols + P) by the rows and columns of the window inside
-  // [M, U_h, row_length]: rows of the table, even entries before odd ones where queries step by 2; some slack at the end.
+  // [M, U_h, row_length]: rows of the table, even entries before odd ones where queries step by 2, then TABLE_SLACK zeros.
   std::vector<float> table;
   int64_t row_length, odd_start;
 
@@ -116,14 +119,25 @@ struct ConvGlu {
   void* out;
 };
 
+// out[m, u, v] = out_bias[m] + sum_k out_weight[m, k] relu(row_weight[k] rows[u] + column_weight[k] columns[v] + bias[k])
+struct BiasTable {
+  int64_t M, hidden, rows, columns;
+  const float *row_coordinates, *column_coordinates;
+  const float *row_weight, *column_weight, *bias;  // [hidden]
+  const float *out_weight, *out_bias;              // [M, hidden], [M]
+  float* out;                                      // [M, rows, columns]
+};
+
 struct Kernels {
   const char* name;
   int64_t panel;             // columns of a panel of packed weights
+  double (*multiply_adds)(int64_t rounds);  // how many were done
   void (*attention_forward)(const Attention&, void* out, int64_t begin, int64_t end);  // rows of (b, m, i)
   void (*attention_backward)(const Attention&, AttentionGradient&, int64_t worker);
   void (*attention_backward_seams)(const Attention&, AttentionGradient&, int64_t begin, int64_t end);  // seams of all
   void (*gate_forward)(const Gate&, int64_t begin, int64_t end);                       // rows of (b, i)
   void (*gate_backward)(const Gate&, int64_t worker, int64_t workers);
+  void (*bias_table)(const BiasTable&, int64_t begin, int64_t end);                    // rows of the table
   void (*norm_linear)(const NormLinear&, int64_t begin, int64_t end);                  // rows
   void (*pool)(const Pool&, int64_t begin, int64_t end);                               // rows of (b, p)
   void (*conv_glu)(const ConvGlu&, int64_t begin, int64_t end);                        // rows of (b, i)

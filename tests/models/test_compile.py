@@ -1,0 +1,122 @@
+"""torch.compile and torch.export: one graph, which calls the fused ops and answers as eager mode does."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from transnext import TransNeXt
+from transnext.ops import backend
+from transnext.ops.library import CPU_KERNELS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Make = Callable[..., TransNeXt]
+FUSED_OPS = {"transnext.aggregated_attention.default": 4, "transnext.depthwise_conv_gelu_gate.default": 5}
+"""How often a graph of the tiny network calls each."""
+
+needs_kernels = pytest.mark.skipif(CPU_KERNELS is None, reason="the kernels were not built")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled_before() -> None:
+    torch._dynamo.reset()
+
+
+def image(*size: int) -> Tensor:
+    return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(sum(size)))
+
+
+def fused_ops(graph: torch.fx.GraphModule) -> dict[str, int]:
+    """How often each op of this package occurs."""
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    return {name: names.count(name) for name in names if name.startswith("transnext.")}
+
+
+def assert_step_equals_eager(model: TransNeXt, compiled: Any, x: Tensor) -> None:
+    eager = copy.deepcopy(model)
+    loss, expected = compiled(x).square().mean(), eager(x).square().mean()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    loss.backward()
+    expected.backward()
+    for (name, p), q in zip(model.named_parameters(), eager.parameters(), strict=True):
+        assert (p.grad - q.grad).norm() <= 1e-3 * q.grad.norm() + 1e-4, name
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_one_graph(training: bool, tiny_model: Make) -> None:
+    model, x = tiny_model().train(training), image(48, 64)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)
+    if training:
+        assert_step_equals_eager(model, compiled, x)
+    else:
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_one_graph_without_kernels(tiny_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "CPU_KERNELS", None)
+    model, x = tiny_model(), image(48, 64)
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_each_size_is_compiled_once(tiny_model: Make) -> None:
+    """With fixed sizes, which is the usual way to run."""
+    model, counter = tiny_model(depths=(1, 1, 1, 1)), CompileCounterWithBackend("eager")
+    compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=False)
+    with torch.no_grad():
+        for _ in range(2):
+            for size in ((48, 64), (64, 48), (33, 47)):
+                torch.testing.assert_close(compiled(image(*size)), model(image(*size)), rtol=1e-4, atol=1e-4)
+    assert counter.frame_count == 3
+
+
+def test_weights_changed_after_compiling(tiny_model: Make) -> None:
+    model, x = tiny_model(), image(48, 64)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)
+    with torch.no_grad():
+        before = compiled(x)
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape))
+        after = compiled(x)
+        torch.testing.assert_close(after, model(x), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(after, before, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [False, True])
+def test_inductor(training: bool, tiny_model: Make) -> None:
+    model, x = tiny_model(depths=(1, 1, 1, 1)).train(training), image(48, 64)
+    compiled = torch.compile(model, fullgraph=True, dynamic=False)
+    if training:
+        assert_step_equals_eager(model, compiled, x)
+    else:
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+@needs_kernels
+@pytest.mark.parametrize("grad", [False, True])
+def test_export_holds_the_fused_ops(grad: bool, tiny_model: Make) -> None:
+    model, x = tiny_model(), image(48, 64)
+    with torch.set_grad_enabled(grad):
+        program = torch.export.export(model, (x,))
+    assert fused_ops(program.graph_module) == FUSED_OPS
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_export_for_other_runtimes(tiny_model: Make) -> None:
+    """With backend="reference" a program consists of PyTorch's own operators."""
+    model, x = tiny_model(), image(48, 64)
+    model.backend = "reference"
+    program = torch.export.export(model, (x,))
+    assert fused_ops(program.graph_module) == {}
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-4)

@@ -1,0 +1,372 @@
+// Runs every kernel of every instruction set on many odd sizes, for sanitizers to watch: inputs and outputs lie in heap blocks
+// of just their size, and each call gets a thread of its own, so that scratch memory is new and no larger than it asked for.
+//
+// Results must be finite, where outputs and (with TRANSNEXT_POISON_SCRATCH) scratch begin as NaN, and must be those of the
+// baseline kernels run as a single piece of work.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+
+#include "dispatch.h"
+#include "headers.h"
+
+namespace transnext {
+extern const Kernels wide_kernels;
+}
+
+namespace {
+
+using namespace transnext;
+
+std::mt19937 generator(0);
+
+int64_t pick(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(generator); }
+float normal() { return std::normal_distribution<float>()(generator); }
+
+// Elements of one dtype in a block of their own.
+class Block {
+ public:
+  Block(Dtype dtype, int64_t count) : dtype_(dtype), count_(count), bytes_(new char[count * (dtype == Dtype::Float ? 4 : 2)]) {
+    for (int64_t i = 0; i < count; ++i) set(i, NAN);
+  }
+  static Block random(Dtype dtype, int64_t count) {
+    Block block(dtype, count);
+    for (int64_t i = 0; i < count; ++i) block.set(i, normal());
+    return block;
+  }
+
+  void* data() const { return bytes_.get(); }
+  const void* at(int64_t i) const { return bytes_.get() + i * (dtype_ == Dtype::Float ? 4 : 2); }
+  void append_to(std::vector<float>& values) const {
+    for (int64_t i = 0; i < count_; ++i) values.push_back(get(i));
+  }
+
+ private:
+  void set(int64_t i, float x) {
+    if (dtype_ == Dtype::Float) reinterpret_cast<float*>(bytes_.get())[i] = x;
+    if (dtype_ == Dtype::BFloat16) reinterpret_cast<BFloat16*>(bytes_.get())[i] = BFloat16(x);
+    if (dtype_ == Dtype::Half) reinterpret_cast<Half*>(bytes_.get())[i] = Half(x);
+  }
+  float get(int64_t i) const {
+    if (dtype_ == Dtype::Float) return reinterpret_cast<const float*>(bytes_.get())[i];
+    if (dtype_ == Dtype::BFloat16) return reinterpret_cast<const BFloat16*>(bytes_.get())[i];
+    return reinterpret_cast<const Half*>(bytes_.get())[i];
+  }
+
+  Dtype dtype_;
+  int64_t count_;
+  std::unique_ptr<char[]> bytes_;
+};
+
+std::vector<float> random_floats(int64_t count) {
+  std::vector<float> values(count);
+  for (float& x : values) x = normal();
+  return values;
+}
+
+template <class Call>
+void on_new_thread(const Call& call) {
+  std::thread(call).join();
+}
+
+// Calls `kernel(begin, end)` for `pieces` uneven pieces of `count` units.
+template <class Kernel>
+void in_pieces(int64_t count, int64_t pieces, const Kernel& kernel) {
+  for (int64_t piece = 0; piece < pieces; ++piece) {
+    const int64_t begin = count * piece * piece / (pieces * pieces), end = count * (piece + 1) * (piece + 1) / (pieces * pieces);
+    if (begin < end) on_new_thread([&] { kernel(begin, end); });
+  }
+}
+
+std::string text(const char* name, std::initializer_list<int64_t> sizes) {
+  std::string result = name;
+  for (const int64_t size : sizes) result += " " + std::to_string(size);
+  return result;
+}
+
+void fail(const Kernels& kernels, const std::string& description, const char* what) {
+  std::printf("%s, %s: %s\n", kernels.name, description.c_str(), what);
+  std::exit(1);
+}
+
+// Compares with the baseline's results, relative to their size.
+void check(const Kernels& kernels, const std::string& description, Dtype dtype, const std::vector<float>& found,
+           const std::vector<float>& expected) {
+  double error = 0, size = 0;
+  for (size_t i = 0; i < found.size(); ++i) {
+    if (!std::isfinite(found[i])) fail(kernels, description, "a result is not finite");
+    error += std::pow(static_cast<double>(found[i]) - expected[i], 2);
+    size += std::pow(static_cast<double>(expected[i]), 2);
+  }
+  const double allowed = dtype == Dtype::Float ? 1e-4 : 1e-2;
+  if (found.size() != expected.size() || std::sqrt(error) > allowed * std::sqrt(size) + 1e-5)
+    fail(kernels, description, "results are not those of the baseline");
+}
+
+std::vector<const Kernels*> all_kernels() {
+  std::vector<const Kernels*> all = available_kernels();
+  all.push_back(&wide_kernels);
+  return all;
+}
+
+// `run(kernels, pieces)` returns results as floats: of the baseline in one piece, then of all in several.
+template <class Run>
+void compare(const std::string& description, Dtype dtype, const Run& run) {
+  const std::vector<float> expected = run(baseline_kernels, 1);
+  check(baseline_kernels, description, dtype, expected, expected);
+  for (const Kernels* kernels : all_kernels())
+    for (const int64_t pieces : {1, 3}) check(*kernels, description, dtype, run(*kernels, pieces), expected);
+}
+
+void run_attention(Dtype dtype, int64_t B, int64_t H, int64_t W, int64_t M, int64_t D, int64_t P_h, int64_t P_w, int64_t window,
+                   bool resize_rows, bool resize_cols) {
+  const std::string description = text("attention", {static_cast<int64_t>(dtype), B, H, W, M, D, P_h, P_w, window, resize_rows, resize_cols});
+  const int64_t pixels = B * H * W, C = M * D, K = window * window;
+  Attention a;
+  a.dtype = dtype, a.B = B, a.H = H, a.W = W, a.M = M, a.D = D, a.P_h = P_h, a.P_w = P_w, a.window = window;
+  const Block q = Block::random(dtype, pixels * C), kv = Block::random(dtype, pixels * 2 * C);
+  const Block pooled = Block::random(dtype, B * P_h * P_w * 2 * C), grad = Block::random(dtype, pixels * C);
+  const auto map = [&](const Block& block, int64_t offset, int64_t rows, int64_t columns, int64_t pixel) {
+    return Map{block.at(offset), rows * columns * pixel, columns * pixel, pixel, D};
+  };
+  a.q = map(q, 0, H, W, C), a.k = map(kv, 0, H, W, 2 * C), a.v = map(kv, C, H, W, 2 * C);
+  a.k_pool = map(pooled, 0, P_h, P_w, 2 * C), a.v_pool = map(pooled, C, P_h, P_w, 2 * C);
+  a.rows = resize_rows ? make_axis(H, P_h, pick(1, H + 2), pick(1, 4)) : make_axis(H, P_h, H, P_h);
+  a.cols = resize_cols ? make_axis(W, P_w, pick(1, W + 2), pick(1, 4)) : make_axis(W, P_w, W, P_w);
+  a.query_embedding = random_floats(C), a.local_bias = random_floats(M * K);
+  a.tokens = random_floats(C * K), a.tokens_bias = random_floats(M * K);
+  a.softplus.assign(M, 0.7f), a.sigmoid.assign(M, 0.5f);
+  for (int64_t y = 0; y <= window; ++y)
+    for (int64_t x = 0; x <= window; ++x) a.log_length.push_back(std::log(static_cast<float>(y * x + P_h * P_w)));
+  a.row_length = a.cols.entries + TABLE_SLACK;
+  a.odd_start = a.cols.step == 2 && !a.cols.resized ? (a.cols.entries + 1) / 2 : 0;
+  a.table = random_floats(M * a.rows.entries * a.row_length);
+  for (size_t i = 0; i < a.table.size(); ++i)
+    if (static_cast<int64_t>(i) % a.row_length >= a.cols.entries) a.table[i] = 0;
+
+  compare(description, dtype, [&](const Kernels& kernels, int64_t pieces) {
+    const Block out(dtype, pixels * C);
+    in_pieces(B * M * H, pieces, [&](int64_t begin, int64_t end) { kernels.attention_forward(a, out.data(), begin, end); });
+    std::vector<float> values;
+    out.append_to(values);
+    return values;
+  });
+  compare(description + ", gradient", dtype, [&](const Kernels& kernels, int64_t workers) {
+    const Block grad_q(dtype, pixels * C), grad_k(dtype, pixels * C), grad_v(dtype, pixels * C);
+    AttentionGradient g;
+    g.grad = map(grad, 0, H, W, C);
+    g.q = grad_q.data(), g.k = grad_k.data(), g.v = grad_v.data();
+    g.workers = workers;
+    g.strips = std::max<int64_t>(1, std::min(2 * workers, H / std::max<int64_t>(window - 1, 1)));
+    const int64_t slots = M + workers - 1, units = M * B * g.strips, table_floats = a.rows.entries * a.row_length;
+    if (g.strips > 1) g.seams.assign(units * g.seam_floats(a), NAN);
+    g.pool.assign(units * 2 * P_h * P_w * D, NAN);
+    // Adding 0 to -0 gives 0: this shows who writes where, even where nothing is added.
+    g.table.assign(slots * table_floats, -0.0f);
+    g.parameters.assign(slots * g.parameters_of_slot(a), 0.0);
+    for (int64_t worker = 0; worker < workers; ++worker) {
+      const std::vector<float> before = g.table;
+      on_new_thread([&] { kernels.attention_backward(a, g, worker); });
+      const int64_t first = units * worker / workers, last = units * (worker + 1) / workers;
+      for (int64_t slot = 0; slot < slots && first < last; ++slot) {
+        const int64_t head = slot - worker;
+        if (head >= first / (B * g.strips) && head <= (last - 1) / (B * g.strips)) continue;
+        for (int64_t i = slot * table_floats; i < (slot + 1) * table_floats; ++i)
+          if (std::signbit(before[i]) != std::signbit(g.table[i]))
+            fail(kernels, description, "a worker writes to the table of another, which may do so at the same time");
+      }
+    }
+    in_pieces(B * M * (g.strips - 1), workers,
+              [&](int64_t begin, int64_t end) { kernels.attention_backward_seams(a, g, begin, end); });
+    std::vector<float> values;
+    for (const Block* block : {&grad_q, &grad_k, &grad_v}) block->append_to(values);
+    // Heads' sums over all their units, however many those are.
+    std::vector<double> sums(M * (2 * P_h * P_w * D + table_floats + g.parameters_of_slot(a)));
+    const int64_t pool_floats = 2 * P_h * P_w * D, per_head = static_cast<int64_t>(sums.size()) / M;
+    for (int64_t unit = 0; unit < units; ++unit)
+      for (int64_t i = 0; i < pool_floats; ++i) sums[unit / (B * g.strips) * per_head + i] += g.pool[unit * pool_floats + i];
+    for (int64_t m = 0; m < M; ++m)
+      for (int64_t worker = 0; worker < workers; ++worker) {
+        const int64_t first = units * worker / workers, last = units * (worker + 1) / workers;
+        if (first >= last || m < first / (B * g.strips) || m > (last - 1) / (B * g.strips)) continue;
+        double* to = sums.data() + m * per_head + pool_floats;
+        for (int64_t i = 0; i < table_floats; ++i) *to++ += g.table[(m + worker) * table_floats + i];
+        for (int64_t i = 0; i < g.parameters_of_slot(a); ++i) *to++ += g.parameters[(m + worker) * g.parameters_of_slot(a) + i];
+      }
+    values.insert(values.end(), sums.begin(), sums.end());
+    return values;
+  });
+}
+
+void run_gate(Dtype dtype, int64_t B, int64_t H, int64_t W, int64_t F, int64_t window) {
+  const std::string description = text("gate", {static_cast<int64_t>(dtype), B, H, W, F, window});
+  const int64_t pixels = B * H * W, taps = window * window, pixel = 2 * F + 3;
+  // Pixels are `pixel` apart, and the block ends with the last one's channels.
+  const Block x = Block::random(dtype, pixels * pixel - 3), grad = Block::random(dtype, pixels * F);
+  const std::vector<float> weight = random_floats(taps * F), bias = random_floats(F);
+  Gate g{};
+  g.dtype = dtype, g.B = B, g.H = H, g.W = W, g.F = F, g.window = window;
+  g.x = x.data(), g.x_b = H * W * pixel, g.x_y = W * pixel, g.x_x = pixel;
+  g.weight = weight.data(), g.bias = bias.data(), g.grad = grad.data();
+  compare(description, dtype, [&](const Kernels& kernels, int64_t pieces) {
+    const Block out(dtype, pixels * F);
+    g.out = out.data();
+    in_pieces(B * H, pieces, [&](int64_t begin, int64_t end) { kernels.gate_forward(g, begin, end); });
+    std::vector<float> values;
+    out.append_to(values);
+    return values;
+  });
+  compare(description + ", gradient", dtype, [&](const Kernels& kernels, int64_t workers) {
+    const Block grad_x(dtype, pixels * 2 * F);
+    std::vector<float> parts(workers * (taps + 1) * F), values((taps + 1) * F);
+    g.grad_x = grad_x.data(), g.grad_parameters = parts.data();
+    for (int64_t worker = 0; worker < workers; ++worker) on_new_thread([&] { kernels.gate_backward(g, worker, workers); });
+    for (size_t i = 0; i < parts.size(); ++i) values[i % values.size()] += parts[i];
+    grad_x.append_to(values);
+    return values;
+  });
+}
+
+// Packed weights of `K` to `N` channels: the values are the same for every panel width.
+struct Packed {
+  std::vector<float> panels, bias;
+  Packed(const std::vector<float>& weight, int64_t N, int64_t K, int64_t panel) {
+    const int64_t count = (N + panel - 1) / panel;
+    panels.assign(count * K * panel, 0.0f), bias.assign(count * panel, 0.0f);
+    for (int64_t n = 0; n < N; ++n) {
+      bias[n] = weight[n];
+      for (int64_t k = 0; k < K; ++k) panels[(n / panel * K + k) * panel + n % panel] = weight[N + n * K + k] / std::sqrt(static_cast<float>(K));
+    }
+  }
+};
+
+void run_norm_linear(Dtype dtype, int64_t rows, int64_t K, int64_t N, bool norm, bool with_residual, int64_t gelu_from) {
+  const std::string description = text("norm_linear", {static_cast<int64_t>(dtype), rows, K, N, norm, with_residual, gelu_from});
+  const int64_t x_row = K + 5;
+  const Block x = Block::random(dtype, rows * x_row - 5), residual = Block::random(dtype, rows * N);
+  const std::vector<float> weight = random_floats(N * (K + 1)), norm_weight = random_floats(K), norm_bias = random_floats(K);
+  compare(description, dtype, [&](const Kernels& kernels, int64_t pieces) {
+    const Packed packed(weight, N, K, kernels.panel);
+    const Block out(dtype, rows * N);
+    const NormLinear n{dtype,
+                       rows,
+                       K,
+                       N,
+                       x.data(),
+                       x_row,
+                       norm ? norm_weight.data() : nullptr,
+                       norm ? norm_bias.data() : nullptr,
+                       1e-5f,
+                       packed.panels.data(),
+                       packed.bias.data(),
+                       gelu_from,
+                       with_residual ? residual.data() : nullptr,
+                       out.data()};
+    in_pieces(rows, pieces, [&](int64_t begin, int64_t end) { kernels.norm_linear(n, begin, end); });
+    std::vector<float> values;
+    out.append_to(values);
+    return values;
+  });
+}
+
+void run_pool(Dtype dtype, int64_t B, int64_t H, int64_t W, int64_t C, int64_t P_h, int64_t P_w) {
+  const int64_t pixel = C + 2;
+  const Block x = Block::random(dtype, B * H * W * pixel - 2);
+  compare(text("pool", {static_cast<int64_t>(dtype), B, H, W, C, P_h, P_w}), dtype, [&](const Kernels& kernels, int64_t pieces) {
+    const Block out(dtype, B * P_h * P_w * C);
+    const Pool p{dtype, B, H, W, C, P_h, P_w, x.data(), H * W * pixel, W * pixel, pixel, out.data()};
+    in_pieces(B * P_h, pieces, [&](int64_t begin, int64_t end) { kernels.pool(p, begin, end); });
+    std::vector<float> values;
+    out.append_to(values);
+    return values;
+  });
+}
+
+void run_conv_glu(Dtype dtype, int64_t B, int64_t H, int64_t W, int64_t C, int64_t F) {
+  const Block x = Block::random(dtype, B * H * W * C);
+  const std::vector<float> weight_in = random_floats(2 * F * (C + 1)), weight_out = random_floats(C * (F + 1));
+  const std::vector<float> norm_weight = random_floats(C), norm_bias = random_floats(C), weight = random_floats(9 * F), bias = random_floats(F);
+  compare(text("conv_glu", {static_cast<int64_t>(dtype), B, H, W, C, F}), dtype, [&](const Kernels& kernels, int64_t pieces) {
+    const Packed in(weight_in, 2 * F, C, kernels.panel), back(weight_out, C, F, kernels.panel);
+    const Block out(dtype, B * H * W * C);
+    const ConvGlu g{dtype,
+                    B,
+                    H,
+                    W,
+                    C,
+                    F,
+                    x.data(),
+                    norm_weight.data(),
+                    norm_bias.data(),
+                    1e-5f,
+                    in.panels.data(),
+                    in.bias.data(),
+                    weight.data(),
+                    bias.data(),
+                    back.panels.data(),
+                    back.bias.data(),
+                    out.data()};
+    in_pieces(B * H, pieces, [&](int64_t begin, int64_t end) { kernels.conv_glu(g, begin, end); });
+    std::vector<float> values;
+    out.append_to(values);
+    return values;
+  });
+}
+
+void run_bias_table(int64_t M, int64_t hidden, int64_t rows, int64_t columns) {
+  const std::vector<float> row_coordinates = random_floats(rows), column_coordinates = random_floats(columns);
+  const std::vector<float> row_weight = random_floats(hidden), column_weight = random_floats(hidden), bias = random_floats(hidden);
+  const std::vector<float> out_weight = random_floats(M * hidden), out_bias = random_floats(M);
+  compare(text("bias_table", {M, hidden, rows, columns}), Dtype::Float, [&](const Kernels& kernels, int64_t pieces) {
+    std::vector<float> out(M * rows * columns, NAN);
+    const BiasTable t{M,
+                      hidden,
+                      rows,
+                      columns,
+                      row_coordinates.data(),
+                      column_coordinates.data(),
+                      row_weight.data(),
+                      column_weight.data(),
+                      bias.data(),
+                      out_weight.data(),
+                      out_bias.data(),
+                      out.data()};
+    in_pieces(rows, pieces, [&](int64_t begin, int64_t end) { kernels.bias_table(t, begin, end); });
+    return out;
+  });
+}
+
+}  // namespace
+
+int main() {
+  const int64_t windows[] = {1, 3, 5, 7};
+  for (const Dtype dtype : {Dtype::Float, Dtype::BFloat16, Dtype::Half}) {
+    run_attention(dtype, 1, 1, 1, 1, 1, 1, 1, 3, false, false);
+    run_attention(dtype, 1, 2, 3, 1, 80, 1, 1, 7, false, false);
+    run_attention(dtype, 1, 12, 6, 1, 5, 3, 2, 3, true, false);
+    run_attention(dtype, 1, 11, 40, 2, 4, 2, 5, 5, false, true);
+    for (int n = 0; n < 12; ++n)
+      run_attention(dtype, pick(1, 2), pick(1, 12), pick(1, 40), pick(1, 3), pick(1, 26), pick(1, 4), pick(1, 4),
+                    windows[pick(0, 3)], pick(0, 3) == 0, pick(0, 3) == 0);
+    for (const int64_t window : windows)
+      for (int n = 0; n < 4; ++n) run_gate(dtype, pick(1, 2), pick(1, 9), pick(1, 7), pick(1, 37), window);
+    for (int n = 0; n < 12; ++n) {
+      const int64_t N = pick(1, 70);
+      const bool residual = pick(0, 1) == 1;
+      run_norm_linear(dtype, pick(1, 40), pick(1, 70), N, pick(0, 1) == 1, residual, residual ? N : pick(0, N));
+      run_pool(dtype, pick(1, 2), pick(1, 9), pick(1, 9), pick(1, 37), pick(1, 5), pick(1, 5));
+      run_conv_glu(dtype, pick(1, 2), pick(1, 9), pick(1, 9), pick(1, 37), pick(1, 37));
+    }
+    run_norm_linear(dtype, 3, 800, 33, true, false, 17);  // a product in several blocks of its depth
+    run_norm_linear(dtype, 700, 130, 3, false, true, 3);  // several strips of rows
+    run_conv_glu(dtype, 1, 40, 30, 3, 120);
+  }
+  for (int n = 0; n < 12; ++n) run_bias_table(pick(1, 9), pick(1, 150), pick(1, 9), pick(1, 70));
+  std::printf("checked");
+  for (const Kernels* kernels : all_kernels()) std::printf(", %s", kernels->name);
+  std::printf("\n");
+}
