@@ -70,7 +70,7 @@ def use_fused(backend: str, why_not: str | None) -> bool:
         ValueError: `backend` is unknown, or "fused" was asked for and cannot be had.
     """
     check_backend(backend)
-    if backend == "auto" and CPU_KERNELS is None:
+    if backend == "auto" and CPU_KERNELS is None and not torch.compiler.is_compiling():
         _say_once()
     if backend == "fused" and why_not is not None:
         raise ValueError(f'backend is "fused", but {why_not}')
