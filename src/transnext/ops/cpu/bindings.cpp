@@ -310,7 +310,7 @@ Gate describe(const Tensor& x, const GateParameters& p) {
   STD_TORCH_CHECK(x.sizes().size() == 4 && x.size(3) % 2 == 0, "x must be [B, H, W, 2 F]");
   Gate g{};
   g.dtype = dtype_of(x, "x");
-  g.B = x.size(0), g.H = x.size(1), g.W = x.size(2), g.F = x.size(3) / 2, g.window = p.window;
+  g.B = x.size(0), g.H = x.size(1), g.W = x.size(2), g.F = g.all = x.size(3) / 2, g.window = p.window;
   g.x = x.const_data_ptr();
   g.x_b = x.stride(0), g.x_y = x.stride(1), g.x_x = x.stride(2);
   g.weight = p.weight.data(), g.bias = p.bias.data();

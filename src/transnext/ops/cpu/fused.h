@@ -90,7 +90,7 @@ static void conv_glu(const ConvGlu& g, int64_t begin, int64_t end) {
         around.step = hidden;
         for (int64_t dy = -1; dy <= 1; ++dy)
           around.row[dy + 1] = y + dy < 0 || y + dy >= g.H ? nullptr : rows + (y + dy - origin) * W * hidden;
-        gate_row(g.weight, g.bias, 3, W, F, around, rows + (y - origin) * W * hidden + F, hidden, gated + (y - y0) * W * F);
+        gate_row(g.weight, g.bias, 3, W, F, around, rows + (y - origin) * W * hidden + F, hidden, gated + (y - y0) * W * F, F);
       }
       const int64_t place = (b * g.H + y0) * W * C;
       const float* residual = result.residual_of(place, count * W * C);

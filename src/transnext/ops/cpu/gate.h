@@ -85,11 +85,11 @@ INLINE vf load_if(std::false_type, const float* p) { return first_lane(*p); }
 INLINE void store_if(std::true_type, float* p, vf x) { store(p, x); }
 INLINE void store_if(std::false_type, float* p, vf x) { *p = x[0]; }
 
-// One row of the result, `[W][F]`. `gates` points at the gates of its first pixel.
+// One row of the result. `gates` points at the gates of its first pixel.
 static void gate_row(const float* weight, const float* bias, int64_t window, int64_t W, int64_t F, const WindowRows& rows,
-                     const float* gates, int64_t gate_step, float* out) {
+                     const float* gates, int64_t gate_step, float* out, int64_t out_step) {
   for_convolutions(weight, bias, window, W, F, rows, [&](int64_t x, int64_t c, vf a, auto wide) ALWAYS_INLINE {
-    store_if(wide, out + x * F + c, gelu(a) * load_if(wide, gates + x * gate_step + c));
+    store_if(wide, out + x * out_step + c, gelu(a) * load_if(wide, gates + x * gate_step + c));
   });
 }
 
@@ -117,8 +117,8 @@ struct InputRows {
     return direct() ? static_cast<const float*>(g.x) + place(y) : ring + y % slots * g.W * g.F;
   }
   const float* gates_of(int64_t y) const {
-    if (direct()) return static_cast<const float*>(g.x) + place(y) + g.F;
-    widen_rows(g.dtype, g.x, place(y) + g.F, g.x_x, g.W, g.F, gates);
+    if (direct()) return static_cast<const float*>(g.x) + place(y) + g.all;
+    widen_rows(g.dtype, g.x, place(y) + g.all, g.x_x, g.W, g.F, gates);
     return gates;
   }
   WindowRows around(int64_t y) const {
@@ -129,19 +129,47 @@ struct InputRows {
   }
 };
 
-static void gate_forward(const Gate& g, int64_t begin, int64_t end) {
-  const int64_t r = g.window / 2, row_floats = g.W * g.F;
-  float* base = scratch(InputRows::floats(g, g.window) + row_floats);
-  float* narrowed = base + InputRows::floats(g, g.window);
-  for (int64_t unit = begin; unit < end;) {
-    const int64_t top = unit % g.H, bottom = std::min(g.H, top + end - unit);
-    const InputRows input(g, unit / g.H, g.window, base);
-    for (int64_t y = top - r; y < top + r; ++y) input.enter(y);
-    for (int64_t y = top; y < bottom; ++y, ++unit) {
-      input.enter(y + r);
-      float* out = input.direct() ? static_cast<float*>(g.out) + unit * row_floats : narrowed;
-      gate_row(g.weight, g.bias, g.window, g.W, g.F, input.around(y), input.gates_of(y), input.step(), out);
-      if (!input.direct()) narrow_rows(g.dtype, out, 1, row_floats, g.out, unit * row_floats, 0);
-    }
+// Runs `pass(part, scratch)` for ranges of channels whose rows fit in the cache together, so that a row is fetched once and not
+// again for each row that it is a neighbour of. `floats(part)` is the scratch that a pass wants.
+template <class Floats, class Pass>
+static void for_channel_ranges(const Gate& g, const Floats& floats, const Pass& pass) {
+  constexpr int64_t CACHE_FLOATS = 32 * 1024;
+  const int64_t taps = g.window * g.window, fitting = CACHE_FLOATS / ((g.window + 1) * g.W) / 16 * 16;
+  Gate part = g;
+  part.F = std::min(g.F, std::max<int64_t>(32, fitting));
+  const int64_t most = part.F, for_weights = round_up(taps * most, 16);
+  float* weights = scratch(for_weights + floats(part));
+  const int64_t size = g.dtype == Dtype::Float ? 4 : 2;
+  for (int64_t c = 0; c < g.F; c += most) {
+    part.F = std::min(most, g.F - c);
+    part.first = g.first + c;
+    part.x = static_cast<const char*>(g.x) + c * size;
+    part.out = g.out ? static_cast<char*>(g.out) + c * size : nullptr;
+    part.grad = g.grad ? static_cast<const char*>(g.grad) + c * size : nullptr;
+    part.grad_x = g.grad_x ? static_cast<char*>(g.grad_x) + c * size : nullptr;
+    for (int64_t t = 0; t < taps; ++t) std::copy_n(g.weight + t * g.F + c, part.F, weights + t * part.F);
+    part.weight = weights;
+    part.bias = g.bias + c;
+    pass(part, weights + for_weights);
   }
+}
+
+static void gate_forward(const Gate& whole, int64_t begin, int64_t end) {
+  const auto floats = [](const Gate& g) { return InputRows::floats(g, g.window) + g.W * g.F; };
+  for_channel_ranges(whole, floats, [&](const Gate& g, float* base) {
+    const int64_t r = g.window / 2, row_floats = g.W * g.all;
+    float* narrowed = base + InputRows::floats(g, g.window);
+    for (int64_t unit = begin; unit < end;) {
+      const int64_t top = unit % g.H, bottom = std::min(g.H, top + end - unit);
+      const InputRows input(g, unit / g.H, g.window, base);
+      for (int64_t y = top - r; y < top + r; ++y) input.enter(y);
+      for (int64_t y = top; y < bottom; ++y, ++unit) {
+        input.enter(y + r);
+        float* out = input.direct() ? static_cast<float*>(g.out) + unit * row_floats : narrowed;
+        gate_row(g.weight, g.bias, g.window, g.W, g.F, input.around(y), input.gates_of(y), input.step(), out,
+                 input.direct() ? g.all : g.F);
+        if (!input.direct()) narrow_rows(g.dtype, out, g.W, g.F, g.out, unit * row_floats, g.all);
+      }
+    }
+  });
 }

@@ -28,7 +28,7 @@ struct GateBackward {
 
   // Writes a row of one half of the input's gradient.
   void write(int64_t y, int64_t first_channel) const {
-    narrow_rows(g.dtype, result, g.W, g.F, g.grad_x, (input.b * g.H + y) * g.W * 2 * g.F + first_channel, 2 * g.F);
+    narrow_rows(g.dtype, result, g.W, g.F, g.grad_x, (input.b * g.H + y) * g.W * 2 * g.all + first_channel, 2 * g.all);
   }
 
   // dc of row y, and the gradient of its gates if the row is the worker's own.
@@ -36,7 +36,7 @@ struct GateBackward {
     const WindowRows rows = input.around(y);
     const float* gates = input.gates_of(y);
     const int64_t step = input.step();
-    widen_rows(g.dtype, g.grad, (input.b * g.H + y) * g.W * g.F, 0, 1, g.W * g.F, grad);
+    widen_rows(g.dtype, g.grad, (input.b * g.H + y) * g.W * g.all, g.all, g.W, g.F, grad);
     float* to = dc_row(y);
     for_convolutions(g.weight, g.bias, g.window, g.W, g.F, rows, [&](int64_t x, int64_t c, vf a, auto wide) ALWAYS_INLINE {
       vf density;
@@ -46,7 +46,7 @@ struct GateBackward {
       store_if(wide, to + x * g.F + c, gradient * load_if(wide, gates + x * step + c) * (cdf + a * density));
       store_if(wide, result + x * g.F + c, gradient * a * cdf);
     });
-    if (own) write(y, g.F);
+    if (own) write(y, g.all);
   }
 
   // The input's gradient of row y, and with it what the pixels of the row add to the weights.
@@ -126,28 +126,30 @@ struct GateBackward {
   }
 };
 
-static void gate_backward(const Gate& g, int64_t worker, int64_t workers) {
-  const int64_t r = g.window / 2, F = g.F, taps = g.window * g.window;
-  const int64_t first = g.B * g.H * worker / workers, last = g.B * g.H * (worker + 1) / workers;
-  float* base = scratch(GateBackward::floats(g));
-  float* totals = g.grad_parameters + worker * (taps + 1) * F;
-  for (int64_t unit = first; unit < last;) {
-    const int64_t b = unit / g.H, top = unit % g.H, bottom = std::min(g.H, top + last - unit);
-    const GateBackward row(g, b, base);
-    const auto enter = [&](int64_t y) {
-      if (y >= 0 && y < g.H) row.convolution_gradient(y, y >= top && y < bottom);
-    };
-    for (int64_t y = top - 2 * r; y < top; ++y) row.input.enter(y);
-    for (int64_t y = top - r; y < top + r; ++y) {
-      row.input.enter(y + r);
-      enter(y);
+static void gate_backward(const Gate& whole, int64_t worker, int64_t workers) {
+  const int64_t first = whole.B * whole.H * worker / workers, last = whole.B * whole.H * (worker + 1) / workers;
+  for_channel_ranges(whole, GateBackward::floats, [&](const Gate& g, float* base) {
+    const int64_t r = g.window / 2, F = g.F, taps = g.window * g.window;
+    float* totals = g.grad_parameters + worker * (taps + 1) * g.all + g.first;
+    for (int64_t unit = first; unit < last;) {
+      const int64_t b = unit / g.H, top = unit % g.H, bottom = std::min(g.H, top + last - unit);
+      const GateBackward row(g, b, base);
+      const auto enter = [&](int64_t y) {
+        if (y >= 0 && y < g.H) row.convolution_gradient(y, y >= top && y < bottom);
+      };
+      for (int64_t y = top - 2 * r; y < top; ++y) row.input.enter(y);
+      for (int64_t y = top - r; y < top + r; ++y) {
+        row.input.enter(y + r);
+        enter(y);
+      }
+      for (int64_t y = top; y < bottom; ++y, ++unit) {
+        row.input.enter(y + 2 * r);
+        enter(y + r);
+        std::fill_n(row.sums, (taps + 1) * F, 0.0f);
+        row.input_gradient(y);
+        for (int64_t t = 0; t <= taps; ++t)
+          for (int64_t c = 0; c < F; ++c) totals[t * g.all + c] += row.sums[t * F + c];
+      }
     }
-    for (int64_t y = top; y < bottom; ++y, ++unit) {
-      row.input.enter(y + 2 * r);
-      enter(y + r);
-      std::fill_n(row.sums, (taps + 1) * F, 0.0f);
-      row.input_gradient(y);
-      for (int64_t n = 0; n < (taps + 1) * F; ++n) totals[n] += row.sums[n];
-    }
-  }
+  });
 }

@@ -71,15 +71,17 @@ struct AttentionGradient {
 struct Gate {
   Dtype dtype;
   int64_t B, H, W, F, window;
-  const void* x;             // [B, H, W, 2 F], pixel stride `x_stride`
+  int64_t all;               // channels of the tensors: F, or more where F of them are taken, from `first` on
+  int64_t first;
+  const void* x;             // [B, H, W, 2 all]
   int64_t x_b, x_y, x_x;
   const float* weight;       // [w * w, F]
   const float* bias;         // [F]
-  void* out;                 // [B, H, W, F]
+  void* out;                 // [B, H, W, all]
   // backward
-  const void* grad;          // [B, H, W, F]
-  void* grad_x;              // [B, H, W, 2 F]
-  float* grad_parameters;    // [workers, w * w + 1, F]
+  const void* grad;          // [B, H, W, all]
+  void* grad_x;              // [B, H, W, 2 all]
+  float* grad_parameters;    // [workers, w * w + 1, all]
 };
 
 // LayerNorm (if `norm_weight`), then a product with packed weights, then GELU on columns from `gelu_from` on, then a sum
