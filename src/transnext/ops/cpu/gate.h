@@ -40,8 +40,36 @@ INLINE Value convolve(const float* weight, Value start, int64_t window, int64_t 
 // Pixels that are worked on together, so that weights and sums of a vector of channels are read once for all of them.
 constexpr int64_t PIXEL_BLOCK = 8;
 
-// Calls `use(x, c, convolution, wide)` for all columns and channels of a row; `wide` tells whether lanes c .. c + VL - 1 are
-// meant or c alone.
+// What a value stands for: lanes c .. c + VL - 1 of one pixel or of two neighbouring ones, `step` apart, or channel c alone.
+struct OnePixel {
+  static vf get(const float* p, int64_t) { return load(p); }
+  static void put(float* p, int64_t, vf x) { store(p, x); }
+};
+struct TwoPixels {
+  static Pair get(const float* p, int64_t step) { return {load(p), load(p + step)}; }
+  static void put(float* p, int64_t step, Pair x) {
+    store(p, x.a);
+    store(p + step, x.b);
+  }
+};
+struct OneChannel {
+  static vf get(const float* p, int64_t) { return first_lane(*p); }
+  static void put(float* p, int64_t, vf x) { *p = x[0]; }
+};
+
+INLINE vf convolve_3x3(const vf (&w)[3][3], vf sum, int64_t c, int64_t x, int64_t W, const WindowRows& rows) {
+#pragma GCC unroll 3
+  for (int dy = 0; dy < 3; ++dy) {
+    if (!rows.row[dy]) continue;
+    const float* source = rows.row[dy] + x * rows.step + c;
+    if (x > 0) sum += w[dy][0] * load(source - rows.step);
+    sum += w[dy][1] * load(source);
+    if (x + 1 < W) sum += w[dy][2] * load(source + rows.step);
+  }
+  return sum;
+}
+
+// Calls `use(x, c, convolution, what)` for all columns and channels of a row.
 template <class Use>
 INLINE void for_convolutions(const float* weight, const float* bias, int64_t window, int64_t W, int64_t F,
                              const WindowRows& rows, const Use& use) {
@@ -57,39 +85,28 @@ INLINE void for_convolutions(const float* weight, const float* bias, int64_t win
 #pragma GCC unroll 3
           for (int dx = 0; dx < 3; ++dx) w[dy][dx] = load(weight + (dy * 3 + dx) * F + c);
         const vf start = load(bias + c);
-        for (int64_t x = first; x < last; ++x) {
-          vf sum = start;
-#pragma GCC unroll 3
-          for (int dy = 0; dy < 3; ++dy) {
-            if (!rows.row[dy]) continue;
-            const float* source = rows.row[dy] + x * rows.step + c;
-            if (x > 0) sum += w[dy][0] * load(source - rows.step);
-            sum += w[dy][1] * load(source);
-            if (x + 1 < W) sum += w[dy][2] * load(source + rows.step);
-          }
-          use(x, c, sum, std::true_type());
+        int64_t x = first;
+        for (; x + 2 <= last; x += 2) {
+          const Pair sums{convolve_3x3(w, start, c, x, W, rows), convolve_3x3(w, start, c, x + 1, W, rows)};
+          use(x, c, sums, TwoPixels());
         }
+        if (x < last) use(x, c, convolve_3x3(w, start, c, x, W, rows), OnePixel());
       }
     else
       for (; c + VL <= F; c += VL)
         for (int64_t x = first; x < last; ++x)
-          use(x, c, convolve(weight, load(bias + c), window, F, c, x, W, rows, load), std::true_type());
+          use(x, c, convolve(weight, load(bias + c), window, F, c, x, W, rows, load), OnePixel());
     for (; c < F; ++c)
       for (int64_t x = first; x < last; ++x)
-        use(x, c, first_lane(convolve(weight, bias[c], window, F, c, x, W, rows, one)), std::false_type());
+        use(x, c, first_lane(convolve(weight, bias[c], window, F, c, x, W, rows, one)), OneChannel());
   }
 }
-
-INLINE vf load_if(std::true_type, const float* p) { return load(p); }
-INLINE vf load_if(std::false_type, const float* p) { return first_lane(*p); }
-INLINE void store_if(std::true_type, float* p, vf x) { store(p, x); }
-INLINE void store_if(std::false_type, float* p, vf x) { *p = x[0]; }
 
 // One row of the result. `gates` points at the gates of its first pixel.
 static void gate_row(const float* weight, const float* bias, int64_t window, int64_t W, int64_t F, const WindowRows& rows,
                      const float* gates, int64_t gate_step, float* out, int64_t out_step) {
-  for_convolutions(weight, bias, window, W, F, rows, [&](int64_t x, int64_t c, vf a, auto wide) ALWAYS_INLINE {
-    store_if(wide, out + x * out_step + c, gelu(a) * load_if(wide, gates + x * gate_step + c));
+  for_convolutions(weight, bias, window, W, F, rows, [&](int64_t x, int64_t c, auto a, auto what) ALWAYS_INLINE {
+    what.put(out + x * out_step + c, out_step, gelu(a) * what.get(gates + x * gate_step + c, gate_step));
   });
 }
 

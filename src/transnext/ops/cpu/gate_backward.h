@@ -38,13 +38,13 @@ struct GateBackward {
     const int64_t step = input.step();
     widen_rows(g.dtype, g.grad, (input.b * g.H + y) * g.W * g.all, g.all, g.W, g.F, grad);
     float* to = dc_row(y);
-    for_convolutions(g.weight, g.bias, g.window, g.W, g.F, rows, [&](int64_t x, int64_t c, vf a, auto wide) ALWAYS_INLINE {
-      vf density;
-      const vf cdf = normal_cdf(a, density);
-      density *= 0.39894228040143268f;  // 1 / sqrt(2 pi)
-      const vf gradient = load_if(wide, grad + x * g.F + c);
-      store_if(wide, to + x * g.F + c, gradient * load_if(wide, gates + x * step + c) * (cdf + a * density));
-      store_if(wide, result + x * g.F + c, gradient * a * cdf);
+    for_convolutions(g.weight, g.bias, g.window, g.W, g.F, rows, [&](int64_t x, int64_t c, auto a, auto what) ALWAYS_INLINE {
+      auto density = a;
+      const auto cdf = normal_cdf(a, density);
+      density = density * 0.39894228040143268f;  // 1 / sqrt(2 pi)
+      const auto gradient = what.get(grad + x * g.F + c, g.F);
+      what.put(to + x * g.F + c, g.F, gradient * what.get(gates + x * step + c, step) * (cdf + a * density));
+      what.put(result + x * g.F + c, g.F, gradient * a * cdf);
     });
     if (own) write(y, g.all);
   }
@@ -60,23 +60,23 @@ struct GateBackward {
             if (g.window == 3)
               channels_3x3(y, first, last, c, rows);
             else
-              channels(y, first, last, c, rows, std::true_type());
+              channels(y, first, last, c, rows, OnePixel());
           },
-          [&](int64_t c) { channels(y, first, last, c, rows, std::false_type()); });
+          [&](int64_t c) { channels(y, first, last, c, rows, OneChannel()); });
     }
     write(y, 0);
   }
 
   // Row y + dy - r of the output reads a pixel of row y through the tap opposite to (dy, dx).
-  template <class Wide>
-  void channels(int64_t y, int64_t first, int64_t last, int64_t c, const WindowRows& rows, Wide wide) const {
+  template <class What>
+  void channels(int64_t y, int64_t first, int64_t last, int64_t c, const WindowRows& rows, What what) const {
     const int64_t r = g.window / 2, taps = g.window * g.window;
     const auto add = [&](int64_t tap, vf value) {
       float* to = sums + tap * g.F + c;
-      store_if(wide, to, load_if(wide, to) + value);
+      what.put(to, 0, what.get(to, 0) + value);
     };
     for (int64_t x = first; x < last; ++x) {
-      const vf gradient = load_if(wide, dc_row(y) + x * g.F + c);
+      const vf gradient = what.get(dc_row(y) + x * g.F + c, 0);
       add(taps, gradient);
       vf sum{};
       for (int64_t dy = 0; dy < g.window; ++dy) {
@@ -84,11 +84,11 @@ struct GateBackward {
         const float* reader = dc_row(y + dy - r);
         for (int64_t dx = std::max<int64_t>(0, r - x); dx < std::min(g.window, g.W + r - x); ++dx) {
           const int64_t tap = dy * g.window + dx, place = x + dx - r;
-          sum += load_if(wide, g.weight + (taps - 1 - tap) * g.F + c) * load_if(wide, reader + place * g.F + c);
-          add(tap, gradient * load_if(wide, rows.row[dy] + place * rows.step + c));
+          sum += what.get(g.weight + (taps - 1 - tap) * g.F + c, 0) * what.get(reader + place * g.F + c, 0);
+          add(tap, gradient * what.get(rows.row[dy] + place * rows.step + c, 0));
         }
       }
-      store_if(wide, result + x * g.F + c, sum);
+      what.put(result + x * g.F + c, 0, sum);
     }
   }
 

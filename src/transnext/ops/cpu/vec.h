@@ -80,39 +80,63 @@ INLINE void transpose4(vf4& a, vf4& b, vf4& c, vf4& d) {
   d = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
 }
 
+// Two vectors that go through the same steps: the processor works on one while the other waits for its last result.
+struct Pair {
+  vf a, b;
+};
+struct PairMask {
+  vi a, b;
+};
+INLINE Pair operator+(Pair x, Pair y) { return {x.a + y.a, x.b + y.b}; }
+INLINE Pair operator-(Pair x, Pair y) { return {x.a - y.a, x.b - y.b}; }
+INLINE Pair operator*(Pair x, Pair y) { return {x.a * y.a, x.b * y.b}; }
+INLINE Pair operator/(Pair x, Pair y) { return {x.a / y.a, x.b / y.b}; }
+INLINE Pair operator+(Pair x, float y) { return {x.a + y, x.b + y}; }
+INLINE Pair operator*(Pair x, float y) { return {x.a * y, x.b * y}; }
+INLINE PairMask operator<(Pair x, float y) { return {x.a < y, x.b < y}; }
+INLINE PairMask operator>(Pair x, float y) { return {x.a > y, x.b > y}; }
+INLINE Pair select(PairMask mask, Pair yes, Pair no) { return {select(mask.a, yes.a, no.a), select(mask.b, yes.b, no.b)}; }
+
+INLINE vf filled(vf, float x) { return broadcast(x); }
+INLINE Pair filled(Pair, float x) { return {broadcast(x), broadcast(x)}; }
+INLINE vf power_of_two(vf n) { return as_float((__builtin_convertvector(n, vi) + 127) << 23); }
+INLINE Pair power_of_two(Pair n) { return {power_of_two(n.a), power_of_two(n.b)}; }
+
 // exp(x) for x <= 88, within 2 units in the last place; 0 below -87.3; NaN stays. Cephes' reduction, x = n log 2 + r.
-INLINE vf exp_nonpositive(vf x) {
-  const vf clamped = select(x < -87.3f, broadcast(-87.3f), x);
-  const vf magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const vf n = (clamped * 1.44269504088896341f + magic) - magic;
-  const vf r = clamped - n * 0.693359375f - n * -2.12194440e-4f;
-  vf p = r * 1.3888889e-3f + 8.3333333e-3f;
+template <class V>
+INLINE V exp_nonpositive(V x) {
+  const V clamped = select(x < -87.3f, filled(x, -87.3f), x);
+  const V magic = filled(x, 12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const V n = (clamped * 1.44269504088896341f + magic) - magic;
+  const V r = clamped - n * 0.693359375f - n * -2.12194440e-4f;
+  V p = r * 1.3888889e-3f + 8.3333333e-3f;
   p = p * r + 4.1666667e-2f;
   p = p * r + 1.6666667e-1f;
   p = p * r + 0.5f;
   p = p * r * r + r + 1.0f;
-  const vi power = (__builtin_convertvector(n, vi) + 127) << 23;
-  return select(x < -87.3f, vf{}, p * as_float(power));
+  return select(x < -87.3f, filled(x, 0.0f), p * power_of_two(n));
 }
 
 // The normal distribution function and exp(-x^2 / 2). Its tail is exp(-x^2 / 2) P(|x|) / Q(|x|), our own minimax fit for
 // |x| < 6, relative error 6e-8: small results of GELU are not differences of large ones, as 1 + erf would have them.
-INLINE vf normal_cdf(vf x, vf& exponential) {
-  const vf size = select(x < 0.0f, -x, x), a = select(size > 15.0f, broadcast(15.0f), size);
-  exponential = exp_nonpositive(-0.5f * a * a);
-  vf p = a * 1.36327312e-02f + 1.04482246e-01f;
+template <class V>
+INLINE V normal_cdf(V x, V& exponential) {
+  const V size = select(x < 0.0f, x * -1.0f, x), a = select(size > 15.0f, filled(x, 15.0f), size);
+  exponential = exp_nonpositive(a * a * -0.5f);
+  V p = a * 1.36327312e-02f + 1.04482246e-01f;
   p = p * a + 3.34602498e-01f;
   p = p * a + 4.99999970e-01f;
-  vf q = a * 3.41927710e-02f + 2.61345606e-01f;
+  V q = a * 3.41927710e-02f + 2.61345606e-01f;
   q = q * a + 8.79564040e-01f;
   q = q * a + 1.46708595f;
   q = q * a + 1.0f;
-  const vf tail = exponential * (p / q);
-  return select(x < 0.0f, tail, 1.0f - tail);
+  const V tail = exponential * (p / q);
+  return select(x < 0.0f, tail, filled(x, 1.0f) - tail);
 }
 
-INLINE vf gelu(vf x) {
-  vf exponential;
+template <class V>
+INLINE V gelu(V x) {
+  V exponential;
   return x * normal_cdf(x, exponential);
 }
 
