@@ -632,3 +632,13 @@ def test_gradient_checkpointing(frozen: bool, tiny_model: Make) -> None:
             gradients.append([p.grad for p in model.parameters() if p.requires_grad])
         for a, b in zip(*gradients, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_global_attention_a_few_heads_at_a_time(
+    tiny_model: Callable[..., TransNeXt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = tiny_model(), torch.randn(2, 3, 96, 70)
+    with torch.no_grad():
+        at_once = model(x)
+        monkeypatch.setattr("transnext.models.attention.MAX_BIAS_ENTRIES", 50)
+        torch.testing.assert_close(model(x), at_once, rtol=1e-5, atol=1e-6)

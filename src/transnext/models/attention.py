@@ -20,6 +20,9 @@ from transnext.ops.reference import NORM_EPS
 
 PLAIN_TENSORS: tuple[type, ...] = (Tensor, nn.Parameter)
 
+MAX_BIAS_ENTRIES = 1 << 24
+"""Query-key pairs times heads whose bias global attention holds at once: 64 MB. A 2048x2048 image has 400 million."""
+
 INITIAL_TEMPERATURE = math.log(math.exp(1 / 0.24) - 1)
 """Makes `softplus(temperature)` start at 1 / 0.24."""
 
@@ -359,15 +362,24 @@ def attend_globally(mixer: GlobalCosineAttention, qkv: Tensor, position: Positio
     scale = F.softplus(mixer.temperature.to(wide)) * math.log(H * W)
     qs = (F.normalize(q.to(wide), dim=-1, eps=NORM_EPS) + mixer.query_embedding.to(wide)) * scale
     kn = F.normalize(k.to(wide), dim=-1, eps=NORM_EPS)
-    bias = expand_bias_table(*position).flatten(3, 4).flatten(1, 2)  # [M, N, N]
-    out = F.scaled_dot_product_attention(
-        qs.to(v.dtype),
-        kn.to(v.dtype),
-        v,
-        attn_mask=bias.to(v.dtype),
-        dropout_p=mixer.attn_drop if mixer.training else 0.0,
-        scale=1.0,
-    )
+    qs, kn = qs.to(v.dtype), kn.to(v.dtype)
+    heads_at_once = mixer.num_heads
+    if not torch.compiler.is_compiling():
+        heads_at_once = max(1, min(heads_at_once, MAX_BIAS_ENTRIES // (H * W) ** 2))
+    parts = []
+    for first in range(0, mixer.num_heads, heads_at_once):
+        heads = slice(first, first + heads_at_once)
+        bias = expand_bias_table(position.table[heads], position.rows, position.cols).flatten(3, 4).flatten(1, 2)
+        part = F.scaled_dot_product_attention(
+            qs[:, heads],
+            kn[:, heads],
+            v[:, heads],
+            attn_mask=bias.to(v.dtype),  # [M, N, N]
+            dropout_p=mixer.attn_drop if mixer.training else 0.0,
+            scale=1.0,
+        )
+        parts.append(part)
+    out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     return out.transpose(1, 2).flatten(-2).unflatten(1, (H, W))
 
 
