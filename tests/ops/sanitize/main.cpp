@@ -209,7 +209,7 @@ void run_gate(Dtype dtype, int64_t B, int64_t H, int64_t W, int64_t F, int64_t w
   const Block x = Block::random(dtype, pixels * pixel - 3), grad = Block::random(dtype, pixels * F);
   const std::vector<float> weight = random_floats(taps * F), bias = random_floats(F);
   Gate g{};
-  g.dtype = dtype, g.B = B, g.H = H, g.W = W, g.F = F, g.window = window;
+  g.dtype = dtype, g.B = B, g.H = H, g.W = W, g.F = g.all = F, g.window = window;
   g.x = x.data(), g.x_b = H * W * pixel, g.x_y = W * pixel, g.x_x = pixel;
   g.weight = weight.data(), g.bias = bias.data(), g.grad = grad.data();
   compare(description, dtype, [&](const Kernels& kernels, int64_t pieces) {
