@@ -1,40 +1,138 @@
-"""Optimiser, schedule, loss and batch mixing of a configuration; the parts are timm's, torchvision's and PyTorch's."""
+"""Optimiser, schedule, frozen stages and batch mixing of a configuration; the parts are timm's and torchvision's."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from timm.optim import param_groups_weight_decay
-from timm.scheduler import CosineLRScheduler
+from timm.models import group_parameters
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from timm.scheduler import CosineLRScheduler, StepLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from transnext.engine.config import TrainConfig
 
 
+def freeze_stages(model: nn.Module, count: int) -> None:
+    """Excludes the first stages and what comes before them from training, in place.
+
+    Call it before `make_optimizer`, and train with `train_mode` instead of `model.train()`.
+
+    Args:
+        model: Any model of timm that says what its stages are. In one without stages each block counts as one.
+        count: Stages, from the image on; 0 for none. With all of them only the classifier is trained.
+
+    Raises:
+        ValueError: The model has fewer stages, or does not say what they are.
+    """
+    if count == 0:
+        return
+    matcher = _layers_of(model, f"freeze_stages is {count}", coarse=True)
+    if not isinstance(matcher, dict) or not {"stem", "blocks"} <= matcher.keys():
+        raise ValueError(
+            f"freeze_stages is {count}, but {_name(model)} does not say what its stages are: leave it at 0"
+        )
+    layers = group_parameters(model, {"stem": matcher["stem"], "blocks": matcher["blocks"]})
+    # What no pattern matches, the classifier at least, timm counts as one more layer behind the others.
+    stem = len(group_parameters(model, {"stem": matcher["stem"]})) - 1
+    stages = len(layers) - 1 - stem
+    if count > stages:
+        raise ValueError(f"freeze_stages is {count}, but {_name(model)} has {stages} stages")
+    frozen = {name for layer in range(stem + count) for name in layers[layer]}
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
+
+
+def train_mode(model: nn.Module) -> None:
+    """`model.train()`, except that what is frozen stays in evaluation mode: no stochastic depth, no new statistics.
+
+    Args:
+        model: The model, or a wrapper around it.
+    """
+    model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW that does not decay biases, norms and what the model names in `no_weight_decay()`."""
+    """AdamW over what is not frozen, without decay of biases, norms and what the model names in `no_weight_decay()`.
+
+    With `layer_decay` each group of parameters has an entry `lr_scale`, which the scheduler multiplies its rate with:
+    1 for the classifier, `layer_decay` for the last block, its square for the one before, and so on.
+
+    Raises:
+        ValueError: `layer_decay` is not 1 and the model does not say what its layers are.
+    """
     no_decay: set[str] = getattr(model, "no_weight_decay", set)()
-    groups = param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=no_decay)
+    if config.layer_decay == 1:
+        groups = param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=no_decay)
+    else:
+        _layers_of(model, f"layer_decay is {config.layer_decay}", coarse=False)
+        groups = param_groups_layer_decay(
+            model, config.weight_decay, no_weight_decay_list=no_decay, layer_decay=config.layer_decay
+        )
     return torch.optim.AdamW(groups, lr=config.lr)
 
 
-def make_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig, updates_per_epoch: int) -> CosineLRScheduler:
-    """Linear warm-up, then a cosine down to `min_lr`; call `step_update(n)` before update `n`."""
-    total = config.epochs * updates_per_epoch
-    warmup = min(round(config.warmup_epochs * updates_per_epoch), total // 5)
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=max(1, total - warmup),
-        lr_min=config.min_lr,
-        warmup_t=warmup,
-        warmup_lr_init=config.warmup_lr,
-        warmup_prefix=True,
-        t_in_epochs=False,
+class LearningRateSchedule:
+    """Sets the learning rate as a function of the number of the update alone, so that going on needs no state.
+
+    Args:
+        scheduler: Course of the rate over some unit of time.
+        time_of: That time at an update.
+    """
+
+    def __init__(self, scheduler: Scheduler, time_of: Callable[[int], int]) -> None:
+        self.scheduler = scheduler
+        self.time_of = time_of
+
+    def step_update(self, update: int) -> float:
+        """Sets the rate of an update.
+
+        Args:
+            update: Its number in the whole run, from 0.
+
+        Returns:
+            The rate; with `layer_decay` that of the classifier, which is the highest.
+        """
+        self.scheduler.step(self.time_of(update))
+        return max(group["lr"] for group in self.scheduler.optimizer.param_groups)
+
+
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, config: TrainConfig, updates_per_epoch: int
+) -> LearningRateSchedule:
+    """Linear warm-up, then a cosine down to `min_lr` or a constant; call `step_update(n)` before update `n`.
+
+    With `schedule_per_epoch` it is that of the released training: the rate changes between epochs, the first two
+    epochs both have the first rate, and the cosine, which counts from epoch 0, takes over in its middle.
+
+    Args:
+        optimizer: The optimiser whose rate is set.
+        config: The course of the rate.
+        updates_per_epoch: Updates of one epoch, all processes together.
+    """
+    per_epoch = config.schedule_per_epoch
+    unit = 1 if per_epoch else updates_per_epoch
+    total = config.epochs * unit
+    warmup = min(round(config.warmup_epochs * unit), total // 5)
+    time_of = (lambda update: max(0, update // updates_per_epoch - 1)) if per_epoch else (lambda update: update)
+    begin: dict[str, Any] = {"warmup_t": warmup, "warmup_lr_init": config.warmup_lr}
+    if config.schedule == "constant":
+        return LearningRateSchedule(StepLRScheduler(optimizer, decay_t=1, decay_rate=1.0, **begin), time_of)
+    length = total if per_epoch else max(1, total - warmup)
+    scheduler = CosineLRScheduler(
+        optimizer, t_initial=length, lr_min=config.min_lr, warmup_prefix=not per_epoch, **begin
     )
+    return LearningRateSchedule(scheduler, time_of)
 
 
 def make_mixer(config: TrainConfig, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Mixes a batch: images `[B, C, H, W]` and classes `[B]` in, images and targets out.
+    """Mixes a batch: images `[B, C, H, W]` and classes `[B]` in, images and targets in the same order out.
 
     Targets are class probabilities `[B, classes]` where the batch was mixed, and classes `[B]` where not.
     """
@@ -50,7 +148,25 @@ def make_mixer(config: TrainConfig, num_classes: int) -> Callable[[Tensor, Tenso
     def mix(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         if torch.rand(()) >= config.mix_prob:
             return images, targets
-        mixed: tuple[Tensor, Tensor] = one_of(images, targets)
-        return mixed
+        if config.repeats == 1:
+            mixed: tuple[Tensor, Tensor] = one_of(images, targets)
+            return mixed
+        # torchvision mixes each image with the one before it, with repeated augmentation often a copy of it.
+        order = torch.randperm(len(images))
+        mixed_images, mixed_targets = one_of(images[order], targets[order])
+        back = order.argsort()
+        return mixed_images[back], mixed_targets[back]
 
     return mix
+
+
+def _layers_of(model: nn.Module, option: str, *, coarse: bool) -> Any:
+    """How the parameters of a model belong to its layers, in timm's notation."""
+    group_matcher = getattr(model, "group_matcher", None)
+    if group_matcher is None:
+        raise ValueError(f"{option}, but {_name(model)} does not say what its layers are: leave it out")
+    return group_matcher(coarse=coarse)
+
+
+def _name(model: nn.Module) -> str:
+    return type(model).__name__
