@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from transnext.report import Example, build_report
-from transnext.tasks.classification import Prediction, SplitResult
+from transnext.tasks.classification import Calibration, Prediction, SplitResult
+from transnext.tasks.classification.calibration import calibration
+from transnext.tasks.classification.intervals import bootstrap_interval
 
 HOSTILE = "<script>alert('x')</script>\"&'\x00\udcff\u202e"
 
@@ -29,12 +31,19 @@ def split_result(split="val", num_classes=4, num_images=200, accuracy=0.75, skip
     return SplitResult(
         split=split,
         top1=top1,
+        top1_interval=bootstrap_interval(round(top1 * num_images) if num_images else 0, num_images),
         top5=top1,
         loss=0.8125 if num_images else math.nan,
+        calibration=_calibration(target == predicted),
         confusion=confusion,
+        images_per_second=321.0,
         predictions=predictions,
         skipped=list(skipped),
     )
+
+
+def _calibration(correct: np.ndarray) -> Calibration:
+    return calibration(np.random.default_rng(1).uniform(0.2, 1, len(correct)), correct)
 
 
 def epochs(n: int) -> list[dict[str, float]]:
@@ -97,7 +106,7 @@ def test_headline_numbers():
     assert "Validation accuracy70.0 %" in text
     assert "in epoch 3" in text
     assert "val accuracy75.0 %" in text
-    assert "68.6 to 80.5 %" in text  # Wilson, 150 of 200
+    assert "69.0 to 81.0 %" in text  # bootstrap, 150 of 200
     assert "200 images" in text
     assert "3 min 20 s" in text
     assert "1.07 M" in text

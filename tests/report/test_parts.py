@@ -3,26 +3,10 @@ import math
 import numpy as np
 import pytest
 
-from transnext.report.accuracy import wilson_interval
 from transnext.report.charts import Series, line_chart, nice_ticks
 from transnext.report.confusion import most_confused
 from transnext.report.history import best_validation, total_of
 from transnext.report.text import duration, escape, magnitude, number, percent
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials", "expected"),
-    # Newcombe (1998), Statistics in Medicine 17, table I, method 3.
-    [
-        (81, 263, (0.2553, 0.3662)),
-        (15, 148, (0.0624, 0.1605)),
-        (0, 20, (0.0, 0.1611)),
-        (1, 29, (0.0061, 0.1718)),
-        (0, 0, (0.0, 1.0)),
-    ],
-)
-def test_wilson_interval(successes, trials, expected):
-    assert wilson_interval(successes, trials) == pytest.approx(expected, abs=6e-5)
 
 
 @pytest.mark.parametrize(

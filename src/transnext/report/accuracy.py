@@ -1,32 +1,14 @@
 """Accuracy on each split, with the interval that the number of images leaves."""
 
-import math
 from collections.abc import Sequence
 
 from transnext.report.text import NOTHING, count, escape, finite, percent
 from transnext.tasks.classification.results import SplitResult
 
-Z_95 = 1.959964
-"""Normal quantile of a two-sided 95 % interval."""
-
-
-def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson score interval of a proportion, `(low, high)` in 0..1; all of it if there were no trials."""
-    if trials == 0:
-        return 0.0, 1.0
-    p = successes / trials
-    centre = p + z**2 / (2 * trials)
-    reach = z * math.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2))
-    scale = 1 + z**2 / trials
-    return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
-
 
 def interval_of(result: SplitResult) -> tuple[float, float] | None:
-    """95 % Wilson interval of `top1`; None where no image was evaluated."""
-    top1 = finite(result.top1)
-    if top1 is None or result.num_images == 0:
-        return None
-    return wilson_interval(round(top1 * result.num_images), result.num_images)
+    """95 % bootstrap interval of `top1`; None where no image was evaluated."""
+    return result.top1_interval if finite(result.top1) is not None and result.num_images else None
 
 
 def accuracy_section(results: Sequence[SplitResult], num_classes: int) -> str:
@@ -40,7 +22,7 @@ def accuracy_section(results: Sequence[SplitResult], num_classes: int) -> str:
     return (
         '<table class="splits"><thead><tr><th scope="col">Split</th><th scope="col" class="wide">Accuracy (top-1)</th>'
         f'{top5}<th scope="col" class="n">Loss</th></tr></thead><tbody>{rows}</tbody></table>'
-        '<p class="note">Beside each accuracy, and as the pale part of its bar: the 95\u202f% Wilson interval, '
+        '<p class="note">Beside each accuracy, and as the pale part of its bar: the 95\u202f% bootstrap interval, '
         "what the number of images leaves open.</p>"
     )
 

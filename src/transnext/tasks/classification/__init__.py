@@ -1,6 +1,7 @@
 """Image classification."""
 
-from transnext.tasks.classification.evaluation import evaluate
+from transnext.tasks.classification.calibration import Calibration
+from transnext.tasks.classification.evaluation import Gather, Outputs, evaluate, summarise
 from transnext.tasks.classification.results import Prediction, SplitResult
 
-__all__ = ["Prediction", "SplitResult", "evaluate"]
+__all__ = ["Calibration", "Gather", "Outputs", "Prediction", "SplitResult", "evaluate", "summarise"]
