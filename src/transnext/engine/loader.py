@@ -1,45 +1,140 @@
-"""Batches for training: their order and augmentation are a function of seed, epoch and image alone.
+"""Batches of images: order and augmentation are a function of seed, epoch and image alone.
 
-So they do not depend on the number of worker processes, and an epoch can be repeated exactly.
+So they depend neither on the number of processes nor on that of workers, and training can go on at any batch.
 """
 
+import ctypes
+import itertools
 import random
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data._utils import signal_handling
 
-from transnext.data import LabelledImages, Sample, Skipped, collate
+from transnext.data import Batch, LabelledImages, Sample, Skipped, collate
+from transnext.engine.samplers import epoch_order
+
+Order = Callable[[int], tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]]
+"""From the number of an epoch to its images and the seeds of their augmentation, for all processes together."""
 
 
-class ShuffledEpochs(Sampler[tuple[int, int]]):
-    """Pairs (image, seed of its augmentation) in an order that is new in each epoch.
+class EpochLoader(Protocol):
+    """The training batches of one process."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of an epoch, the same on every process."""
+
+    @property
+    def order_depends_on(self) -> str:
+        """What, beside the seed, must not change for an epoch to be continued, in words and numbers; "" for nothing."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, without its first `start` ones.
+
+        Raises:
+            TimeoutError: A reading process hangs.
+        """
+
+    def close(self) -> None:
+        """Ends the processes that read."""
+
+
+class ImageLoader:
+    """Batches of images that can be had by their number; see `train_loader`.
+
+    Batch `k` of process `r` of `W` are the images from place `(k W + r) batch_size` of the epoch's order on: so all
+    processes together see the same images in an update, however many they are and however they cut it up.
 
     Args:
-        num_images: Images in the data set.
-        seed: Decides the order of every epoch.
+        images: The training images with their random transform.
+        batch_size: Images in a batch of one process.
+        order: The order of each epoch; its length must not change.
+        workers: Processes that read images.
+        rank: Number of this process.
+        world_size: Processes that train.
+        timeout: Seconds after which a missing batch is an error; 0 to wait for ever.
+        pin_memory: Put batches where a GPU can fetch them.
     """
 
-    def __init__(self, num_images: int, seed: int) -> None:
-        self.num_images = num_images
-        self.seed = seed
-        self.epoch = 0
+    order_depends_on = ""
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch that the next iteration gives."""
-        self.epoch = epoch
+    def __init__(
+        self,
+        images: LabelledImages,
+        batch_size: int,
+        order: Order,
+        *,
+        workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        timeout: float = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.images = images
+        self.timeout = timeout
+        self._batches = _RankBatches(order, batch_size, rank, world_size)
+        self._iterator: Iterator[Batch] | None = None
+        self._loader = DataLoader(
+            SeededImages(images),
+            batch_sampler=self._batches,
+            num_workers=workers,
+            collate_fn=collate,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            timeout=timeout if workers else 0,
+            worker_init_fn=_init_worker,
+            generator=torch.Generator(),  # a loader without one draws from the generator of the model's dropout
+        )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of an epoch, the same on every process."""
+        return self._batches.per_epoch
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, without its first `start` ones; see `EpochLoader`."""
+        self._batches.epoch, self._batches.start = epoch, start
+        batches = list(self._batches)
+        self._iterator = iter(self._loader)
+        return _watched(
+            self._iterator, self.timeout, lambda k: [self.images.source.name(index) for index, _ in batches[k]]
+        )
+
+    def close(self) -> None:
+        """Ends the processes that read."""
+        if self._iterator is not None:
+            _end_workers(self._iterator)
+
+
+class _RankBatches(Sampler[list[tuple[int, int]]]):
+    """Pairs (image, seed of its augmentation) of the batches of one process, from `start` of `epoch` on."""
+
+    def __init__(self, order: Order, batch_size: int, rank: int, world_size: int) -> None:
+        self.order = order
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = self.start = 0
+        self.per_epoch = len(order(0)[0]) // (batch_size * world_size)
 
     def __len__(self) -> int:
-        return self.num_images
+        return self.per_epoch - self.start
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        rng = np.random.default_rng((self.seed, self.epoch))
-        seeds = rng.integers(2**32, size=self.num_images).tolist()
-        return iter([(i, seeds[i]) for i in rng.permutation(self.num_images).tolist()])
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        indices, seeds = self.order(self.epoch)
+        used = self.per_epoch * self.world_size * self.batch_size
+        shape = (self.per_epoch, self.world_size, self.batch_size)
+        mine = (values[:used].reshape(shape)[self.start :, self.rank].tolist() for values in (indices, seeds))
+        return iter([list(zip(*pair, strict=True)) for pair in zip(*mine, strict=True)])
 
 
 class SeededImages(Dataset[Sample | Skipped]):
@@ -76,52 +171,185 @@ def _seed_all(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
 
 
-def train_loader(images: LabelledImages, batch_size: int, seed: int, workers: int) -> "DataLoader[Sample | Skipped]":
-    """Shuffled batches; `loader.sampler.set_epoch` chooses the epoch. A last batch that is not full is left out.
+def train_loader(
+    images: LabelledImages,
+    *,
+    batch_size: int,
+    seed: int,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    timeout: float = 0,
+    repeats: int = 1,
+    balanced: bool = False,
+    pin_memory: bool = False,
+) -> EpochLoader:
+    """The training batches of one process. What is left of an epoch that is less than a batch of all is left out.
 
     Args:
         images: The training images with their random transform.
-        batch_size: Images in a batch.
+        batch_size: Images in a batch of one process.
         seed: Decides order and augmentation.
         workers: Processes that read images.
+        rank: Number of this process.
+        world_size: Processes that train.
+        timeout: Seconds after which a missing batch is an error; 0 to wait for ever.
+        repeats: As in `epoch_order`.
+        balanced: As in `epoch_order`.
+        pin_memory: Put batches where a GPU can fetch them.
     """
-    dataset = SeededImages(images)
-    return DataLoader(
-        dataset,
-        batch_size=min(batch_size, len(dataset)),
-        sampler=ShuffledEpochs(len(dataset), seed),
-        num_workers=workers,
-        collate_fn=collate,
-        drop_last=True,
-        persistent_workers=workers > 0,
-        worker_init_fn=_init_worker,
-        generator=torch.Generator(),  # a loader without one draws from the generator of the model's dropout
+    source = images.source
+    labels = np.fromiter((source.label(i) for i in range(len(source))), np.int64, len(source))
+
+    def order(epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
+        return epoch_order(labels, seed, epoch, repeats=repeats, balanced=balanced)
+
+    return ImageLoader(
+        images,
+        batch_size,
+        order,
+        workers=workers,
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+        pin_memory=pin_memory,
     )
 
 
-def eval_loader(images: LabelledImages, batch_size: int, workers: int) -> "DataLoader[Sample | Skipped]":
-    """Batches in order, every image once.
+class EvalLoader:
+    """The images of one process for evaluation, in order: `rank`, `rank + world_size`, and so on; see `eval_loader`.
 
     Args:
         images: The images with their deterministic transform.
         batch_size: Images in a batch.
         workers: Processes that read images.
+        rank: Number of this process.
+        world_size: Processes that evaluate.
+        timeout: Seconds after which a missing batch is an error; 0 to wait for ever.
     """
-    return DataLoader(
-        images,
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=collate,
-        worker_init_fn=_init_worker,
-        generator=torch.Generator(),
-    )
+
+    def __init__(
+        self, images: LabelledImages, batch_size: int, workers: int, rank: int, world_size: int, timeout: float
+    ) -> None:
+        self.images = images
+        self.batch_size = batch_size
+        self.indices = range(rank, len(images), world_size)
+        self.timeout = timeout
+        self._loader = DataLoader(
+            images,
+            batch_size=batch_size,
+            sampler=self.indices,
+            num_workers=workers,
+            collate_fn=collate,
+            timeout=timeout if workers else 0,
+            worker_init_fn=_init_worker,
+            generator=torch.Generator(),
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        iterator: Iterator[Batch] = iter(self._loader)
+        try:
+            yield from _watched(iterator, self.timeout, self._names)
+        finally:
+            _end_workers(iterator)
+
+    def _names(self, batch: int) -> list[str]:
+        indices = self.indices[batch * self.batch_size : (batch + 1) * self.batch_size]
+        return [self.images.source.name(index) for index in indices]
+
+
+def eval_loader(
+    images: LabelledImages,
+    batch_size: int,
+    workers: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    timeout: float = 0,
+) -> EvalLoader:
+    """Batches in order; over all processes together every image is there once.
+
+    Args:
+        images: The images with their deterministic transform.
+        batch_size: Images in a batch.
+        workers: Processes that read images.
+        rank: Number of this process.
+        world_size: Processes that evaluate.
+        timeout: Seconds after which a missing batch is an error; 0 to wait for ever.
+    """
+    return EvalLoader(images, batch_size, workers, rank, world_size, timeout)
+
+
+def _watched(batches: Iterator[Batch], timeout: float, names: Callable[[int], Sequence[str]]) -> Iterator[Batch]:
+    """The same batches, with a line that says what was being read when a worker hangs."""
+    for k in itertools.count():
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "timed out" not in str(error):
+                raise
+            _end_workers(batches, hung=True)
+            waited_for = names(k)
+            raise TimeoutError(
+                f"no batch for {timeout:g} s: a reading process hangs on one of {len(waited_for)} images from "
+                f"{waited_for[0]} to {waited_for[-1]}; --worker-timeout sets how long to wait"
+            ) from None
+        yield batch
+
+
+@contextmanager
+def naming_dead_workers() -> Iterator[None]:
+    """Says in one line that a reading process died, which PyTorch raises wherever the training process just is.
+
+    Raises:
+        ChildProcessError: Instead of PyTorch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = " ".join(str(error).split())
+        raise ChildProcessError(
+            f"a reading process died ({reason}), as the system does to them when memory is short: use fewer --workers"
+        ) from None
+
+
+def _end_workers(iterator: Any, hung: bool = False) -> None:
+    """Ends the workers of a DataLoader's iterator: those that hang at once, others when they have read their image."""
+    workers = getattr(iterator, "_workers", [])
+    if workers and hung:
+        # PyTorch is told first, lest it raise that they died.
+        signal_handling._remove_worker_pids(id(iterator))
+        iterator._worker_pids_set = False
+        for worker in workers:
+            worker.kill()
+    if workers:
+        iterator._shutdown_workers()
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
 
 
 def _init_worker(_: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C is for the training process, which then ends its workers.
+    # Signals to the whole group are for the training process, which first finishes its update.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _die_with_parent()
     sys.excepthook = _report_unless_parent_left
+
+
+def _die_with_parent() -> None:
+    """A worker that hangs would otherwise outlive a training process that was killed, and hold its files."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def _report_unless_parent_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
