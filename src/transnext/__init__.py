@@ -14,15 +14,18 @@ from transnext.models import TransNeXt
 from transnext.version import __version__
 
 if TYPE_CHECKING:
-    from transnext.engine import TrainConfig, evaluate, train
+    from transnext.engine import TrainConfig, evaluate, recipes, train
+    from transnext.engine.recipes import recipe
     from transnext.predict import Predictor
 
-__all__ = ["Predictor", "TrainConfig", "TransNeXt", "__version__", "evaluate", "train"]
+__all__ = ["Predictor", "TrainConfig", "TransNeXt", "__version__", "evaluate", "recipe", "recipes", "train"]
 
 _MODULES = {
     "Predictor": "transnext.predict",
     "TrainConfig": "transnext.engine",
     "evaluate": "transnext.engine",
+    "recipe": "transnext.engine.recipes",
+    "recipes": "transnext.engine",
     "train": "transnext.engine",
 }
 

@@ -1,5 +1,6 @@
 """`transnext COMMAND ...`."""
 
+import functools
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,13 +15,15 @@ from transnext.cli.eval import evaluate
 from transnext.cli.info import info
 from transnext.cli.models import models
 from transnext.cli.predict import predict
-from transnext.cli.train import train
+from transnext.cli.recipes import recipes
+from transnext.cli.train import recipe_defaults, train
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "eval": evaluate,
     "predict": predict,
     "models": models,
+    "recipes": recipes,
     "info": info,
     "convert": convert,
     "bench": bench,
@@ -35,13 +38,19 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     # On a machine without a GPU PyTorch's data loader and accelerate say so at every start.
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    args = sys.argv[1:] if args is None else args
     try:
+        defaults = recipe_defaults(args)
+        commands, config = COMMANDS, [tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff]
+        if defaults is not None:
+            commands = {**COMMANDS, "train": functools.partial(train, config=defaults)}
+            config.pop()  # what a recipe turns on can be turned off, as by --no-balanced
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
+            commands,
             prog="transnext",
             description="TransNeXt: train, evaluate, predict, and see where the model looks.",
             args=args,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            config=config,
         )
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stderr.close()

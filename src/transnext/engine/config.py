@@ -8,7 +8,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from transnext.data.transforms import CropMode
+
 Precision = Literal["fp32", "bf16", "fp16"]
+Schedule = Literal["cosine", "constant"]
+Strategy = Literal["ddp", "fsdp"]
+Tracker = Literal["tensorboard", "wandb", "trackio", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +32,19 @@ class TrainConfig:
     epochs: int = 30
     """Times that every training image is seen."""
     batch_size: int = 64
-    """Images in a forward pass."""
-    accumulate: int = 1
-    """Forward passes whose gradients are added up for one update."""
+    """Images of one update, over all processes."""
+    micro_batch_size: int | None = None
+    """Images of one forward pass on one process; the share of batch_size that falls to the process by default."""
+    repeats: int = 1
+    """Times that an image is seen, differently augmented, in one epoch of unchanged length (repeated augmentation)."""
+    balanced: bool = False
+    """Draw images so that every class is seen equally often."""
     image_size: int | None = None
     """Side of the square that images are brought to, pixels; the model's own by default."""
     crop_pct: float | None = None
     """Share of the image's side that evaluation looks at, 0..1; the model's own by default."""
+    crop_mode: CropMode | None = None
+    """How evaluation makes an image square: cut off, distorted or padded; the model's own by default."""
     pretrained: bool = False
     """Start from the released weights of the model."""
     checkpoint: str | None = None
@@ -42,7 +53,15 @@ class TrainConfig:
     """Decides the split, the order, the augmentation and the initial weights."""
 
     lr: float = 1e-3
-    """Peak learning rate of AdamW, for the effective batch (batch_size times accumulate)."""
+    """Peak learning rate of AdamW, for batch_size images."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from each layer to the one below it, 0..1; 1 trains all layers alike."""
+    freeze_stages: int = 0
+    """Stages, from the image on, whose weights stay as they are."""
+    schedule: Schedule = "cosine"
+    """Course of the learning rate after the warm-up."""
+    schedule_per_epoch: bool = False
+    """Change the learning rate after each epoch instead of after each update, as the released training code does."""
     warmup_epochs: float = 2.0
     """Epochs over which the learning rate grows from warmup_lr to lr; at most a fifth of all are used."""
     warmup_lr: float = 1e-6
@@ -79,25 +98,58 @@ class TrainConfig:
     ema: float = 0.0
     """Decay of an exponential moving average of the weights, which is then what is evaluated and saved; 0 for none."""
 
+    patience: int = 0
+    """Stop when validation accuracy has not improved for so many epochs; 0 to train them all."""
+
     precision: Precision = "fp32"
     """Arithmetic of the forward pass (autocast)."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    grad_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    strategy: Strategy = "ddp"
+    """What several processes share: ddp the gradients, fsdp weights and optimiser too (FSDP2)."""
     workers: int = 1
-    """Processes that read and augment images; 0 to do it in the training process."""
+    """Processes that read and augment images, for each training process; 0 to do it in the training process."""
+    worker_timeout: float = 300.0
+    """Seconds without a batch after which a reading process counts as hung; 0 to wait for ever."""
+    cache: str | None = None
+    """Keep decoded images: "memory", or the path of a folder on a fast disk."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+
+    checkpoint_every: int = 0
+    """Updates between checkpoints inside an epoch; 0 for one checkpoint at the end of each epoch."""
+    keep: int = 3
+    """Checkpoints that are kept, the newest ones; `best.safetensors` always is."""
+    nan: Literal["stop", "skip"] = "stop"
+    """When a loss is not finite: stop with what led to it, or leave that update out and count it."""
+    tracker: Tracker = "tensorboard"
+    """Where metrics also go; wandb and trackio must be installed."""
+
     val_fraction: float = 0.2
     """Share of images held out where the data come without val/."""
 
     def __post_init__(self) -> None:
         """Refuses values that cannot work."""
-        for name in ("epochs", "batch_size", "accumulate"):
+        for name in ("epochs", "batch_size", "repeats", "keep"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        micro = self.micro_batch_size
+        _require(micro is None or micro >= 1, "micro_batch_size", micro, "at least 1")
         for name in ("lr", "warmup_lr", "min_lr", "weight_decay", "clip_grad", "mixup", "cutmix", "color_jitter"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("warmup_epochs", "workers"):
+        for name in (
+            "warmup_epochs",
+            "workers",
+            "worker_timeout",
+            "freeze_stages",
+            "patience",
+            "checkpoint_every",
+        ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("label_smoothing", "mix_prob", "hflip", "erasing", "drop_path", "dropout", "ema"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        _require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "above 0, at most 1")
         _require(0 < self.val_fraction < 1, "val_fraction", self.val_fraction, "between 0 and 1")
         _require(self.image_size is None or self.image_size >= 32, "image_size", self.image_size, "at least 32")
         _require(
@@ -108,7 +160,7 @@ class TrainConfig:
         )
         _require(self.crop_pct is None or 0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "above 0, at most 1")
         if self.pretrained and self.checkpoint:
-            raise ValueError("pretrained and checkpoint are both given: start from one of them")
+            raise ValueError("pretrained and checkpoint are both given: start from one of them (--no-pretrained after --recipe)")
 
     def to_json(self) -> str:
         """The configuration as readable JSON."""

@@ -9,7 +9,7 @@ import timm.data
 from torch import nn
 
 from transnext.data import eval_transform, min_side_for
-from transnext.data.transforms import Transform
+from transnext.data.transforms import CropMode, Transform
 from transnext.models import TransNeXt
 
 
@@ -35,14 +35,20 @@ class Preprocessing:
 
     @classmethod
     def of_model(
-        cls, model: nn.Module, image_size: int | None = None, crop_pct: float | None = None
+        cls,
+        model: nn.Module,
+        image_size: int | None = None,
+        crop_pct: float | None = None,
+        crop_mode: CropMode | None = None,
     ) -> "Preprocessing":
-        """What timm's configuration of the model says, at another size if one is given."""
+        """What timm's configuration of the model says, except for what is given."""
         config = timm.data.resolve_model_data_config(model)
         if image_size is not None:
             config["input_size"] = (config["input_size"][0], image_size, image_size)
         if crop_pct is not None:
             config["crop_pct"] = crop_pct
+        if crop_mode is not None:
+            config["crop_mode"] = crop_mode
         return cls.from_mapping(config)
 
     @classmethod

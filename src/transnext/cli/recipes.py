@@ -1,0 +1,61 @@
+"""`transnext recipes [NAME]`."""
+
+import dataclasses
+import sys
+from inspect import getdoc
+from typing import Annotated
+
+import timm
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from transnext.engine.config import TrainConfig
+from transnext.engine.recipes import RECIPES, recipe
+
+
+def recipes(name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None) -> None:
+    """List the recipes of `transnext train --recipe NAME`, or show one with all its values.
+
+    Args:
+        name: The recipe to show; a list of all by default.
+    """
+    table = _list() if name is None else _values(name)
+    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
+
+
+def _list() -> Table:
+    table = Table(title="Recipes")
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("what for", min_width=30)
+    table.add_column("model", no_wrap=True)
+    for column in ("pixels", "epochs", "batch", "lr", "drop path"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name in RECIPES:
+        config = recipe(name, "DATA")
+        cells = (_image_size(config), config.epochs, config.batch_size, config.lr, config.drop_path)
+        table.add_row(name, _purpose(name), config.model, *map(_text, cells))
+    return table
+
+
+def _values(name: str) -> Table:
+    config = dataclasses.asdict(recipe(name, "DATA"))
+    defaults = dataclasses.asdict(TrainConfig(data="DATA"))
+    table = Table("option", "value", "without a recipe", title=f"{name}: {_purpose(name)}")
+    for option, value in config.items():
+        changed = value != defaults[option]
+        flag = "DATA" if option == "data" else f"--{option.replace('_', '-')}"
+        table.add_row(flag, _text(value), _text(defaults[option]) if changed else "", style="bold" if changed else None)
+    return table
+
+
+def _purpose(name: str) -> str:
+    return (getdoc(RECIPES[name]) or "").splitlines()[0]
+
+
+def _image_size(config: TrainConfig) -> int:
+    return config.image_size or timm.get_pretrained_cfg(config.model).input_size[-1]
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
