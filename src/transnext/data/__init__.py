@@ -10,6 +10,7 @@ from transnext.data.datasets import (
     collate,
     open_dataset,
 )
+from transnext.data.decoded import CachedImages, cached
 from transnext.data.emoji import EmojiSet, load_emoji
 from transnext.data.folder import FolderIndex, image_folder_splits, scan_image_folder
 from transnext.data.images import MAX_PIXELS, UnreadableImage, image_extensions, read_image, to_rgb
@@ -19,6 +20,7 @@ __all__ = [
     "BUNDLED",
     "MAX_PIXELS",
     "Batch",
+    "CachedImages",
     "EmojiSet",
     "FolderIndex",
     "ImageSource",
@@ -26,6 +28,7 @@ __all__ = [
     "Sample",
     "Skipped",
     "UnreadableImage",
+    "cached",
     "collate",
     "eval_transform",
     "image_extensions",

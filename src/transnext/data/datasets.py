@@ -72,6 +72,16 @@ class FolderImages:
         start = self._ends[index - 1] if index else 0
         return os.fsdecode(self._paths[start : self._ends[index]].tobytes())
 
+    def version(self, index: int) -> str:
+        """Return size and time of the file of image `index`; see `transnext.data.decoded.VersionedSource`."""
+        try:
+            status = Path(self.name(index)).stat()
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError):  # the reader says it better
+            return "unknown"
+        return f"{status.st_size} {status.st_mtime_ns}"
+
 
 class EmojiImages:
     """One split of the bundled emoji, on white, 64x64, as an `ImageSource`."""
