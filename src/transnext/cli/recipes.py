@@ -27,7 +27,7 @@ def recipes(name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(meta
 def _list() -> Table:
     table = Table(title="Recipes")
     table.add_column("recipe", no_wrap=True)
-    table.add_column("what for", min_width=30)
+    table.add_column("what for")
     table.add_column("model", no_wrap=True)
     for column in ("pixels", "epochs", "batch", "lr", "drop path"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -50,7 +50,7 @@ def _values(name: str) -> Table:
 
 
 def _purpose(name: str) -> str:
-    return (getdoc(RECIPES[name]) or "").splitlines()[0]
+    return (getdoc(RECIPES[name]) or "").splitlines()[0].rstrip(".")
 
 
 def _image_size(config: TrainConfig) -> int:

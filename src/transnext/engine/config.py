@@ -160,7 +160,9 @@ class TrainConfig:
         )
         _require(self.crop_pct is None or 0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "above 0, at most 1")
         if self.pretrained and self.checkpoint:
-            raise ValueError("pretrained and checkpoint are both given: start from one of them (--no-pretrained after --recipe)")
+            raise ValueError(
+                "pretrained and checkpoint are both given: start from one of them (--no-pretrained beside a recipe)"
+            )
 
     def to_json(self) -> str:
         """The configuration as readable JSON."""

@@ -29,42 +29,42 @@ def recipe(name: str, data: str, output: str | None = None) -> TrainConfig:
 
 
 def micro_in1k(data: str, output: str = "runs/micro_in1k") -> TrainConfig:
-    """ImageNet-1K from random weights; published: 82.5 %."""
+    """ImageNet-1K from scratch; published: 82.5 %."""
     return _in1k(data, output, "transnext_micro", drop_path=0.15)
 
 
 def tiny_in1k(data: str, output: str = "runs/tiny_in1k") -> TrainConfig:
-    """ImageNet-1K from random weights; published: 84.0 %."""
+    """ImageNet-1K from scratch; published: 84.0 %."""
     return _in1k(data, output, "transnext_tiny", drop_path=0.25)
 
 
 def small_in1k(data: str, output: str = "runs/small_in1k") -> TrainConfig:
-    """ImageNet-1K from random weights; published: 84.7 %."""
+    """ImageNet-1K from scratch; published: 84.7 %."""
     return _in1k(data, output, "transnext_small", drop_path=0.45)
 
 
 def base_in1k(data: str, output: str = "runs/base_in1k") -> TrainConfig:
-    """ImageNet-1K from random weights; published: 84.8 %."""
+    """ImageNet-1K from scratch; published: 84.8 %."""
     return _in1k(data, output, "transnext_base", drop_path=0.6)
 
 
 def micro_aaaa_in1k(data: str, output: str = "runs/micro_aaaa_in1k") -> TrainConfig:
-    """ImageNet-1K from random weights at 256; published: 82.6 %."""
+    """ImageNet-1K from scratch; published: 82.6 %."""
     return _in1k(data, output, "transnext_micro_aaaa", drop_path=0.15)
 
 
 def small_in1k_384(data: str, output: str = "runs/small_in1k_384") -> TrainConfig:
-    """ImageNet-1K at 384 from the weights at 224; published: 86.0 %."""
+    """ImageNet-1K, tuned from 224; published: 86.0 %."""
     return _in1k_384(data, output, "transnext_small", drop_path=0.7)
 
 
 def base_in1k_384(data: str, output: str = "runs/base_in1k_384") -> TrainConfig:
-    """ImageNet-1K at 384 from the weights at 224; published: 86.2 %."""
+    """ImageNet-1K, tuned from 224; published: 86.2 %."""
     return _in1k_384(data, output, "transnext_base", drop_path=0.8)
 
 
 def own_images(data: str, output: str = "runs/own_images") -> TrainConfig:
-    """Your own images, a hundred or more, from trained weights.
+    """Your own images, from trained weights.
 
     Layers near the image, which need the least change, learn slowest, and the first stage not at all; classes with few
     images are seen as often as the others; training ends when validation accuracy stops improving.
