@@ -4,36 +4,29 @@
 
 How many epochs fit the wall-clock is found by timing training steps of all models in turn, on this machine, before
 anything is trained, so that a noisy moment later does not favour anyone. Writes `OUTPUT.json` and `OUTPUT.md`.
-
-Fashion-MNIST is read from the four idx.gz files in `--fashion-mnist` (Debian: `apt-get install dataset-fashion-mnist`),
-or downloaded by torchvision to `--download`.
 """
 
-import gzip
 import json
 import os
 import platform
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 import tyro
-from PIL import Image
 
 import transnext
-from transnext.data import BUNDLED, ImageSource
+from transnext.data import NAMED_SETS, ImageSource, open_dataset
 
 MODELS = ("transnext_pico", "convnext_atto", "resnet10t", "pvt_v2_b0")
 FASHION_TRAIN = 12_000
 """Training images of Fashion-MNIST that are used: few, so that a short run sees each of them several times."""
-IDX_HEADER = {"images": 16, "labels": 8}
-CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+FASHION_VAL = 6_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +43,6 @@ class Options:
     """emoji, fashion-mnist."""
     threads: int = 1
     """Threads that compute; one more process reads images."""
-    fashion_mnist: Path = Path("/usr/share/datasets/fashion-mnist")
-    """Folder with the idx.gz files."""
-    download: Path | None = None
-    """Download Fashion-MNIST to this folder instead."""
     output: Path = Path("docs/classification")
     """Path of the results, without suffix."""
 
@@ -72,52 +61,22 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass
-class ArrayImages:
-    """Grey images in memory, as an `ImageSource`."""
+class FirstImages:
+    """The first images of a source, as an `ImageSource`."""
 
-    images: np.ndarray
-    labels: np.ndarray
-    split: str
-    classes: tuple[str, ...] = field(default=CLASSES)
+    def __init__(self, source: ImageSource, count: int) -> None:
+        self.classes, self.load, self.label, self.name = source.classes, source.load, source.label, source.name
+        self.count = count
 
     def __len__(self) -> int:
-        """Images in the split."""
-        return len(self.labels)
-
-    def load(self, index: int, min_side: int | None = None) -> Image.Image:
-        """Image `index`, RGB."""
-        return Image.fromarray(self.images[index]).convert("RGB")
-
-    def label(self, index: int) -> int:
-        """Its class."""
-        return int(self.labels[index])
-
-    def name(self, index: int) -> str:
-        """What to call it."""
-        return f"fashion-mnist/{self.split}/{index}"
+        """How many."""
+        return self.count
 
 
-def fashion_mnist(options: Options) -> dict[str, ImageSource]:
-    """Fashion-MNIST; the last 6,000 training images choose the epoch, the 10,000 test images are what counts."""
-    folder = options.fashion_mnist
-    if options.download is not None:
-        from torchvision.datasets import FashionMNIST
-
-        FashionMNIST(str(options.download), download=True)
-        folder = options.download / "FashionMNIST" / "raw"
-
-    def read(prefix: str, kind: str) -> np.ndarray:
-        name = f"{prefix}-{kind}-idx{3 if kind == 'images' else 1}-ubyte.gz"
-        data = np.frombuffer(gzip.decompress((folder / name).read_bytes()), np.uint8, offset=IDX_HEADER[kind])
-        return data.reshape(-1, 28, 28) if kind == "images" else data
-
-    images, labels = read("train", "images"), read("train", "labels")
-    return {
-        "train": ArrayImages(images[:FASHION_TRAIN], labels[:FASHION_TRAIN], "train"),
-        "val": ArrayImages(images[-6000:], labels[-6000:], "val"),
-        "test": ArrayImages(read("t10k", "images"), read("t10k", "labels"), "test"),
-    }
+def fashion_mnist(_: float) -> dict[str, ImageSource]:
+    """Fashion-MNIST with fewer training images; `val` chooses the epoch, `test` is what counts."""
+    splits = open_dataset("fashion_mnist", FASHION_VAL / 60_000)
+    return {**splits, "train": FirstImages(splits["train"], FASHION_TRAIN)}
 
 
 def training_speed(models: tuple[str, ...], image_size: int, batch_size: int, num_classes: int) -> dict[str, float]:
@@ -145,7 +104,7 @@ def run(options: Options) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for data in options.sets:
         recipe = RECIPES[data]
-        sources = BUNDLED[data]()
+        sources = open_dataset(data)
         speeds = training_speed(
             options.models, recipe["image_size"], recipe.get("batch_size", 64), len(sources["train"].classes)
         )
@@ -216,7 +175,7 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     torch.set_num_threads(options.threads)
-    BUNDLED["fashion-mnist"] = lambda: fashion_mnist(options)
+    NAMED_SETS["fashion-mnist"] = fashion_mnist
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, {options.threads} threads, torch {torch.__version__}")
     print(table(options, run(options)))
 

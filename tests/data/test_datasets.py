@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from transnext.data import BUNDLED, LabelledImages, Sample, Skipped, collate, eval_transform, open_dataset
+from transnext.data import NAMED_SETS, LabelledImages, Sample, Skipped, collate, eval_transform, open_dataset
 from transnext.data.datasets import FolderImages
 from transnext.data.folder import FolderIndex, scan_image_folder
 
@@ -111,7 +111,7 @@ def test_name_that_is_not_unicode(tmp_path):
 
 
 def test_emoji():
-    assert list(BUNDLED) == ["emoji"]
+    assert list(NAMED_SETS) == ["emoji", "fashion_mnist"]
     splits = open_dataset("emoji")
     assert {name: len(source) for name, source in splits.items()} == {
         "train": 2185,
@@ -149,7 +149,7 @@ def test_image_folder(folder):
     assert list(open_dataset(folder)) == ["train", "val"]
 
 
-def test_bundled_name_wins_over_a_folder(tmp_path, monkeypatch):
+def test_a_known_name_wins_over_a_folder(tmp_path, monkeypatch):
     (tmp_path / "emoji" / "cat").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "emoji" / "cat" / "a.png")
     monkeypatch.chdir(tmp_path)
@@ -160,6 +160,9 @@ def test_bundled_name_wins_over_a_folder(tmp_path, monkeypatch):
 
 
 def test_neither_name_nor_path():
-    message = "'emojis' is neither a folder nor a bundled set; give the path of an image folder or one of: emoji"
+    message = (
+        "'emojis' is neither a folder nor a set that is known by name; give the path of an image folder or one of: "
+        "emoji, fashion_mnist"
+    )
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         open_dataset("emojis")

@@ -1,7 +1,7 @@
 """Images in: files, image folders, the bundled set, transforms, and datasets that make batches of them."""
 
 from transnext.data.datasets import (
-    BUNDLED,
+    NAMED_SETS,
     Batch,
     ImageSource,
     LabelledImages,
@@ -17,8 +17,8 @@ from transnext.data.images import MAX_PIXELS, UnreadableImage, image_extensions,
 from transnext.data.transforms import eval_transform, min_side_for, train_transform
 
 __all__ = [
-    "BUNDLED",
     "MAX_PIXELS",
+    "NAMED_SETS",
     "Batch",
     "CachedImages",
     "EmojiSet",

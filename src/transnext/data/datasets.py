@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from transnext.data.emoji import SPLITS, load_emoji
+from transnext.data.fashion_mnist import fashion_mnist_splits
 from transnext.data.folder import FolderIndex, image_folder_splits
 from transnext.data.images import UnreadableImage, composite_on_white, read_image
 from transnext.data.transforms import Transform
@@ -196,37 +197,40 @@ def collate(batch: Sequence[Sample | Skipped]) -> Batch:
     )
 
 
-def _emoji_splits() -> dict[str, ImageSource]:
+def _emoji_splits(_: float) -> Mapping[str, ImageSource]:
     return {split: EmojiImages(split) for split in SPLITS}
 
 
-BUNDLED: dict[str, Callable[[], dict[str, ImageSource]]] = {"emoji": _emoji_splits}
-"""Sets that come with the package, by name: functions that return their splits."""
+NAMED_SETS: dict[str, Callable[[float], Mapping[str, ImageSource]]] = {
+    "emoji": _emoji_splits,
+    "fashion_mnist": fashion_mnist_splits,
+}
+"""Sets that are known by name: functions from the share of images that are to validate to the splits."""
 
 
 def open_dataset(data: str | os.PathLike[str], val_fraction: float = 0.2, seed: int = 0) -> dict[str, ImageSource]:
-    """Open a bundled set or an image folder.
+    """Open a set by name, or an image folder.
 
     Args:
-        data: A name in `BUNDLED` or the path of an image folder (see `image_folder_splits`). A bundled name wins over
-            a folder of that name in the current directory; write `./emoji` for the folder.
+        data: A name in `NAMED_SETS` or the path of an image folder (see `image_folder_splits`). A name wins over a
+            folder of that name in the current directory; write `./emoji` for the folder.
         val_fraction: Share of the images that validate, where the data do not come split.
         seed: Chooses these images.
 
     Returns:
-        The splits in order, `train` first. `emoji` has `train`, `val`, `shift` and `both`; a folder has `train`, and
-        `val` and `test` as far as there are such images.
+        The splits in order, `train` first. `emoji` has `train`, `val`, `shift` and `both`; `fashion_mnist` has
+        `train`, `val` and `test`; a folder has `train`, and `val` and `test` as far as there are such images.
 
     Raises:
         FileNotFoundError: If `data` is neither.
         ValueError: If the folder is not laid out as it should be.
     """
     name = os.fspath(data)
-    if name in BUNDLED:
-        return BUNDLED[name]()
+    if name in NAMED_SETS:
+        return dict(NAMED_SETS[name](val_fraction))
     if not Path(name).exists():
         raise FileNotFoundError(
-            f"{name!r} is neither a folder nor a bundled set; give the path of an image folder or one of: "
-            + ", ".join(BUNDLED)
+            f"{name!r} is neither a folder nor a set that is known by name; give the path of an image folder or one "
+            "of: " + ", ".join(NAMED_SETS)
         )
     return {split: FolderImages(index) for split, index in image_folder_splits(name, val_fraction, seed).items()}
