@@ -28,14 +28,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    # Windows cannot open a folder, and some file systems cannot sync one; the file is in its place all the same.
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Brings the entries of a folder to the disk, where the system can do that."""
+    # Windows cannot open a folder, and some file systems cannot sync one; the files are in their place all the same.
     with suppress(OSError):
-        _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -60,7 +60,7 @@ def test_train_eval_predict(photos, tmp_path, capsys) -> None:
     with Image.open(tmp_path / "l" / "0-looks.png") as picture:
         assert picture.size == (32, 32)
 
-    train(photos, tmp_path / "run", "--resume")
+    train(photos, tmp_path / "run", "--resume", "auto")
     assert "Accuracy" in capsys.readouterr().out
 
 

@@ -13,9 +13,23 @@ from safetensors.torch import load_file
 
 import transnext
 from transnext.engine import TrainConfig, evaluate, train
-from transnext.engine.trainer import Trainer
+from transnext.engine.update import Updater
 from transnext.models.checkpoint import read_checkpoint
 from transnext.models.variants import WEIGHTS
+
+
+def signalling(update, number):
+    """An `Updater` that sends a signal to its own process in an update, counted from 1."""
+    original, updates = Updater.__call__, 0
+
+    def call(self, *args):
+        nonlocal updates
+        updates += 1
+        if updates == update:
+            signal.raise_signal(number)
+        return original(self, *args)
+
+    return call
 
 
 def test_a_run_leaves_everything_it_promises(config) -> None:
@@ -53,23 +67,13 @@ def test_the_same_seed_gives_the_same_weights(config, tmp_path) -> None:
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("extra", [{}, {"ema": 0.9}, {"accumulate": 2}, {"precision": "bf16"}])
+@pytest.mark.parametrize("extra", [{}, {"ema": 0.9}, {"micro_batch_size": 4}, {"precision": "bf16"}])
 def test_an_interrupted_run_goes_on_to_the_same_weights(config, tmp_path, monkeypatch, extra) -> None:
     config = dataclasses.replace(config, epochs=3, **extra)
     train(dataclasses.replace(config, output=str(tmp_path / "whole")), quiet=True)
 
-    steps = 0
-    original = Trainer._step
-
-    def interrupt(self, images, targets):
-        nonlocal steps
-        steps += 1
-        if steps == 4:  # the second and last batch of the second epoch
-            raise KeyboardInterrupt
-        return original(self, images, targets)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", interrupt)
+        patch.setattr(Updater, "__call__", signalling(4, signal.SIGINT))  # in the first update of the second epoch
         stopped = train(config, quiet=True)
     assert stopped.interrupted
     assert stopped.report.exists()
@@ -95,17 +99,10 @@ def test_resuming_nothing_starts(config) -> None:
 
 def test_a_run_is_not_overwritten(config) -> None:
     train(dataclasses.replace(config, epochs=1), quiet=True)
-    with pytest.raises(ValueError, match="already holds a run: add --resume"):
+    with pytest.raises(ValueError, match="already holds a run: add --resume auto"):
         train(config, quiet=True)
     with pytest.raises(ValueError, match="started with model"):
         train(dataclasses.replace(config, model="transnext_nano"), resume=True, quiet=True)
-
-
-def test_a_damaged_state_is_named(config) -> None:
-    folder = train(config, quiet=True).folder
-    (folder / "state.pt").write_bytes((folder / "state.pt").read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"state.pt cannot be read"):
-        train(config, resume=True, quiet=True)
 
 
 def test_an_unreadable_image_is_skipped_and_listed(config, photos) -> None:
@@ -141,7 +138,7 @@ def test_all_kinds_of_images_train(config, photos) -> None:
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(config) -> None:
-    with pytest.raises(ValueError, match="the loss became nan"):
+    with pytest.raises(ValueError, match="is not finite"):
         train(dataclasses.replace(config, lr=1e30, epochs=5, clip_grad=0.0), quiet=True)
 
 
@@ -178,7 +175,7 @@ def test_ctrl_c_on_the_command_line(config, tmp_path) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "--resume goes on" in out
+    assert "--resume auto goes on" in out
     assert "Traceback" not in err
     assert (tmp_path / "cli" / "report.html").exists()
     assert (tmp_path / "cli" / "best.safetensors").exists()

@@ -1,5 +1,6 @@
 """`transnext train DATA`."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -14,17 +15,17 @@ from transnext.engine.recipes import recipe as named_recipe
 def train(
     config: Annotated[TrainConfig, tyro.conf.arg(name="")],
     recipe: str | None = None,
-    resume: bool = False,
+    resume: Annotated[str, tyro.conf.arg(metavar="auto|never|CHECKPOINT")] = "never",
 ) -> None:
     """Train a classifier, evaluate it on every split and write a report.
 
     Args:
         config: What to train, on what and how.
         recipe: Take the values of a recipe for the options that are not given; `transnext recipes` lists them.
-        resume: Go on with the run in --output from its last whole epoch.
+        resume: Go on with the run in --output: auto from its newest whole checkpoint, or from the one at this path.
     """
     result = run_training(config, resume=resume)
-    if result.interrupted:
+    if result.signal == signal.SIGINT:
         sys.exit(130)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from transnext.data import LabelledImages, open_dataset
 from transnext.engine.device import pick_device
+from transnext.engine.display import Display
 from transnext.engine.loader import eval_loader
-from transnext.engine.progress import Display
 from transnext.tasks.classification.evaluation import evaluate as evaluate_batches
 from transnext.tasks.classification.loading import Classifier, load_classifier
 from transnext.tasks.classification.results import SplitResult

@@ -1,59 +1,109 @@
-"""What a training run shows while it goes on."""
+"""How far a run is: what is summed up within an epoch, what is known after each, and how both are said."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from transnext.engine.update import UpdateResult
+
+DATA_BOUND = 0.2
+"""Share of the time spent waiting for images above which it is said."""
 
 
-class Display:
-    """A bar for each epoch on a terminal, and a line for each epoch everywhere.
+@dataclass
+class EpochTotals:
+    """Sums over the part of an epoch that is done; see `UpdateResult`.
 
-    Args:
-        console: Where to print.
-        enabled: Print nothing if false.
+    Attributes:
+        updates: Updates done, those that were left out too.
+        images: Images that were trained on.
+        loss_sum: Sum of their losses.
+        correct: How many of them were recognised.
+        nan_updates: Updates that were left out because something was not finite.
+        lr: Learning rate of the last update.
+        seconds: Time they took.
+        waiting: Part of it during which the main process waited for images.
     """
 
-    def __init__(self, console: Console | None = None, enabled: bool = True) -> None:
-        self.console = console or Console()
-        self.enabled = enabled
+    updates: int = 0
+    images: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    nan_updates: int = 0
+    lr: float = 0.0
+    seconds: float = 0.0
+    waiting: float = 0.0
 
-    def line(self, text: str) -> None:
-        """Prints a line."""
-        if self.enabled:
-            self.console.print(text, highlight=False)
+    def add(self, result: UpdateResult) -> None:
+        """Counts an update."""
+        self.updates += 1
+        if result.not_finite:
+            self.nan_updates += 1
+        else:
+            self.images += result.images
+            self.loss_sum += result.loss_sum
+            self.correct += result.correct
 
-    @contextmanager
-    def bar(self, title: str, total: int) -> Iterator["Bar"]:
-        """A progress bar over `total` images that goes away when it is done."""
-        progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            disable=not (self.enabled and self.console.is_terminal),
-        )
-        with progress:
-            yield Bar(progress, title, total)
+    def row(self) -> dict[str, float]:
+        """The metrics of the epoch."""
+        return {
+            "lr": self.lr,
+            "train_loss": self.loss_sum / self.images,
+            "train_accuracy": self.correct / self.images,
+            "nan_updates": self.nan_updates,
+            "images_per_second": self.images / self.seconds,
+            "waiting": self.waiting / self.seconds,
+        }
 
 
-class Bar:
-    """One progress bar.
+@dataclass
+class Progress:
+    """How far a run is.
 
-    Args:
-        progress: The display it belongs to.
-        title: Text before it.
-        total: Images that make it full.
+    Attributes:
+        epoch: Whole epochs done, with their evaluation.
+        totals: The epoch that is under way.
+        best_top1: Best validation accuracy, 0..1; -1 before the first.
+        best_epoch: After how many epochs it was reached.
+        history: One row for each epoch.
+        skipped: Name and reason of images that could not be read.
+        run_id: Name of the run for trackers.
     """
 
-    def __init__(self, progress: Progress, title: str, total: int) -> None:
-        self.progress = progress
-        self.task = progress.add_task(title, total=total, figures="")
+    epoch: int = 0
+    totals: EpochTotals = field(default_factory=EpochTotals)
+    best_top1: float = -1.0
+    best_epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    run_id: str = field(default_factory=lambda: secrets.token_hex(4))
 
-    def advance(self, images: int, figures: str = "") -> None:
-        """Moves on by some images and shows figures beside the bar."""
-        self.progress.update(self.task, advance=images, figures=figures)
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Progress":
+        """From what `dataclasses.asdict` gives."""
+        return cls(**{**values, "totals": EpochTotals(**values["totals"])})
+
+
+def update_figures(totals: EpochTotals) -> str:
+    """What is shown beside the bar of an epoch."""
+    if not totals.images:
+        return ""
+    row = totals.row()
+    waiting = _waiting(row)
+    return (
+        f"loss {row['train_loss']:.3f}  acc {row['train_accuracy']:.1%}  {row['images_per_second']:.0f} img/s" + waiting
+    )
+
+
+def _waiting(row: dict[str, Any]) -> str:
+    return f"  data-bound: {row['waiting']:.0%} waiting" if row["waiting"] > DATA_BOUND else ""
+
+
+def epoch_line(row: dict[str, Any], epochs: int) -> str:
+    """What is said after an epoch, of its row in the history."""
+    val = f"  val {row['val_top1']:.1%} (loss {row['val_loss']:.3f})" if "val_top1" in row else ""
+    left_out = f"  {row['nan_updates']} updates left out (not finite)" if row["nan_updates"] else ""
+    return (
+        f"epoch {row['epoch']:>3}/{epochs}  train {row['train_accuracy']:.1%} (loss {row['train_loss']:.3f}){val}  "
+        f"{row['images_per_second']:.0f} img/s  {row['seconds']:.0f} s{_waiting(row)}{left_out}"
+    )

@@ -1,33 +1,44 @@
 """The training loop."""
 
-import math
+import dataclasses
+import os
+import signal
 import time
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import timm
 import torch
-import torch.nn.functional as F
-from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import set_seed
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from transnext.data import ImageSource, LabelledImages, min_side_for, open_dataset, train_transform
+from transnext.data import Batch, LabelledImages, cached, open_dataset
+from transnext.engine.batching import divide_batch
+from transnext.engine.build import build_accelerator, build_model, train_images
+from transnext.engine.checkpoints import Checkpoints, load_state, naming_last_good, verify_checkpoint
 from transnext.engine.config import TrainConfig
-from transnext.engine.device import pick_device
-from transnext.engine.loader import eval_loader, train_loader
-from transnext.engine.optim import make_mixer, make_optimizer, make_scheduler
-from transnext.engine.progress import Display
+from transnext.engine.display import Display
+from transnext.engine.distributed import fail, gather, join_outputs, on_main_process
+from transnext.engine.loader import eval_loader, naming_dead_workers, train_loader
+from transnext.engine.optim import make_mixer, make_optimizer, make_scheduler, train_mode
+from transnext.engine.progress import EpochTotals, Progress, epoch_line, update_figures
 from transnext.engine.run_folder import RunFolder
-from transnext.models.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
-from transnext.models.variants import PRETRAIN_SIZES
+from transnext.engine.signals import Stopped, StopRequest
+from transnext.engine.state import load_training_state, training_state, whole_weights
+from transnext.engine.trackers import start_trackers
+from transnext.engine.update import Updater, UpdateResult
+from transnext.models.checkpoint import load_checkpoint, save_checkpoint
 from transnext.tasks.classification import SplitResult, evaluate
-from transnext.tasks.classification.build import Preprocessing, create, trained_sizes
+from transnext.tasks.classification.build import Preprocessing, trained_sizes
+from transnext.tasks.classification.evaluation import Outputs
 from transnext.tasks.classification.summary import results_table, write_results
+
+_NAMES_SHOWN = 3
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +50,8 @@ class TrainResult:
         report: The page to look at, in the run folder.
         history: One mapping for each epoch.
         results: Accuracy on each split: of the best weights, or of the last ones if the run was interrupted.
-        interrupted: Whether Ctrl-C ended it early; `train(config, resume=True)` goes on.
+        interrupted: Whether a signal ended it early; `train(config, resume="auto")` goes on.
+        signal: That signal, or None.
     """
 
     folder: Path
@@ -47,25 +59,47 @@ class TrainResult:
     history: list[dict[str, Any]]
     results: list[SplitResult]
     interrupted: bool
+    signal: int | None
 
 
-def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> TrainResult:
+def train(config: TrainConfig, *, resume: bool | str | Path = "never", quiet: bool = False) -> TrainResult:
     """Trains a classifier, evaluates it on every split and writes a report.
+
+    Under torchrun or `accelerate launch` all processes call it. A process that torchrun has started again goes on by
+    itself.
 
     Args:
         config: What to train, on what and how.
-        resume: Go on with the run in `config.output` from its last whole epoch.
+        resume: "auto" to go on with the run in `config.output` from its newest whole checkpoint, or start it if it has
+            none; the path of a checkpoint to go on from there; "never" to start. True is "auto", False "never".
         quiet: Print nothing.
 
     Raises:
-        ValueError: The configuration, the data or the run folder do not allow it.
+        ValueError: The configuration, the data or the run folder do not allow it, or the loss is not finite.
         FileNotFoundError: The data or the checkpoint are not there.
+        OSError: The run folder cannot be written, or reading images hangs.
     """
-    trainer = Trainer(config, Display(enabled=not quiet))
+    try:
+        with naming_dead_workers():
+            return _train(config, _resume_from(resume), quiet)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def _train(config: TrainConfig, resume: Path | str, quiet: bool) -> TrainResult:
+    trainer = Trainer(config, quiet)
     try:
         return trainer.run(resume)
     finally:
         trainer.close()
+
+
+def _resume_from(resume: bool | str | Path) -> Path | str:
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0 or resume is True:
+        return "auto"
+    if resume is False:
+        return "never"
+    return str(resume) if resume in ("auto", "never") else Path(resume)
 
 
 class Trainer:
@@ -73,193 +107,292 @@ class Trainer:
 
     Args:
         config: What to train, on what and how.
-        display: Where progress is shown.
+        quiet: Print nothing.
     """
 
-    def __init__(self, config: TrainConfig, display: Display) -> None:
+    def __init__(self, config: TrainConfig, quiet: bool = False) -> None:
         self.config = config
-        self.display = display
-        self.splits = open_dataset(config.data, config.val_fraction, config.seed)
+        sources = open_dataset(config.data, config.val_fraction, config.seed)
+        self.splits = {split: cached(source, config.cache) for split, source in sources.items()}
         self.folder = RunFolder(config.output)
+        self.checkpoints = Checkpoints(self.folder.checkpoints, config.keep)
         self.class_names = list(self.splits["train"].classes)
+        if config.patience and "val" not in self.splits:
+            raise ValueError(f"patience is {config.patience}, but {config.data} has no split val to judge by: use 0")
         set_seed(config.seed)
-        model = _build(config, len(self.class_names))
+        model = build_model(config, len(self.class_names))
         self.model_args = {"num_classes": len(self.class_names), **trained_sizes(model)}
         self.preprocessing = Preprocessing.of_model(model, config.image_size, config.crop_pct)
-        self.train_images = LabelledImages(
-            self.splits["train"],
-            train_transform(
-                self.preprocessing.input_size,
-                self.preprocessing.mean,
-                self.preprocessing.std,
-                self.preprocessing.interpolation,
-                crop_scale=config.crop_scale,
-                hflip=config.hflip,
-                auto_augment=config.auto_augment or None,
-                color_jitter=config.color_jitter,
-                erasing_prob=config.erasing,
-            ),
-            min_side_for(self.preprocessing.input_size, math.sqrt(config.crop_scale[0])),
+        self.train_images = train_images(config, self.splits["train"], self.preprocessing)
+
+        self.accelerator = build_accelerator(config, self.folder, model)
+        self.display = Display(enabled=not quiet and self.accelerator.is_main_process)
+        self.batching = divide_batch(config, len(self.train_images), self.accelerator.num_processes)
+        self.accelerator.gradient_accumulation_steps = self.batching.accumulation
+        self.loader = train_loader(
+            self.train_images,
+            batch_size=self.batching.micro_batch_size,
+            seed=config.seed,
+            workers=config.workers,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            timeout=config.worker_timeout,
+            repeats=config.repeats,
+            balanced=config.balanced,
+            pin_memory=self.accelerator.device.type == "cuda",
         )
-        loader = train_loader(self.train_images, config.batch_size, config.seed, config.workers)
+        self.updates_per_epoch = self.loader.batches_per_epoch // self.batching.accumulation
+
         optimizer = make_optimizer(model, config)
-        updates = math.ceil(len(loader) / config.accumulate)
-        self.scheduler = make_scheduler(optimizer, config, updates)
-        self.updates_per_epoch = updates
-        self.accelerator = _accelerator(config, self.folder)
-        self.model, self.optimizer, self.loader = self.accelerator.prepare(model, optimizer, loader)
+        self.scheduler = make_scheduler(optimizer, config, self.updates_per_epoch)
+        model.to(self.accelerator.device)
         self.ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema > 0 else None
-        self.mix = make_mixer(config, len(self.class_names))
-        self.skipped: dict[str, str] = {}
-        self.best_top1 = -1.0
-        self.epoch = 0  # whole epochs done
+        sharded = self.accelerator.is_fsdp2
+        # Shards cannot be evaluated by processes that have different numbers of batches: each has a whole copy.
+        self._whole_copy = deepcopy(model).requires_grad_(False) if sharded else None
+        if config.compile:
+            model.compile()
+        prepared, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model: nn.Module = self.accelerator.unwrap_model(prepared)
+        self.updater = Updater(
+            config,
+            self.batching,
+            self.accelerator,
+            prepared,
+            self.optimizer,
+            make_mixer(config, len(self.class_names)),
+            self.ema,
+            self.preprocessing.input_size,
+        )
+        self.progress = Progress()
+        self.stop = StopRequest()
 
     # The run
 
-    def run(self, resume: bool) -> TrainResult:
-        """Trains to the end or to Ctrl-C, then evaluates and reports."""
-        self._start(resume)
-        interrupted = False
-        last_result: SplitResult | None = None
-        try:
-            while self.epoch < self.config.epochs:
-                last_result = self._epoch()
-        except KeyboardInterrupt:
-            interrupted = True
-            self.display.line(
-                f"\nStopped after {self.epoch} of {self.config.epochs} epochs; the same command with --resume goes on."
-            )
-        known = [last_result] if last_result is not None else []
-        results = known if interrupted else self._evaluate_all()
-        self.folder.write_skipped(self.skipped)
-        write_results(self.folder.results_file, results)
-        self._write_report(results)
-        if self.display.enabled and results:
-            self.display.console.print(results_table(results))
-        if self.skipped:
-            self.display.line(f"{len(self.skipped)} images could not be read: {self.folder.skipped_file}")
-        self.display.line(f"Report: {self.folder.report_file}")
+    def run(self, resume: Path | str = "never") -> TrainResult:
+        """Trains to the end or to a signal, then evaluates and reports.
+
+        Args:
+            resume: "auto", "never" or a checkpoint.
+        """
+        stopped: int | None = None
+        results: list[SplitResult] = []
+        with self.stop:
+            self._start(resume)
+            try:
+                while not self._is_finished():
+                    results = self._epoch()
+                results = self._evaluate_all()
+            except Stopped as request:
+                stopped = request.signal
+                self._say_how_to_go_on()
+        if self.accelerator.is_main_process:
+            self._finish(results, report=stopped != signal.SIGTERM)
         return TrainResult(
             folder=self.folder.path,
             report=self.folder.report_file,
-            history=self.folder.history(),
+            history=self.progress.history,
             results=results,
-            interrupted=interrupted,
+            interrupted=stopped is not None,
+            signal=stopped,
         )
 
     def close(self) -> None:
-        """Lets go of trackers and of accelerate's process-wide state, so that another run can start."""
+        """Ends reading processes, closes trackers, and lets other runs into the folder."""
+        self.loader.close()
         self.accelerator.end_training()
-        AcceleratorState._reset_state(reset_partial_state=True)
+        self.folder.close()
 
-    def _start(self, resume: bool) -> None:
-        state = self.folder.resume(self.config) if resume else None
-        if state is not None:
-            self._load_state(state)
-        elif not resume:
-            self.folder.start(self.config)
-        self.folder.truncate_metrics(self.epoch)
-        self.accelerator.init_trackers("run")
-        if state is None:
-            self._save(None)
-        parameters = sum(p.numel() for p in self.model.parameters())
-        _, rows, cols = self.preprocessing.input_size
-        sizes = ", ".join(f"{name} {len(source)}" for name, source in self.splits.items())
-        self.display.line(
-            f"{self.config.model}, {parameters / 1e6:.2f} M parameters, {rows}x{cols} pixels, "
-            f"{len(self.class_names)} classes; images: {sizes}"
-        )
-        if self.epoch:
-            self.display.line(f"Going on after epoch {self.epoch} of {self.config.epochs}.")
+    def _start(self, resume: Path | str) -> None:
+        path = on_main_process(lambda: self._open_folder(resume))
+        if path is not None:
+            self._load(path)
+        if self.accelerator.is_main_process:
+            self.folder.write_history(self.progress.history)
+            start_trackers(
+                self.accelerator,
+                self.config,
+                self.folder,
+                run_id=self.progress.run_id,
+                epochs_done=self.progress.epoch,
+            )
+        if path is None:
+            self._save_weights(None)
+            self._checkpoint()
+        self._say_what_is_trained(path)
+
+    def _open_folder(self, resume: Path | str) -> Path | None:
+        """Takes the folder; the checkpoint to go on from, if there is one."""
+        inside = resume == "auto"
+        if isinstance(resume, Path):
+            verify_checkpoint(resume)
+            inside = resume.resolve().parent == self.folder.checkpoints.resolve()
+        self.folder.open(self.config, resume=inside)
+        self.checkpoints.clean()
+        found = self.checkpoints.newest_whole() if resume == "auto" else None
+        if isinstance(resume, Path):
+            found = resume
+        if inside and found is not None:
+            self.checkpoints.remove_after(int(found.name))
+        return found
+
+    def _is_finished(self) -> bool:
+        progress = self.progress
+        out_of_patience = self.config.patience and progress.epoch - progress.best_epoch >= self.config.patience
+        return progress.epoch >= self.config.epochs or bool(out_of_patience)
+
+    def _finish(self, results: list[SplitResult], report: bool) -> None:
+        self.folder.write_skipped(self.progress.skipped)
+        if report:
+            write_results(self.folder.results_file, results)
+            self._write_report(results)
+            if self.display.enabled and results:
+                self.display.console.print(results_table(results))
+            self.display.line(f"Report: {self.folder.report_file}")
+        if self.progress.skipped:
+            self.display.line(f"{len(self.progress.skipped)} images could not be read: {self.folder.skipped_file}")
 
     # One epoch
 
-    def _epoch(self) -> SplitResult | None:
-        start = time.perf_counter()
-        row = self._train_epoch()
-        row["seconds"] = time.perf_counter() - start
-        result = None
+    def _epoch(self) -> list[SplitResult]:
+        self._train_epoch()
+        progress = self.progress
+        row = progress.totals.row()
+        seconds, start = progress.totals.seconds, time.perf_counter()
+        results = []
         if "val" in self.splits:
-            result = self._evaluate("val", self._evaluated_model())
-            row |= {"val_loss": result.loss, "val_top1": result.top1}
-        self.epoch += 1
-        row = {"epoch": self.epoch, **row}
-        self._save(result)
-        self.folder.append_metrics(row)
-        self.accelerator.log({k: v for k, v in row.items() if k != "epoch"}, step=self.epoch)
-        self.display.line(_epoch_line(row, self.config.epochs))
-        return result
+            try:
+                results.append(self._evaluate("val", self._evaluated_model()))
+            except Stopped:
+                self._checkpoint()
+                raise
+            row |= {"val_loss": results[0].loss, "val_top1": results[0].top1}
+        row["seconds"] = seconds + time.perf_counter() - start
+        progress.epoch += 1
+        progress.totals = EpochTotals()
+        progress.history.append({"epoch": progress.epoch, **row})
+        self._save_weights(results[0].top1 if results else None)
+        self._checkpoint()
+        if self.accelerator.is_main_process:
+            self.folder.write_history(progress.history)
+            self.accelerator.log(row, step=progress.epoch)
+        self.display.line(epoch_line(progress.history[-1], self.config.epochs))
+        return results
 
-    def _train_epoch(self) -> dict[str, float]:
-        # Dropout, stochastic depth and mixing are a function of seed and epoch, so that an epoch can be repeated.
-        set_seed(int(np.random.SeedSequence((self.config.seed, self.epoch)).generate_state(1)[0]))
-        self.model.train()
-        self.loader.set_epoch(self.epoch)
-        loss_sum = correct = images = 0.0
-        update, start, lr = self.epoch * self.updates_per_epoch, time.perf_counter(), 0.0
-        title = f"epoch {self.epoch + 1:>3}/{self.config.epochs}"
-        with self.display.bar(title, len(self.loader) * self.config.batch_size) as bar:
-            for batch in self.loader:
-                self.skipped.update(batch.skipped)
-                if not len(batch.images):
-                    continue
-                self.scheduler.step_update(update)
-                loss, logits = self._step(batch.images, batch.targets)
-                if self.accelerator.sync_gradients:
-                    update += 1
-                n = len(batch.images)
-                images += n
-                loss_sum += loss * n
-                correct += float((logits.argmax(-1) == batch.targets).sum())
-                if not math.isfinite(loss):
-                    raise ValueError(
-                        f"the loss became {loss} in epoch {self.epoch + 1}, update {update}: "
-                        f"lower --lr or raise --warmup-epochs; {self.folder.last} holds the epoch before"
-                    )
-                lr = self.optimizer.param_groups[0]["lr"]
-                speed = images / (time.perf_counter() - start)
-                bar.advance(n, f"loss {loss_sum / images:.3f}  acc {correct / images:.1%}  {speed:.0f} img/s")
-        if not images:
-            name, reason = next(iter(self.skipped.items()))
-            raise ValueError(f"no training image could be read; the first: {name}: {reason}")
-        return {
-            "lr": lr,
-            "train_loss": loss_sum / images,
-            "train_accuracy": correct / images,
-            "images_per_second": images / (time.perf_counter() - start),
-        }
+    def _train_epoch(self) -> None:
+        """The rest of the epoch that is under way."""
+        progress, totals = self.progress, self.progress.totals
+        train_mode(self.updater.model)
+        batches = self._timed(self.loader.epoch(progress.epoch, totals.updates * self.batching.accumulation))
+        title = f"epoch {progress.epoch + 1:>3}/{self.config.epochs}"
+        with self.display.bar(title, self.updates_per_epoch * self.batching.batch_size) as bar:
+            bar.advance(totals.updates * self.batching.batch_size)
+            while totals.updates < self.updates_per_epoch:
+                start = time.perf_counter()
+                update = progress.epoch * self.updates_per_epoch + totals.updates
+                totals.lr = self.scheduler.step_update(update)
+                result = self.updater(
+                    batches, update, (self.stop.received == signal.SIGINT, self.stop.received == signal.SIGTERM)
+                )
+                if result.not_finite and self.config.nan == "stop":
+                    self._stop_for_nan(result, update)
+                totals.add(result)
+                totals.seconds += time.perf_counter() - start
+                bar.advance(self.batching.batch_size, update_figures(totals))
+                self._between_updates(result)
+        if totals.nan_updates == totals.updates:
+            fail(ValueError(f"no update of epoch {progress.epoch + 1} had a finite loss and gradient: lower --lr"))
+        if not totals.images:
+            everywhere = {name: reason for part in gather(progress.skipped) for name, reason in part.items()}
+            name, reason = next(iter(everywhere.items()))
+            fail(ValueError(f"no training image could be read; the first: {name}: {reason}"))
 
-    def _step(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[float, torch.Tensor]:
-        images, mixed_targets = self.mix(images, targets)
-        with self.accelerator.accumulate(self.model):
-            with self.accelerator.autocast():
-                logits = self.model(images)
-            loss = F.cross_entropy(logits.float(), mixed_targets, label_smoothing=self.config.label_smoothing)
-            self.accelerator.backward(loss)
-            if self.accelerator.sync_gradients and self.config.clip_grad > 0:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        if self.ema is not None and self.accelerator.sync_gradients:
-            self.ema.update(self.accelerator.unwrap_model(self.model))
-        return loss.item(), logits.detach()
+    def _between_updates(self, result: UpdateResult) -> None:
+        if any(result.stop_counts):
+            self._checkpoint()
+            raise Stopped(signal.SIGTERM if result.stop_counts[1] else signal.SIGINT)
+        every, updates = self.config.checkpoint_every, self.progress.totals.updates
+        # After the last update of an epoch there will be one with its evaluation.
+        if every and self._updates_done() % every == 0 and updates < self.updates_per_epoch:
+            self._checkpoint()
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches; notes unreadable images and the time that is spent waiting."""
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.progress.totals.waiting += time.perf_counter() - start
+            if batch is None:
+                return
+            self.progress.skipped.update(batch.skipped)
+            yield batch
+
+    def _updates_done(self) -> int:
+        return self.progress.epoch * self.updates_per_epoch + self.progress.totals.updates
+
+    def _stop_for_nan(self, result: UpdateResult, update: int) -> None:
+        source = self.train_images.source
+        names = [name for part in gather([source.name(i) for i in result.indices]) for name in part]
+        if self.accelerator.is_main_process:
+            self.folder.write_nan_batch(names)
+        good = self.checkpoints.paths()[-1]
+        shown = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+        fail(
+            ValueError(
+                f"the {result.not_finite} of update {update + 1} (epoch {self.progress.epoch + 1}) is not finite, with "
+                f"the {len(names)} images {shown} (all in {self.folder.nan_file}): lower --lr, raise --warmup-epochs, "
+                f"or leave such updates out with --nan skip; the last good checkpoint is {good}"
+            )
+        )
 
     # Evaluation
 
     def _evaluated_model(self) -> nn.Module:
-        model: nn.Module = self.accelerator.unwrap_model(self.model) if self.ema is None else self.ema.module
-        return model
+        """The weights that are evaluated and saved. All processes must call it."""
+        if self.ema is not None:
+            average: nn.Module = self.ema.module
+            return average
+        if self._whole_copy is not None:
+            self._whole_copy.load_state_dict(whole_weights(self.model, everywhere=True))
+            return self._whole_copy
+        return self.model
 
     def _evaluate(self, split: str, model: nn.Module) -> SplitResult:
-        images = self._eval_images(self.splits[split])
-        loader = eval_loader(images, 2 * self.config.batch_size, self.config.workers)
-        with self.display.bar(f"evaluating {split}", len(images)) as bar:
-            result = evaluate(model, loader, images, split=split, device=self.accelerator.device, on_batch=bar.advance)
-        self.skipped.update(result.skipped)
+        images = LabelledImages(self.splits[split], self.preprocessing.transform(), self.preprocessing.min_side())
+        loader = eval_loader(
+            images,
+            2 * self.batching.micro_batch_size,
+            self.config.workers,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            timeout=self.config.worker_timeout,
+        )
+        with self.display.bar(f"evaluating {split}", len(images) // self.accelerator.num_processes) as bar:
+            result = evaluate(
+                model,
+                self._until_stopped(loader),
+                images,
+                split=split,
+                device=self.accelerator.device,
+                autocast_dtype=_AUTOCAST[self.config.precision],
+                on_batch=bar.advance,
+                gather=self._gather_outputs,
+            )
+        self.progress.skipped.update(result.skipped)
         return result
 
-    def _eval_images(self, source: ImageSource) -> LabelledImages:
-        return LabelledImages(source, self.preprocessing.transform(), self.preprocessing.min_side())
+    def _until_stopped(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            if self.stop.received is not None:
+                return
+            yield batch
+
+    def _gather_outputs(self, outputs: Outputs) -> Outputs:
+        parts = gather((outputs, self.stop.received))
+        received = [number for _, number in parts if number is not None]
+        if received:
+            raise Stopped(max(received))
+        return join_outputs([part for part, _ in parts])
 
     def _evaluate_all(self) -> list[SplitResult]:
         model = self._evaluated_model()
@@ -269,88 +402,101 @@ class Trainer:
     def _write_report(self, results: list[SplitResult]) -> None:
         from transnext.engine.run_report import write_run_report  # imports matplotlib, which training does not need
 
-        write_run_report(self.folder, self._evaluated_model(), self.splits, self.preprocessing, results)
+        # The last evaluation left its weights there, and other processes are not needed for them.
+        model = self._whole_copy or self._evaluated_model()
+        write_run_report(self.folder, model, self.splits, self.preprocessing, results)
 
     # State
 
-    def _save(self, result: SplitResult | None) -> None:
-        """Saves the state after an epoch (or before the first) and the weights that are to be used."""
+    def _save_weights(self, top1: float | None) -> None:
+        """Saves the weights that are to be used, after an epoch or before the first. All processes must call it."""
+        progress = self.progress
+        is_best = "val" not in self.splits or (top1 is not None and top1 > progress.best_top1)
+        if is_best:
+            progress.best_epoch = progress.epoch
+            progress.best_top1 = progress.best_top1 if top1 is None else top1
         weights = self._evaluated_model().state_dict()
         metadata = {
             "architecture": self.config.model,
             "model_args": self.model_args,
             "class_names": self.class_names,
             "preprocessing": self.preprocessing.to_dict(),
-            "epoch": self.epoch,
-            "val_top1": None if result is None else result.top1,
+            "epoch": progress.epoch,
+            "val_top1": top1,
         }
-        save_checkpoint(self.folder.last, weights, metadata)
-        top1 = self.best_top1 if result is None else result.top1
-        if top1 > self.best_top1 or "val" not in self.splits or not self.folder.best.exists():
-            self.best_top1 = top1
-            save_checkpoint(self.folder.best, weights, metadata)
-        self.folder.save_state(
-            {
-                "epoch": self.epoch,
-                "best_top1": self.best_top1,
-                "model": self.accelerator.unwrap_model(self.model).state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "ema": None if self.ema is None else self.ema.module.state_dict(),
-                "skipped": self.skipped,
-                "class_names": self.class_names,
-            }
-        )
 
-    def _load_state(self, state: dict[str, Any]) -> None:
+        def save() -> None:
+            for path in (self.folder.last, self.folder.best):
+                if path == self.folder.last or is_best or not path.exists():
+                    with naming_last_good(path, self.checkpoints):
+                        save_checkpoint(path, weights, metadata)
+
+        on_main_process(save)
+
+    def _checkpoint(self) -> None:
+        """Writes what it takes to go on from here. All processes must call it."""
+        progress = self.progress
+        for part in gather(progress.skipped):
+            progress.skipped.update(part)
+        state = {
+            **training_state(self.model, self.optimizer.optimizer),
+            "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
+            "progress": dataclasses.asdict(progress),
+            "class_names": self.class_names,
+            "config": dataclasses.asdict(self.config),
+            "order_depends_on": self.loader.order_depends_on,
+        }
+        on_main_process(lambda: self.checkpoints.write(self._updates_done(), state))
+
+    def _load(self, path: Path) -> None:
+        state = load_state(path)
+        self.folder.check(state["config"], self.config)
         if state["class_names"] != self.class_names:
-            raise ValueError(
-                f"{self.folder.path} was started with the classes {', '.join(state['class_names'])}, and "
-                f"{self.config.data} now has {', '.join(self.class_names)}: choose another --output"
+            fail(
+                ValueError(
+                    f"{path} is of a run with the classes {', '.join(state['class_names'])}, and {self.config.data} "
+                    f"now has {', '.join(self.class_names)}: choose another --output"
+                )
             )
-        self.epoch, self.best_top1, self.skipped = state["epoch"], state["best_top1"], state["skipped"]
-        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        progress = Progress.from_dict(state["progress"])
+        if progress.totals.updates and state["order_depends_on"] != self.loader.order_depends_on:
+            fail(
+                ValueError(
+                    f"{path} is in the middle of an epoch with {state['order_depends_on']}, now there are "
+                    f"{self.loader.order_depends_on}: use as many, or go on from a checkpoint between two epochs"
+                )
+            )
+        load_training_state(self.model, self.optimizer.optimizer, state)
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"] or state["model"])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.progress = progress
 
+    # What is said
 
-def _build(config: TrainConfig, num_classes: int) -> nn.Module:
-    args: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": config.drop_path, "drop_rate": config.dropout}
-    ours = config.model.startswith("transnext_")
-    if ours and config.image_size is not None:
-        args["img_size"] = config.image_size
-    if ours and config.checkpoint is not None:
-        args["pretrain_size"] = _pretrain_size(config.checkpoint, config.model)
-    model = create(config.model, args, pretrained=config.pretrained)
-    if config.checkpoint is not None:
-        load_checkpoint(model, config.checkpoint, new_head=True)
-    return model
+    def _say_what_is_trained(self, resumed: Path | None) -> None:
+        parameters = sum(p.numel() for p in self.model.parameters())
+        _, rows, cols = self.preprocessing.input_size
+        sizes = ", ".join(f"{name} {len(source)}" for name, source in self.splits.items())
+        self.display.line(
+            f"{self.config.model}, {parameters / 1e6:.2f} M parameters, {rows}x{cols} pixels, "
+            f"{len(self.class_names)} classes; images: {sizes}"
+        )
+        batching = self.batching
+        if batching.processes > 1 or batching.accumulation > 1:
+            self.display.line(
+                f"{batching.batch_size} images in an update: {batching.processes} processes x "
+                f"{batching.accumulation} x {batching.micro_batch_size}"
+            )
+        if resumed is not None:
+            self.display.line(f"Going on from {resumed}, {self._where()}.")
 
+    def _say_how_to_go_on(self) -> None:
+        self.display.line(f"\nStopped {self._where()}; the same command with --resume auto goes on.")
 
-def _pretrain_size(checkpoint: str, name: str) -> Any:
-    """The resolution that the weights of a checkpoint were pre-trained at, whatever size they are to be tuned at."""
-    saved = read_checkpoint(checkpoint).metadata.get("model_args") or {}
-    config = timm.get_pretrained_cfg(name)
-    return saved.get("pretrain_size") or PRETRAIN_SIZES.get(name) or (config and config.input_size[-2:])
-
-
-def _accelerator(config: TrainConfig, folder: RunFolder) -> Accelerator:
-    on_cpu = pick_device(config.device).type == "cpu"
-    if config.precision == "fp16" and on_cpu:
-        raise ValueError("precision is 'fp16', which needs a GPU: use --precision bf16 or fp32 on the CPU")
-    return Accelerator(
-        cpu=on_cpu,
-        mixed_precision="no" if config.precision == "fp32" else config.precision,
-        gradient_accumulation_steps=config.accumulate,
-        log_with="tensorboard",
-        project_config=ProjectConfiguration(project_dir=str(folder.path), logging_dir=str(folder.tensorboard)),
-        step_scheduler_with_optimizer=False,
-    )
-
-
-def _epoch_line(row: dict[str, Any], epochs: int) -> str:
-    val = f"  val {row['val_top1']:.1%} (loss {row['val_loss']:.3f})" if "val_top1" in row else ""
-    return (
-        f"epoch {row['epoch']:>3}/{epochs}  train {row['train_accuracy']:.1%} (loss {row['train_loss']:.3f}){val}  "
-        f"{row['images_per_second']:.0f} img/s  {row['seconds']:.0f} s"
-    )
+    def _where(self) -> str:
+        progress, totals = self.progress, self.progress.totals
+        within = f" and {totals.updates} of {self.updates_per_epoch} updates" if totals.updates else ""
+        return f"after {progress.epoch} of {self.config.epochs} epochs{within}"

@@ -1,0 +1,117 @@
+"""What a configuration stands for: model, training images, accelerator."""
+
+import math
+from typing import Any
+
+import timm
+from accelerate import Accelerator
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    GradientAccumulationPlugin,
+    ProjectConfiguration,
+)
+from torch import nn
+
+from transnext.data import ImageSource, LabelledImages, min_side_for, train_transform
+from transnext.engine.config import TrainConfig
+from transnext.engine.device import pick_device
+from transnext.engine.optim import freeze_stages
+from transnext.engine.run_folder import RunFolder
+from transnext.engine.trackers import require_tracker
+from transnext.models import TransNeXt
+from transnext.models.checkpoint import load_checkpoint, read_checkpoint
+from transnext.models.variants import PRETRAIN_SIZES
+from transnext.tasks.classification.build import Preprocessing, create
+
+_SHARD_PARAMETERS = 1_000_000
+"""Modules of models other than ours are sharded by themselves when they have more parameters."""
+
+
+def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
+    """The classifier to train, with its initial weights, some of them frozen as the configuration says.
+
+    Raises:
+        ValueError: There is no such model, or it cannot do what is asked of it.
+        FileNotFoundError: The checkpoint is not there.
+    """
+    args: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": config.drop_path, "drop_rate": config.dropout}
+    ours = config.model.startswith("transnext_")
+    if ours and config.image_size is not None:
+        args["img_size"] = config.image_size
+    if ours and config.checkpoint is not None:
+        args["pretrain_size"] = _pretrain_size(config.checkpoint, config.model)
+    model = create(config.model, args, pretrained=config.pretrained)
+    if config.checkpoint is not None:
+        load_checkpoint(model, config.checkpoint, new_head=True)
+    freeze_stages(model, config.freeze_stages)
+    if config.grad_checkpointing:
+        recompute = getattr(model, "set_grad_checkpointing", None)
+        if recompute is None:
+            raise ValueError(f"{config.model} cannot recompute its activations: leave out --grad-checkpointing")
+        recompute()
+    return model
+
+
+def train_images(config: TrainConfig, source: ImageSource, preprocessing: Preprocessing) -> LabelledImages:
+    """The training images with their random transform."""
+    transform = train_transform(
+        preprocessing.input_size,
+        preprocessing.mean,
+        preprocessing.std,
+        preprocessing.interpolation,
+        crop_scale=config.crop_scale,
+        hflip=config.hflip,
+        auto_augment=config.auto_augment or None,
+        color_jitter=config.color_jitter,
+        erasing_prob=config.erasing,
+    )
+    return LabelledImages(source, transform, min_side_for(preprocessing.input_size, math.sqrt(config.crop_scale[0])))
+
+
+def build_accelerator(config: TrainConfig, folder: RunFolder, model: nn.Module) -> Accelerator:
+    """Accelerate for the device, precision, strategy and tracker of a configuration.
+
+    Raises:
+        ValueError: They do not go together or are not there.
+    """
+    on_cpu = pick_device(config.device).type == "cpu"
+    if config.precision == "fp16" and on_cpu:
+        raise ValueError("precision is 'fp16', which needs a GPU: use --precision bf16 or fp32 on the CPU")
+    if config.strategy == "fsdp" and config.ema > 0:
+        raise ValueError(f"ema is {config.ema}, which strategy 'fsdp' does not have: use --strategy ddp or --ema 0")
+    require_tracker(config.tracker)
+    sharding = _sharding(model) if config.strategy == "fsdp" else None
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        mixed_precision="no" if config.precision == "fp32" else config.precision,
+        # An epoch of ours ends with a whole update.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
+        fsdp_plugin=sharding,
+        log_with=None if config.tracker == "none" else config.tracker,
+        project_config=ProjectConfiguration(project_dir=str(folder.path), logging_dir=str(folder.tensorboard)),
+        step_scheduler_with_optimizer=False,
+    )
+    if sharding is not None and accelerator.distributed_type == DistributedType.MULTI_CPU:
+        # PyTorch shards on CPUs as well; accelerate only does not offer it.
+        accelerator.state.distributed_type = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = sharding
+    return accelerator
+
+
+def _sharding(model: nn.Module) -> FullyShardedDataParallelPlugin:
+    options: dict[str, Any] = {"fsdp_version": 2, "cpu_ram_efficient_loading": False}
+    if isinstance(model, TransNeXt):
+        return FullyShardedDataParallelPlugin(
+            auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["Block"], **options
+        )
+    return FullyShardedDataParallelPlugin(
+        auto_wrap_policy="size_based_wrap", min_num_params=_SHARD_PARAMETERS, **options
+    )
+
+
+def _pretrain_size(checkpoint: str, name: str) -> Any:
+    """The resolution that the weights of a checkpoint were pre-trained at, whatever size they are to be tuned at."""
+    saved = read_checkpoint(checkpoint).metadata.get("model_args") or {}
+    config = timm.get_pretrained_cfg(name)
+    return saved.get("pretrain_size") or PRETRAIN_SIZES.get(name) or (config and config.input_size[-2:])

@@ -1,0 +1,58 @@
+"""What the processes of a run say to each other. With a single process nothing is sent."""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+
+from transnext.tasks.classification.evaluation import Outputs
+
+T = TypeVar("T")
+
+
+def gather(value: T) -> list[T]:
+    """The values of all processes, by their number."""
+    values: list[T] = gather_object([value])
+    return values
+
+
+def on_main_process(function: Callable[[], T]) -> T:
+    """What a function returns on the main process, which alone runs it, on every process.
+
+    Raises:
+        ValueError: As the function raised it, as are all its errors; the other processes then end with status 2.
+    """
+    result: list[object] = [None, None]
+    error: Exception | None = None
+    if PartialState().is_main_process:
+        try:
+            result = [function(), None]
+        except Exception as raised:
+            error, result = raised, [None, str(raised)]
+    if PartialState().num_processes > 1:
+        broadcast_object_list(result)
+    if error is not None:
+        raise error
+    if result[1] is not None:
+        sys.exit(2)
+    return result[0]  # type: ignore[return-value]
+
+
+def fail(error: Exception) -> NoReturn:
+    """Raises an error that all processes met, on the main one; the others end with status 2."""
+    if PartialState().is_main_process:
+        raise error
+    sys.exit(2)
+
+
+def join_outputs(parts: list[Outputs]) -> Outputs:
+    """The outputs of all processes as one."""
+    return Outputs(
+        torch.cat([part.logits for part in parts]),
+        torch.cat([part.targets for part in parts]),
+        torch.cat([part.indices for part in parts]),
+        [skipped for part in parts for skipped in part.skipped],
+    )
