@@ -1,5 +1,6 @@
 """Every recipe against the numbers of the released configurations."""
 
+import dataclasses
 import json
 import re
 from functools import cache
@@ -15,6 +16,7 @@ import transnext
 from transnext.engine import TrainConfig
 from transnext.engine.optim import make_optimizer, make_scheduler
 from transnext.engine.recipes import RECIPES, recipe
+from transnext.models.checkpoint import read_checkpoint
 from transnext.models.official import ours_to_official
 from transnext.tasks.classification.build import Preprocessing
 
@@ -207,3 +209,35 @@ def test_names_in_python() -> None:
     assert [recipe(name, "d").output for name in RECIPES] == [f"runs/{name}" for name in RECIPES]
     with pytest.raises(ValueError, match="no recipe is called 'huge': choose one of micro_in1k, tiny_in1k"):
         recipe("huge", "imagenet/")
+
+
+def _on_a_few_images(config, photos, tmp_path, **values) -> TrainConfig:
+    small = {"epochs": 1, "batch_size": 8, "image_size": 64, "workers": 0, "device": "cpu", "tracker": "none"}
+    common = {"data": str(photos), "output": str(tmp_path / "run"), "model": "transnext_pico"}
+    return dataclasses.replace(config, **common, **small, **values)
+
+
+def _trained(config) -> tuple[dict[str, torch.Tensor], dict]:
+    """The last weights, and what is known of them."""
+    transnext.train(config, quiet=True)
+    checkpoint = read_checkpoint(Path(config.output) / "last.safetensors")
+    return checkpoint.state_dict, checkpoint.metadata
+
+
+def test_own_images_trains_what_is_not_frozen(photos, tmp_path) -> None:
+    config = _on_a_few_images(recipe("own_images", ""), photos, tmp_path, lr=1e-2, warmup_epochs=0.0)
+    weights, _ = _trained(config)
+    assert TrainConfig.load(Path(config.output) / "config.json") == config
+    start = timm.create_model("transnext_pico", pretrained=True).state_dict()
+    moved = {name: (weights[name] - start[name]).abs().max().item() for name in start if not name.startswith("head.")}
+    assert all((distance == 0) == name.startswith("stages.0.") for name, distance in moved.items())
+    # AdamW moves every weight by about the same share of its rate, and that falls from layer to layer.
+    assert moved["stages.3.blocks.0.mlp.fc1.weight"] > 1.2 * moved["stages.1.blocks.0.mlp.fc1.weight"]
+
+
+def test_the_released_recipes_train(photos, tmp_path) -> None:
+    cpu = {"precision": "fp32", "compile": False, "micro_batch_size": 4}
+    config = _on_a_few_images(recipe("small_in1k_384", ""), photos, tmp_path, lr=1e-3, **cpu)
+    weights, metadata = _trained(config)
+    assert metadata["preprocessing"]["crop_mode"] == "squash"
+    assert all(torch.isfinite(value).all() for value in weights.values())
