@@ -1,10 +1,14 @@
 """Fixtures that tests of several packages use."""
 
-from collections.abc import Callable, Iterator
+import io
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -53,3 +57,53 @@ def randomise() -> Callable[[nn.Module], nn.Module]:
         return model
 
     return _randomise
+
+
+@pytest.fixture(scope="session")
+def png() -> Callable[[int], bytes]:
+    """A small PNG file, another one for each number."""
+
+    def _png(number: int) -> bytes:
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 9, 3), np.uint8)
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "PNG")
+        return stream.getvalue()
+
+    return _png
+
+
+@pytest.fixture(scope="session")
+def tar() -> Callable[[Mapping[str, bytes]], bytes]:
+    """A tar file of members by name."""
+
+    def _tar(members: Mapping[str, bytes]) -> bytes:
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w") as file:
+            for name, data in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                file.addfile(info, io.BytesIO(data))
+        return stream.getvalue()
+
+    return _tar
+
+
+@pytest.fixture
+def tar_folder(tmp_path, monkeypatch, png, tar) -> Callable[..., Path]:
+    """A folder of WebDataset shards with these numbers of images, whose classes are 0, 1, 2, 0, 1, ..."""
+    monkeypatch.setenv("TRANSNEXT_CACHE", str(tmp_path / "cache"))
+
+    def _tar_folder(**sizes: Sequence[int]) -> Path:
+        folder = tmp_path / "shards"
+        folder.mkdir()
+        number = 0
+        for split, counts in sizes.items():
+            for shard, count in enumerate(counts):
+                members = {}
+                for i in range(count):
+                    members |= {f"{i:04}.png": png(number), f"{i:04}.cls": str(number % 3).encode()}
+                    number += 1
+                (folder / f"{split}-{shard:03}.tar").write_bytes(tar(members))
+        return folder
+
+    return _tar_folder

@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "atomic": set(),
     "ops": set(),
     "models": {"ops", "atomic"},
-    "data": set(),
+    "data": {"atomic"},
     "explain": {"models", "ops"},
     "tasks": {"models", "data"},
     "report": {"tasks", "explain", "version"},

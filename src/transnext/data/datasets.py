@@ -17,6 +17,8 @@ from transnext.data.emoji import SPLITS, load_emoji
 from transnext.data.fashion_mnist import fashion_mnist_splits
 from transnext.data.folder import FolderIndex, image_folder_splits
 from transnext.data.images import UnreadableImage, composite_on_white, read_image
+from transnext.data.names import PackedNames
+from transnext.data.shards import holds_shards, open_shards
 from transnext.data.transforms import Transform
 
 
@@ -49,11 +51,7 @@ class FolderImages:
 
     def __init__(self, index: FolderIndex) -> None:
         self.classes = index.classes
-        # Three arrays instead of a million Python strings: touching a string writes its reference count, and so each
-        # forked worker would end up with its own copy of all of them.
-        encoded = [os.fsencode(path) for path, _ in index.samples]
-        self._paths = np.frombuffer(b"".join(encoded), np.uint8)
-        self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
+        self._paths = PackedNames.pack([path for path, _ in index.samples])
         self._labels = np.array([label for _, label in index.samples], np.int32)
 
     def __len__(self) -> int:
@@ -69,9 +67,7 @@ class FolderImages:
 
     def name(self, index: int) -> str:
         """Return the path of image `index`."""
-        index = range(len(self))[index]
-        start = self._ends[index - 1] if index else 0
-        return os.fsdecode(self._paths[start : self._ends[index]].tobytes())
+        return self._paths[index]
 
     def version(self, index: int) -> str:
         """Return size and time of the file of image `index`; see `transnext.data.decoded.VersionedSource`."""
@@ -209,25 +205,29 @@ NAMED_SETS: dict[str, Callable[[float], Mapping[str, ImageSource]]] = {
 
 
 def open_dataset(data: str | os.PathLike[str], val_fraction: float = 0.2, seed: int = 0) -> dict[str, ImageSource]:
-    """Open a set by name, or an image folder.
+    """Open a set by name, an image folder, or tar or Parquet shards.
 
     Args:
-        data: A name in `NAMED_SETS` or the path of an image folder (see `image_folder_splits`). A name wins over a
-            folder of that name in the current directory; write `./emoji` for the folder.
+        data: A name in `NAMED_SETS`, the path of an image folder (see `image_folder_splits`), or the path, URL or
+            pattern of shards (see `open_shards`). A name wins over a folder of that name in the current directory;
+            write `./emoji` for the folder.
         val_fraction: Share of the images that validate, where the data do not come split.
         seed: Chooses these images.
 
     Returns:
         The splits in order, `train` first. `emoji` has `train`, `val`, `shift` and `both`; `fashion_mnist` has
-        `train`, `val` and `test`; a folder has `train`, and `val` and `test` as far as there are such images.
+        `train`, `val` and `test`; others have `train`, and `val` and `test` as far as there are such images. Shards
+        of which none is of `train` have no `train` either.
 
     Raises:
-        FileNotFoundError: If `data` is neither.
-        ValueError: If the folder is not laid out as it should be.
+        FileNotFoundError: If `data` is none of these.
+        ValueError: If the folder is not laid out as it should be, or a shard cannot be read.
     """
     name = os.fspath(data)
     if name in NAMED_SETS:
         return dict(NAMED_SETS[name](val_fraction))
+    if holds_shards(name):
+        return dict(open_shards(name, val_fraction, seed))
     if not Path(name).exists():
         raise FileNotFoundError(
             f"{name!r} is neither a folder nor a set that is known by name; give the path of an image folder or one "
