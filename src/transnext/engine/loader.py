@@ -21,6 +21,7 @@ from torch.utils.data._utils import signal_handling
 
 from transnext.data import Batch, LabelledImages, Sample, Skipped, collate
 from transnext.engine.samplers import epoch_order
+from transnext.engine.stream_loader import StreamBatches, evaluation_batches, shards_of
 
 Order = Callable[[int], tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]]
 """From the number of an epoch to its images and the seeds of their augmentation, for all processes together."""
@@ -51,37 +52,26 @@ class EpochLoader(Protocol):
 class ImageLoader:
     """Batches of images that can be had by their number; see `train_loader`.
 
-    Batch `k` of process `r` of `W` are the images from place `(k W + r) batch_size` of the epoch's order on: so all
-    processes together see the same images in an update, however many they are and however they cut it up.
-
     Args:
         images: The training images with their random transform.
-        batch_size: Images in a batch of one process.
-        order: The order of each epoch; its length must not change.
-        workers: Processes that read images.
-        rank: Number of this process.
-        world_size: Processes that train.
+        batches: Which images are in the batches of an epoch.
+        workers: Processes that read images, by turns.
         timeout: Seconds after which a missing batch is an error; 0 to wait for ever.
         pin_memory: Put batches where a GPU can fetch them.
     """
 
-    order_depends_on = ""
-
     def __init__(
         self,
         images: LabelledImages,
-        batch_size: int,
-        order: Order,
+        batches: "RankBatches | StreamBatches",
         *,
         workers: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
         timeout: float = 0,
         pin_memory: bool = False,
     ) -> None:
         self.images = images
         self.timeout = timeout
-        self._batches = _RankBatches(order, batch_size, rank, world_size)
+        self._batches = batches
         self._iterator: Iterator[Batch] | None = None
         self._loader = DataLoader(
             SeededImages(images),
@@ -100,6 +90,11 @@ class ImageLoader:
         """Batches of an epoch, the same on every process."""
         return self._batches.per_epoch
 
+    @property
+    def order_depends_on(self) -> str:
+        """What, beside the seed, must not change for an epoch to be continued; see `EpochLoader`."""
+        return self._batches.depends_on
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, without its first `start` ones; see `EpochLoader`."""
         self._batches.epoch, self._batches.start = epoch, start
@@ -115,8 +110,20 @@ class ImageLoader:
             _end_workers(self._iterator)
 
 
-class _RankBatches(Sampler[list[tuple[int, int]]]):
-    """Pairs (image, seed of its augmentation) of the batches of one process, from `start` of `epoch` on."""
+class RankBatches(Sampler[list[tuple[int, int]]]):
+    """Pairs (image, seed of its augmentation) of the batches of one process, from `start` of `epoch` on.
+
+    Batch `k` of process `r` of `W` are the images from place `(k W + r) batch_size` of the epoch's order on: so all
+    processes together see the same images in an update, however many they are and however they cut it up.
+
+    Args:
+        order: The order of each epoch; its length must not change.
+        batch_size: Images in a batch of one process.
+        rank: Number of this process.
+        world_size: Processes that train.
+    """
+
+    depends_on = ""
 
     def __init__(self, order: Order, batch_size: int, rank: int, world_size: int) -> None:
         self.order = order
@@ -197,48 +204,47 @@ def train_loader(
         repeats: As in `epoch_order`.
         balanced: As in `epoch_order`.
         pin_memory: Put batches where a GPU can fetch them.
+
+    Raises:
+        ValueError: `balanced` is asked for of shards.
     """
     source = images.source
-    labels = np.fromiter((source.label(i) for i in range(len(source))), np.int64, len(source))
+    shards = shards_of(source)
+    batches: RankBatches | StreamBatches
+    if shards is not None:
+        if balanced:
+            raise ValueError("balanced needs images that can be read in any order: unpack the shards to a folder")
+        batches = StreamBatches(
+            shards.block_ends, batch_size, seed, workers=workers, rank=rank, world_size=world_size, repeats=repeats
+        )
+        shards.kept_images = batches.kept_images
+    else:
+        labels = np.fromiter((source.label(i) for i in range(len(source))), np.int64, len(source))
 
-    def order(epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
-        return epoch_order(labels, seed, epoch, repeats=repeats, balanced=balanced)
+        def order(epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
+            return epoch_order(labels, seed, epoch, repeats=repeats, balanced=balanced)
 
-    return ImageLoader(
-        images,
-        batch_size,
-        order,
-        workers=workers,
-        rank=rank,
-        world_size=world_size,
-        timeout=timeout,
-        pin_memory=pin_memory,
-    )
+        batches = RankBatches(order, batch_size, rank, world_size)
+    return ImageLoader(images, batches, workers=workers, timeout=timeout, pin_memory=pin_memory)
 
 
 class EvalLoader:
-    """The images of one process for evaluation, in order: `rank`, `rank + world_size`, and so on; see `eval_loader`.
+    """The images of one process for evaluation, as they lie in `batches`; see `eval_loader`.
 
     Args:
         images: The images with their deterministic transform.
-        batch_size: Images in a batch.
-        workers: Processes that read images.
-        rank: Number of this process.
-        world_size: Processes that evaluate.
+        batches: Which images are in each batch.
+        workers: Processes that read images, by turns.
         timeout: Seconds after which a missing batch is an error; 0 to wait for ever.
     """
 
-    def __init__(
-        self, images: LabelledImages, batch_size: int, workers: int, rank: int, world_size: int, timeout: float
-    ) -> None:
+    def __init__(self, images: LabelledImages, batches: list[list[int]], workers: int, timeout: float) -> None:
         self.images = images
-        self.batch_size = batch_size
-        self.indices = range(rank, len(images), world_size)
+        self.batches = batches
         self.timeout = timeout
         self._loader = DataLoader(
             images,
-            batch_size=batch_size,
-            sampler=self.indices,
+            batch_sampler=batches,
             num_workers=workers,
             collate_fn=collate,
             timeout=timeout if workers else 0,
@@ -257,8 +263,7 @@ class EvalLoader:
             _end_workers(iterator)
 
     def _names(self, batch: int) -> list[str]:
-        indices = self.indices[batch * self.batch_size : (batch + 1) * self.batch_size]
-        return [self.images.source.name(index) for index in indices]
+        return [self.images.source.name(index) for index in self.batches[batch]]
 
 
 def eval_loader(
@@ -270,7 +275,9 @@ def eval_loader(
     world_size: int = 1,
     timeout: float = 0,
 ) -> EvalLoader:
-    """Batches in order; over all processes together every image is there once.
+    """Batches that hold every image once, over all processes together.
+
+    They are in order, but for shards each worker reads its own part.
 
     Args:
         images: The images with their deterministic transform.
@@ -280,7 +287,12 @@ def eval_loader(
         world_size: Processes that evaluate.
         timeout: Seconds after which a missing batch is an error; 0 to wait for ever.
     """
-    return EvalLoader(images, batch_size, workers, rank, world_size, timeout)
+    if shards_of(images.source) is not None:
+        batches = evaluation_batches(len(images), batch_size, workers, rank, world_size)
+    else:
+        indices = range(rank, len(images), world_size)
+        batches = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
+    return EvalLoader(images, batches, workers, timeout)
 
 
 def _watched(batches: Iterator[Batch], timeout: float, names: Callable[[int], Sequence[str]]) -> Iterator[Batch]:

@@ -100,6 +100,8 @@ class ShardedImages:
         self._shard_starts = _starts([blocks.sum() for blocks in sizes])
         self._first_blocks = _starts([len(blocks) for blocks in sizes])
         self._block_starts = _starts([size for blocks in sizes for size in blocks.tolist()])
+        # The same, counting chosen images only.
+        self._chosen_starts = self._block_starts if chosen is None else np.searchsorted(chosen, self._block_starts)
         self._kept: OrderedDict[int, Sequence[ShardRecord]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -113,8 +115,7 @@ class ShardedImages:
     @property
     def block_ends(self) -> npt.NDArray[np.int64]:
         """Where each block that has images ends in the sequence, int64, increasing; the last is `len(self)`."""
-        ends = self._block_starts[1:]
-        ends = np.unique(ends if self._chosen is None else np.searchsorted(self._chosen, ends))
+        ends = np.unique(self._chosen_starts)
         return ends[ends > 0]
 
     def __len__(self) -> int:
@@ -175,10 +176,13 @@ class ShardedImages:
             records = self._shards[shard].read_block(block - int(self._first_blocks[shard]))
             assert len(records) == self._block_starts[block + 1] - self._block_starts[block]
             self._kept[block] = records
-            while len(self._kept) > 1 and sum(map(len, self._kept.values())) > self.kept_images:
+            while len(self._kept) > 1 and sum(map(self._chosen_in, self._kept)) > self.kept_images:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(block)
         return self._kept[block][position - int(self._block_starts[block])]
+
+    def _chosen_in(self, block: int) -> int:
+        return int(self._chosen_starts[block + 1] - self._chosen_starts[block])
 
 
 def _starts(sizes: Sequence[int]) -> npt.NDArray[np.int64]:
