@@ -73,7 +73,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(config, tmp_path, monkey
     train(dataclasses.replace(config, output=str(tmp_path / "whole")), quiet=True)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Updater, "__call__", signalling(4, signal.SIGINT))  # in the first update of the second epoch
+        patch.setattr(Updater, "__call__", signalling(3, signal.SIGINT))  # in the first update of the second epoch
         stopped = train(config, quiet=True)
     assert stopped.interrupted
     assert stopped.report.exists()

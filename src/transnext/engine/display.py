@@ -22,7 +22,7 @@ class Display:
     def line(self, text: str) -> None:
         """Prints a line."""
         if self.enabled:
-            self.console.print(text, highlight=False)
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator["Bar"]:

@@ -5,7 +5,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""Those that ask for an end; where processes got different ones, the first counts."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error

@@ -27,7 +27,7 @@ from transnext.engine.loader import eval_loader, naming_dead_workers, train_load
 from transnext.engine.optim import make_mixer, make_optimizer, make_scheduler, train_mode
 from transnext.engine.progress import EpochTotals, Progress, epoch_line, update_figures
 from transnext.engine.run_folder import RunFolder
-from transnext.engine.signals import Stopped, StopRequest
+from transnext.engine.signals import STOP_SIGNALS, Stopped, StopRequest
 from transnext.engine.state import load_training_state, training_state, whole_weights
 from transnext.engine.trackers import start_trackers
 from transnext.engine.update import Updater, UpdateResult
@@ -112,7 +112,13 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, quiet: bool = False) -> None:
         self.config = config
+        self.progress = Progress()
+        self.stop = StopRequest()
         sources = open_dataset(config.data, config.val_fraction, config.seed)
+        if "train" not in sources:
+            raise ValueError(
+                f"{config.data} has no images to train on, only those of {', '.join(sources)}: name the others, too"
+            )
         self.splits = {split: cached(source, config.cache) for split, source in sources.items()}
         self.folder = RunFolder(config.output)
         self.checkpoints = Checkpoints(self.folder.checkpoints, config.keep)
@@ -122,7 +128,7 @@ class Trainer:
         set_seed(config.seed)
         model = build_model(config, len(self.class_names))
         self.model_args = {"num_classes": len(self.class_names), **trained_sizes(model)}
-        self.preprocessing = Preprocessing.of_model(model, config.image_size, config.crop_pct)
+        self.preprocessing = Preprocessing.of_model(model, config.image_size, config.crop_pct, config.crop_mode)
         self.train_images = train_images(config, self.splits["train"], self.preprocessing)
 
         self.accelerator = build_accelerator(config, self.folder, model)
@@ -163,9 +169,8 @@ class Trainer:
             make_mixer(config, len(self.class_names)),
             self.ema,
             self.preprocessing.input_size,
+            self.stop,
         )
-        self.progress = Progress()
-        self.stop = StopRequest()
 
     # The run
 
@@ -291,9 +296,7 @@ class Trainer:
                 start = time.perf_counter()
                 update = progress.epoch * self.updates_per_epoch + totals.updates
                 totals.lr = self.scheduler.step_update(update)
-                result = self.updater(
-                    batches, update, (self.stop.received == signal.SIGINT, self.stop.received == signal.SIGTERM)
-                )
+                result = self.updater(batches, update)
                 if result.not_finite and self.config.nan == "stop":
                     self._stop_for_nan(result, update)
                 totals.add(result)
@@ -308,9 +311,9 @@ class Trainer:
             fail(ValueError(f"no training image could be read; the first: {name}: {reason}"))
 
     def _between_updates(self, result: UpdateResult) -> None:
-        if any(result.stop_counts):
+        if result.stop is not None:
             self._checkpoint()
-            raise Stopped(signal.SIGTERM if result.stop_counts[1] else signal.SIGINT)
+            raise Stopped(result.stop)
         every, updates = self.config.checkpoint_every, self.progress.totals.updates
         # After the last update of an epoch there will be one with its evaluation.
         if every and self._updates_done() % every == 0 and updates < self.updates_per_epoch:
@@ -389,9 +392,10 @@ class Trainer:
 
     def _gather_outputs(self, outputs: Outputs) -> Outputs:
         parts = gather((outputs, self.stop.received))
-        received = [number for _, number in parts if number is not None]
-        if received:
-            raise Stopped(max(received))
+        received = {number for _, number in parts}
+        for number in STOP_SIGNALS:
+            if number in received:
+                raise Stopped(number)
         return join_outputs([part for part, _ in parts])
 
     def _evaluate_all(self) -> list[SplitResult]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transnext.data import Batch
 from transnext.engine.batching import Batching
 from transnext.engine.config import TrainConfig
+from transnext.engine.signals import STOP_SIGNALS, StopRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class UpdateResult:
         correct: How many of them were recognised, before the update and as far as mixed ones can be.
         not_finite: "" if the weights were changed, or what was not finite: "loss" or "gradient".
         indices: Places in the data set of the images that this process saw.
-        stop_counts: How many processes want to stop for SIGINT, and how many for SIGTERM.
+        stop: The signal that asked one of the processes to end the run, or None.
     """
 
     images: int
@@ -34,7 +35,7 @@ class UpdateResult:
     correct: int
     not_finite: str
     indices: list[int]
-    stop_counts: tuple[int, int]
+    stop: int | None
 
 
 class Updater:
@@ -52,6 +53,7 @@ class Updater:
         mix: Mixes images and targets of a batch.
         ema: Average of the weights, or None.
         image_shape: `(channels, H, W)` of what the model is given.
+        stop: What signals this process got, to be told to the others.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Updater:
         mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
         ema: ModelEmaV3 | None,
         image_shape: tuple[int, int, int],
+        stop: StopRequest,
     ) -> None:
         self.config = config
         self.batching = batching
@@ -73,27 +76,27 @@ class Updater:
         self.mix = mix
         self.ema = ema
         self.image_shape = image_shape
+        self.stop = stop
 
-    def __call__(self, batches: Iterator[Batch], update: int, stop_signals: tuple[bool, bool]) -> UpdateResult:
+    def __call__(self, batches: Iterator[Batch], update: int) -> UpdateResult:
         """Takes the batches of one update and changes the weights, unless the loss or gradient is not finite.
 
         Args:
             batches: Micro-batches of this process.
             update: Number of the update in the whole run, from 0.
-            stop_signals: Whether this process got SIGINT and SIGTERM, to be told to the others.
         """
         device = self.accelerator.device
-        totals = torch.zeros(5, device=device)
-        totals[3:] = torch.tensor(stop_signals)
+        totals = torch.zeros(3, device=device)
         indices: list[int] = []
         for micro in range(self.batching.accumulation):
             batch = next(batches)
             indices += batch.indices.tolist()
             torch.manual_seed(self._seed(update, micro))
-            totals[:3] += self._forward_backward(batch)
-        totals = self.accelerator.reduce(totals, "sum")
+            totals += self._forward_backward(batch)
+        wishes = torch.tensor([self.stop.received == number for number in STOP_SIGNALS], device=device)
+        totals = self.accelerator.reduce(torch.cat([totals, wishes.float()]), "sum")
         # The only time that a GPU is waited for: no NaN may reach the weights, and so none reaches a checkpoint.
-        images, loss_sum, correct, interrupts, terminations = totals.tolist()
+        images, loss_sum, correct, *stop_counts = totals.tolist()
         not_finite = "" if math.isfinite(loss_sum) else "loss"
         if images and not not_finite:
             not_finite = self._step(images, update)
@@ -107,7 +110,7 @@ class Updater:
             correct=int(correct),
             not_finite=not_finite,
             indices=indices,
-            stop_counts=(int(interrupts), int(terminations)),
+            stop=next((number for number, count in zip(STOP_SIGNALS, stop_counts, strict=True) if count), None),
         )
 
     def _forward_backward(self, batch: Batch) -> Tensor:
