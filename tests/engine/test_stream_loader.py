@@ -1,15 +1,20 @@
+import dataclasses
 import itertools
+import signal
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from transnext.data import LabelledImages, cached, eval_transform, open_dataset, train_transform
 from transnext.data.shards.tar import TarShard
+from transnext.engine import TrainConfig, train
 from transnext.engine.loader import eval_loader, train_loader
 from transnext.engine.stream_loader import StreamBatches, evaluation_batches
+from transnext.engine.update import Updater
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 TRANSFORM = train_transform((3, 16, 16), MEAN, STD, "bicubic", auto_augment="rand-m9-mstd0.5-inc1", erasing_prob=0.5)
@@ -203,3 +208,52 @@ def test_balance_needs_a_folder(tar_folder, tmp_path):
     for each in (images, through_a_cache):
         with pytest.raises(ValueError, match="balanced needs images that can be read in any order"):
             train_loader(each, batch_size=2, seed=0, balanced=True)
+
+
+# Training
+
+
+def stopped_in_update(number):
+    """An `Updater` during whose update of this number, counted from 1, Ctrl-C is pressed."""
+    numbers = itertools.count(1)
+    original = Updater.__call__
+
+    def call(self, *args):
+        if next(numbers) == number:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, *args)
+
+    return call
+
+
+def test_a_run_on_shards_goes_on_inside_an_epoch(tar_folder, tmp_path, monkeypatch):
+    config = TrainConfig(
+        data=str(tar_folder(train=[5, 0, 9], val=[7])),
+        model="transnext_pico",
+        output=str(tmp_path / "whole"),
+        epochs=2,
+        batch_size=4,
+        image_size=32,
+        workers=2,
+        device="cpu",
+        tracker="none",
+    )
+    whole = train(config, quiet=True)
+    assert [(result.split, result.num_images) for result in whole.results] == [("train", 14), ("val", 7)]
+    config = dataclasses.replace(config, output=str(tmp_path / "stopped"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Updater, "__call__", stopped_in_update(5))  # the second of the second epoch's three
+        assert train(config, quiet=True).interrupted
+    with pytest.raises(ValueError, match=r"in the middle of an epoch with 1 processes with 2 workers"):
+        train(dataclasses.replace(config, workers=1), resume=True, quiet=True)
+    resumed = train(config, resume=True, quiet=True)
+    a, b = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "stopped"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    losses = [[(row["train_loss"], row["val_loss"]) for row in result.history] for result in (whole, resumed)]
+    assert losses[0] == losses[1]
+
+
+def test_nothing_to_train_on(tar_folder, tmp_path):
+    config = TrainConfig(data=f"{tar_folder(train=[4], val=[3])}/val-*.tar", output=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"has no images to train on, only those of val: "):
+        train(config, quiet=True)
