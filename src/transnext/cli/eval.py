@@ -1,19 +1,31 @@
 """`transnext eval MODEL DATA`."""
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
+from transnext.data import ImageSource, open_dataset
+from transnext.engine.evaluation import Evaluator, check_splits, held_out_split
 from transnext.engine.evaluation import evaluate as run_evaluation
-from transnext.tasks.classification.summary import results_table, write_results
+from transnext.engine.imagenet_suite import evaluate_imagenet
+from transnext.engine.robustness import DEFAULT_SCALES, measure_robustness, measure_scales
+from transnext.tasks.classification.imagenet import suite_as_dict, suite_table
+from transnext.tasks.classification.robustness import robustness_as_dict, robustness_line, robustness_table
+from transnext.tasks.classification.scales import scales_as_dict, scales_table
+from transnext.tasks.classification.summary import results_as_dict, results_table
 
 
 def evaluate(
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
     splits: tuple[str, ...] = (),
+    suite: Literal["imagenet"] | None = None,
+    corruptions: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[NAME ...]")] = None,
+    scales: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="[FACTOR ...]")] = None,
     image_size: int | None = None,
     batch_size: int = 128,
     workers: int = 1,
@@ -21,36 +33,105 @@ def evaluate(
     val_fraction: float = 0.2,
     seed: int = 0,
     json_file: Path | None = None,
+    figure: Path | None = None,
 ) -> None:
-    """Measure the accuracy of a classifier.
+    """Measure the accuracy of a classifier: on a data set, under corruption, at other sizes, or on the ImageNet sets.
 
     Args:
         model: A run folder, a checkpoint, or the name of a model with pretrained weights.
-        data: A bundled set (emoji) or a folder of images.
-        splits: Which splits; all by default.
+        data: A set by name (emoji), a folder of images, or, for --suite, the folder that holds the sets.
+        splits: Which splits; all by default, with --corruptions and --scales the one that validates.
+        suite: Evaluate on ImageNet-1K, V2, A, R, Sketch, ReaL and C, as far as DATA holds them.
+        corruptions: Corrupt the images at five severities in these ways; without names, in all 15.
+        scales: Evaluate at these multiples of the trained image size; without numbers 0.5 1 1.5 2 3.
         image_size: Side of the square that images are brought to, pixels; the trained one by default.
         batch_size: Images in a forward pass.
         workers: Processes that read images.
         device: auto, cpu, cuda or mps.
         val_fraction: Share held out where the data come without val/; as in training.
-        seed: Decides what is held out; as in training.
+        seed: Decides what is held out, as in training, and what is random in corruptions.
         json_file: Also write the results, with confusion matrices, to this file.
+        figure: Draw the results of --corruptions or --scales to this file (png, svg or pdf).
     """
-    results = run_evaluation(
-        model,
-        data,
-        splits=splits,
-        image_size=image_size,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        val_fraction=val_fraction,
-        seed=seed,
-        quiet=False,
-    )
+    asked = {"suite": suite, "corruptions": corruptions, "scales": scales}
+    given = [f"--{name}" for name, value in asked.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} are given: ask for one of them at a time")
+    if figure is not None and given not in (["--corruptions"], ["--scales"]):
+        raise ValueError("--figure draws the results of --corruptions or --scales: add one of them")
     console = Console()
-    console.print(results_table(results))
-    for name, reason in sorted({skipped for r in results for skipped in r.skipped}):
+    values: dict[str, Any]
+    if not given:
+        results = run_evaluation(
+            model,
+            data,
+            splits=splits,
+            image_size=image_size,
+            batch_size=batch_size,
+            workers=workers,
+            device=device,
+            val_fraction=val_fraction,
+            seed=seed,
+            quiet=False,
+        )
+        console.print(results_table(results))
+        _print_skipped(console, (skipped for r in results for skipped in r.skipped))
+        _write(json_file, results_as_dict(results))
+        return
+    evaluator = Evaluator(
+        model, image_size=image_size, batch_size=batch_size, workers=workers, device=device, quiet=False
+    )
+    if suite is not None:
+        found = evaluate_imagenet(evaluator, data)
+        if found.corruptions is not None:
+            console.print(robustness_table(found.corruptions))
+        console.print(suite_table(found))
+        if found.missing:
+            absent = "; ".join(f"{name} ({why})" for name, why in found.missing)
+            console.print(f"Left out: {absent}.", markup=False, soft_wrap=True)
+        _print_skipped(console, found.skipped)
+        values = suite_as_dict(found)
+    elif corruptions is not None:
+        split, source = _one_split(evaluator, data, splits, val_fraction, seed)
+        robustness = measure_robustness(evaluator, source, split=split, corruptions=corruptions, seed=seed)
+        console.print(robustness_table(robustness))
+        console.print(robustness_line(robustness), markup=False, soft_wrap=True)
+        values = robustness_as_dict(robustness)
+        if figure is not None:
+            from transnext.report.figures import draw_robustness
+
+            draw_robustness(robustness, figure)
+    else:
+        split, source = _one_split(evaluator, data, splits, val_fraction, seed)
+        scaled = measure_scales(evaluator, source, split=split, scales=scales or DEFAULT_SCALES)
+        console.print(scales_table(scaled))
+        for size, reason in scaled.failures:
+            console.print(f"At {size} pixels: {reason}", markup=False, soft_wrap=True)
+        values = scales_as_dict(scaled)
+        if figure is not None:
+            from transnext.report.figures import draw_scales
+
+            draw_scales(scaled, figure)
+    _write(json_file, values)
+
+
+def _one_split(
+    evaluator: Evaluator, data: str, splits: tuple[str, ...], val_fraction: float, seed: int
+) -> tuple[str, ImageSource]:
+    sources = open_dataset(data, val_fraction, seed)
+    check_splits(sources, splits, data)
+    if len(splits) > 1:
+        raise ValueError(f"{len(splits)} splits are given: --corruptions and --scales take one")
+    split = splits[0] if splits else held_out_split(sources)
+    evaluator.check_classes(sources[split], data)
+    return split, sources[split]
+
+
+def _print_skipped(console: Console, skipped: Iterable[tuple[str, str]]) -> None:
+    for name, reason in sorted(set(skipped)):
         console.print(f"skipped {name}: {reason}", markup=False, soft_wrap=True)
-    if json_file is not None:
-        write_results(json_file, results)
+
+
+def _write(file: Path | None, values: dict[str, Any]) -> None:
+    if file is not None:
+        file.write_text(json.dumps(values) + "\n", encoding="utf-8")

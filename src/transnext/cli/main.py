@@ -16,12 +16,14 @@ from transnext.cli.info import info
 from transnext.cli.models import models
 from transnext.cli.predict import predict
 from transnext.cli.recipes import recipes
+from transnext.cli.report import report
 from transnext.cli.train import recipe_defaults, train
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "eval": evaluate,
     "predict": predict,
+    "report": report,
     "models": models,
     "recipes": recipes,
     "info": info,

@@ -46,8 +46,8 @@ def scan_image_folder(root: str | os.PathLike[str]) -> FolderIndex:
         FileNotFoundError: If `root` does not exist.
         ValueError: If it is a file, has no class folders, or a class folder has no images.
     """
-    folders = _class_folders(os.fspath(root))
-    return _scan(os.fspath(root), tuple(folders), folders)
+    folders = class_folders(os.fspath(root))
+    return index_classes(os.fspath(root), tuple(folders), folders)
 
 
 def image_folder_splits(
@@ -107,17 +107,30 @@ def _split_folders(root: str) -> dict[str, str]:
 
 
 def _scan_like(folder: str, split: str, classes: tuple[str, ...], train_folder: str) -> FolderIndex:
-    present = _class_folders(folder)
+    present = class_folders(folder)
     extra = sorted(set(present) - set(classes))
     if extra:
         raise ValueError(f"{folder} has classes that {train_folder} lacks: {_listing(extra)}; rename or remove them")
-    index = _scan(folder, classes, present, allow_empty=True)
+    index = index_classes(folder, classes, present, allow_empty=True)
     if not index.samples:
         raise ValueError(f"there are no images in the {split} folder {folder}; add images or remove it")
     return index
 
 
-def _scan(root: str, classes: tuple[str, ...], folders: dict[str, str], allow_empty: bool = False) -> FolderIndex:
+def index_classes(
+    root: str, classes: tuple[str, ...], folders: dict[str, str], allow_empty: bool = False
+) -> FolderIndex:
+    """List the images of class folders.
+
+    Args:
+        root: Where the folders are, for messages.
+        classes: Class names; labels index them.
+        folders: The folder of each class that has one.
+        allow_empty: Whether folders without images, even all of them, are no mistake.
+
+    Raises:
+        ValueError: If a folder has no images and must have some.
+    """
     extensions = image_extensions()
     label_of = {name: label for label, name in enumerate(classes)}
     samples: list[tuple[str, int]] = []
@@ -134,8 +147,13 @@ def _scan(root: str, classes: tuple[str, ...], folders: dict[str, str], allow_em
     return FolderIndex(classes, tuple(samples))
 
 
-def _class_folders(root: str) -> dict[str, str]:
-    """Return class names and their folders, sorted by name; at least one."""
+def class_folders(root: str) -> dict[str, str]:
+    """Return the sub-folders of `root` by name, sorted; at least one.
+
+    Raises:
+        FileNotFoundError: If `root` does not exist.
+        ValueError: If it is a file or has no sub-folders.
+    """
     folders = {entry.name: entry.path for entry in sorted(_sub_folders(root), key=lambda entry: entry.name)}
     if folders:
         return folders

@@ -2,7 +2,19 @@
 
 from transnext.engine import recipes
 from transnext.engine.config import TrainConfig
-from transnext.engine.evaluation import evaluate
+from transnext.engine.evaluation import Evaluator, evaluate
+from transnext.engine.imagenet_suite import evaluate_imagenet
+from transnext.engine.robustness import measure_robustness, measure_scales
 from transnext.engine.trainer import TrainResult, train
 
-__all__ = ["TrainConfig", "TrainResult", "evaluate", "recipes", "train"]
+__all__ = [
+    "Evaluator",
+    "TrainConfig",
+    "TrainResult",
+    "evaluate",
+    "evaluate_imagenet",
+    "measure_robustness",
+    "measure_scales",
+    "recipes",
+    "train",
+]

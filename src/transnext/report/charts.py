@@ -1,5 +1,6 @@
 """Line charts as inline SVG, coloured by the style sheet of the page so that they follow light and dark mode."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ class Series:
 
     Attributes:
         label: Its name.
-        points: Epoch and value, by rising epoch; a value that is not finite leaves a gap.
+        points: Epoch (or what else the chart goes along) and value, rising; a value that is not finite leaves a gap.
         style: Class of the line in the style sheet.
     """
 
@@ -41,6 +42,8 @@ def line_chart(
     series: Sequence[Series],
     show: Show,
     limits: tuple[float, float] = (-math.inf, math.inf),
+    x_name: str = "epoch",
+    x_ticks: Sequence[float] | None = None,
 ) -> str:
     """A `figure` with legend and chart.
 
@@ -49,6 +52,8 @@ def line_chart(
         series: The lines; those without a finite value are left out.
         show: A value as text of at most so many significant digits.
         limits: Range that the value axis does not leave.
+        x_name: What the chart goes along.
+        x_ticks: Where to write its values; round numbers by default.
 
     Returns:
         HTML; empty if there is nothing to draw.
@@ -68,9 +73,9 @@ def line_chart(
             TOP + (y_range[1] - y) / (y_range[1] - y_range[0]) * (HEIGHT - TOP - BOTTOM),
         )
 
-    parts = [_axes(x_range, y_ticks, show, place)]
+    parts = [_axes(x_range, y_ticks, show, place, x_name, x_ticks)]
     parts += [_line(s, place) for s in series]
-    parts.append(_tooltips(series, show, place))
+    parts.append(_tooltips(series, show, place, x_name))
     last = "; ".join(f"{s.label} {show(s.finite_points[-1][1], DIGITS)}" for s in series)
     # A line alone is named by the title.
     legend = "".join(
@@ -78,7 +83,7 @@ def line_chart(
         for s in series
         if len(series) > 1
     )
-    description = escape(f"{title} by epoch, {min(xs):g} to {max(xs):g}. At the end: {last}.")
+    description = escape(f"{title} by {x_name}, {min(xs):g} to {max(xs):g}. At the end: {last}.")
     return (
         f'<figure class="chart"><figcaption>{escape(title)}<ul class="legend">{legend}</ul></figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{description}">{"".join(parts)}</svg></figure>'
@@ -103,6 +108,8 @@ def _axes(
     y_ticks: Sequence[float],
     show: Show,
     place: Callable[[float, float], tuple[float, float]],
+    x_name: str,
+    x_ticks: Sequence[float] | None,
 ) -> str:
     parts = []
     for value in y_ticks:
@@ -111,16 +118,21 @@ def _axes(
         parts.append(
             f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(show(value, TICK_DIGITS))}</text>'
         )
+    for value in _round_places(x_range) if x_ticks is None else x_ticks:
+        x = place(value, y_ticks[0])[0]
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{value:g}</text>')
+    middle = LEFT + (WIDTH - LEFT - RIGHT) / 2
+    parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - 3}" text-anchor="middle">{escape(x_name)}</text>')
+    return "".join(parts)
+
+
+def _round_places(x_range: tuple[float, float]) -> list[int]:
+    """About five round numbers of a range, and its first: the first epoch always has its number."""
     first, last = math.ceil(x_range[0]), math.floor(x_range[1])
     step = _epoch_step(last - first)
-    for epoch in sorted({first, *range(first + step - first % step, last + 1, step)}):
-        # The first epoch always has its number; the next tick must leave it room.
-        if epoch == first or epoch - first >= step / 2:
-            x = place(epoch, y_ticks[0])[0]
-            parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{epoch}</text>')
-    middle = LEFT + (WIDTH - LEFT - RIGHT) / 2
-    parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - 3}" text-anchor="middle">epoch</text>')
-    return "".join(parts)
+    places = sorted({first, *range(first + step - first % step, last + 1, step)})
+    # The tick after the first must leave it room.
+    return [place for place in places if place == first or place - first >= step / 2]
 
 
 def _epoch_step(span: int) -> int:
@@ -146,8 +158,10 @@ def _line(series: Series, place: Callable[[float, float], tuple[float, float]]) 
     return f'<g class="{series.style}">{"".join(parts)}</g>'
 
 
-def _tooltips(series: Sequence[Series], show: Show, place: Callable[[float, float], tuple[float, float]]) -> str:
-    """An invisible column over each epoch, with the values of all lines."""
+def _tooltips(
+    series: Sequence[Series], show: Show, place: Callable[[float, float], tuple[float, float]], x_name: str
+) -> str:
+    """An invisible column over each place, with the values of all lines."""
     values: dict[float, list[str]] = {}
     for s in series:
         for x, y in s.finite_points:
@@ -155,13 +169,13 @@ def _tooltips(series: Sequence[Series], show: Show, place: Callable[[float, floa
     epochs = sorted(values)
     if len(epochs) > MAX_TOOLTIPS:
         return ""
-    half = (WIDTH - LEFT - RIGHT) / max(1, epochs[-1] - epochs[0]) / 2
+    xs = [place(epoch, 0)[0] for epoch in epochs]
+    half = min((b - a for a, b in itertools.pairwise(xs)), default=WIDTH - LEFT - RIGHT) / 2
     parts = []
-    for epoch in epochs:
-        x = place(epoch, 0)[0]
+    for epoch, x in zip(epochs, xs, strict=True):
         left, right = max(x - half, LEFT), min(x + half, WIDTH - RIGHT)
         parts.append(
             f'<rect class="hit" x="{left:.1f}" y="{TOP}" width="{right - left:.1f}" height="{HEIGHT - TOP - BOTTOM}">'
-            f"<title>{escape(f'epoch {epoch:g}: ' + ', '.join(values[epoch]))}</title></rect>"
+            f"<title>{escape(f'{x_name} {epoch:g}: ' + ', '.join(values[epoch]))}</title></rect>"
         )
     return "".join(parts)

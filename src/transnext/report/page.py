@@ -6,12 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transnext.report.accuracy import accuracy_section, interval_of
+from transnext.report.calibration import calibration_section
+from transnext.report.classes import classes_section
 from transnext.report.confusion import confusion_section
 from transnext.report.examples import Example, examples_section
 from transnext.report.history import History, best_validation, curves_section, total_of
+from transnext.report.robustness import robustness_section, scales_section
 from transnext.report.style import STYLE
 from transnext.report.text import count, duration, escape, finite, magnitude, number, percent
 from transnext.tasks.classification.results import SplitResult
+from transnext.tasks.classification.robustness import RobustnessResult
+from transnext.tasks.classification.scales import ScaleResult
 from transnext.version import __version__
 
 MAX_SKIPPED = 200
@@ -29,6 +34,8 @@ def build_report(
     results: Sequence[SplitResult],
     class_names: Sequence[str],
     examples: Sequence[Example],
+    robustness: RobustnessResult | None = None,
+    scales: ScaleResult | None = None,
 ) -> str:
     """The report of a run: one HTML page that needs nothing beside itself.
 
@@ -41,6 +48,8 @@ def build_report(
         results: What was evaluated, in the order to show it.
         class_names: Name of each class.
         examples: Predictions to show, in order; beyond 48 the page shows some of each split.
+        robustness: Accuracy on corrupted images, if it was measured.
+        scales: Accuracy and cost at other image sizes, if they were measured.
 
     Returns:
         HTML5, also well-formed XML; write it as UTF-8.
@@ -53,6 +62,10 @@ def build_report(
         ("curves", "Learning curves", curves_section(history)),
         ("predictions", "Predictions", examples_section(examples)),
         ("confusion", "What is taken for what", confusion_section(results, class_names)),
+        ("classes", "Classes", classes_section(results, class_names)),
+        ("calibration", "Calibration", calibration_section(results)),
+        ("robustness", "Corrupted images", robustness_section(robustness)),
+        ("sizes", "Image sizes", scales_section(scales)),
         ("skipped", "Images that could not be read", _skipped_section(results)),
         ("configuration", "Configuration", _config_section(config)),
     ]

@@ -57,6 +57,9 @@ caption { padding-bottom: .5rem; color: var(--soft); text-align: left; font-size
 .scroll { overflow-x: auto; max-width: 100%; }
 .numbers td, .numbers th { white-space: nowrap; padding-right: 1.25rem; }
 
+.numbers .bar { width: 9rem; }
+.numbers + .note { margin-top: .75rem; }
+
 .splits { width: 100%; }
 .splits td, .splits th { padding: .6rem 1rem .6rem 0; }
 .splits tr > :last-child { padding-right: 0; }
@@ -80,14 +83,23 @@ caption { padding-bottom: .5rem; color: var(--soft); text-align: left; font-size
 .legend b { color: var(--text); font-weight: 600; }
 .legend i { display: inline-block; width: 1.1rem; margin-right: .35rem; vertical-align: .25em;
   border-top: 2.5px solid rgb(var(--accent)); }
-.legend .train i { border-top-color: rgb(var(--wrong)); border-top-style: dashed; }
+.legend .train i, .legend .line2 i { border-top-color: rgb(var(--wrong)); border-top-style: dashed; }
+.legend .line3 i { border-top-color: rgb(var(--right)); border-top-style: dotted; }
+.legend .line4 i { border-top-color: var(--soft); }
 .chart svg { display: block; width: 100%; height: auto; margin-top: .35rem; overflow: visible; }
 .chart text { font-size: 11.5px; fill: var(--soft); }
 .chart path { fill: none; stroke: rgb(var(--accent)); stroke-width: 2.25; stroke-linejoin: round;
   stroke-linecap: round; }
 .chart circle { fill: rgb(var(--accent)); }
-.chart .train path { stroke: rgb(var(--wrong)); stroke-dasharray: 5 4.5; stroke-width: 2; }
-.chart .train circle { fill: rgb(var(--wrong)); }
+.chart .train path, .chart .line2 path { stroke: rgb(var(--wrong)); stroke-dasharray: 5 4.5; stroke-width: 2; }
+.chart .train circle, .chart .line2 circle { fill: rgb(var(--wrong)); }
+.chart .line3 path { stroke: rgb(var(--right)); stroke-dasharray: 1.5 4.5; stroke-width: 2.5; }
+.chart .line3 circle { fill: rgb(var(--right)); }
+.chart .line4 path { stroke: var(--soft); stroke-width: 1.5; }
+.chart .line4 circle { fill: var(--soft); }
+.chart .level { fill: rgb(var(--accent)); fill-opacity: .35; }
+.chart .gap { fill: rgb(var(--wrong)); fill-opacity: .55; }
+.chart .ideal { stroke: var(--soft); stroke-width: 1.25; stroke-dasharray: 3 3; }
 .chart .grid { stroke: var(--line); stroke-width: 1; }
 .chart .hit { fill: var(--text); fill-opacity: 0; }
 .chart .hit:hover { fill-opacity: .08; }

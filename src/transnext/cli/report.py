@@ -1,0 +1,38 @@
+"""`transnext report RUN`."""
+
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+
+def report(
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    robustness: bool = False,
+    scales: bool = False,
+    batch_size: int = 128,
+    workers: int = 1,
+    device: str = "auto",
+) -> None:
+    """Write the report of a run anew, on request with what takes longer to measure.
+
+    Args:
+        run: A run folder.
+        robustness: Also measure the accuracy on images corrupted in 15 ways at 5 severities.
+        scales: Also measure accuracy and cost from 0.5 to 3 times the trained image size.
+        batch_size: Images in a forward pass.
+        workers: Processes that read images.
+        device: auto, cpu, cuda or mps.
+    """
+    from transnext.engine.run_report import report as write_report  # imports matplotlib
+
+    page = write_report(
+        run,
+        robustness=robustness,
+        scales=scales,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        quiet=False,
+    )
+    Console(soft_wrap=True, highlight=False).print(f"Report: {page}", markup=False)
