@@ -84,7 +84,7 @@ def own_images(data: str, output: str = "runs/own_images") -> TrainConfig:
         min_lr=1e-6,
         drop_path=0.1,
         patience=8,
-        workers=4,
+        workers=2,
     )
 
 
