@@ -61,7 +61,9 @@ def fetch(url: str, start: int, end: int) -> bytes:
     def read() -> bytes:
         fs, path = filesystem(url)
         data: bytes = fs.cat_file(path, start=start, end=end)
-        if len(data) != end - start:
+        if len(data) > end - start:
+            raise OSError("the server gives whole files only, not parts of them")
+        if len(data) < end - start:
             raise OSError(f"it gave {len(data)} bytes instead of {end - start}, it may have been cut off")
         return data
 
@@ -79,8 +81,13 @@ def fetch_if_there(url: str) -> bytes | None:
         fs, path = filesystem(url)
         try:
             return cast(bytes, fs.cat_file(path))
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
             return None
+        except Exception as error:
+            # Some servers say so of what is not there; the error is of a package that need not be installed.
+            if getattr(error, "status", None) in (401, 403):
+                return None
+            raise
 
     return attempt(url, read)
 

@@ -71,7 +71,9 @@ def open_shards(data: str, val_fraction: float = 0.2, seed: int = 0) -> dict[str
     files = find_shards(data)
     if "train" in files and "val" not in files and "test" in files:
         files["val"] = files.pop("test")
-    names = names_beside(next(iter(files.values()))[0])
+    first_shard = next(iter(files.values()))[0]
+    version(first_shard)  # if it cannot be reached, it is what the message should name
+    names = names_beside(first_shard)
     opened = {split: _open(files[split], counted=names is not None) for split in _SPLITS if split in files}
     labelled = {split: shards for split, shards in opened.items() if any(shard.labelled for shard in shards)}
     first = next(iter(opened))
