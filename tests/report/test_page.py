@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from transnext.data.corruptions import CORRUPTIONS
 from transnext.report import Example, build_report
 from transnext.tasks.classification import Calibration, Prediction, SplitResult
 from transnext.tasks.classification.calibration import calibration
 from transnext.tasks.classification.intervals import bootstrap_interval
+from transnext.tasks.classification.robustness import RobustnessResult
+from transnext.tasks.classification.scales import ScalePoint, ScaleResult
 
 HOSTILE = "<script>alert('x')</script>\"&'\x00\udcff\u202e"
 
@@ -73,6 +76,17 @@ def example(**kwargs) -> Example:
         "heat": np.linspace(0, 1, 64 * 48, dtype=np.float32).reshape(48, 64),
     }
     return Example(**{**values, **kwargs})
+
+
+def robustness(corruptions=CORRUPTIONS, clean: float | None = 0.75) -> RobustnessResult:
+    top1 = np.linspace(0.7, 0.1, 5 * len(corruptions)).reshape(len(corruptions), 5)
+    return RobustnessResult(split="val", images=200, clean=clean, corruptions=corruptions, top1=top1)
+
+
+def scales(modes=("extrapolate", "interpolate", "linear"), **kwargs) -> ScaleResult:
+    values = {"top1_interval": (0.4, 0.6), "images_per_second": 250.0, "macs": 2e7, **kwargs}
+    points = tuple(ScalePoint(size=size, mode=mode, top1=32 / size, **values) for mode in modes for size in (64, 96))
+    return ScaleResult(split="val", images=200, trained_size=64, points=points, failures=((32, "too <small>"),))
 
 
 def report(**kwargs) -> str:
@@ -226,6 +240,8 @@ def test_size_stays_modest():
         {"config": {}},
         {"config": {"parameters": None, "model": None}},
         {"results": [], "history": [], "examples": [], "config": {}, "class_names": []},
+        {"robustness": robustness(), "scales": scales()},
+        {"robustness": robustness(("fog",), clean=None), "scales": scales((None,), macs=None, images_per_second=None)},
     ],
 )
 def test_edge_cases_are_well_formed(kwargs):
@@ -243,3 +259,39 @@ def test_loss_that_is_no_number_is_reported():
 def test_names_that_do_not_fit_the_matrix():
     with pytest.raises(ValueError, match="there are 3 class names"):
         report(class_names=["a", "b", "c"])
+
+
+def test_classes_are_listed_worst_first():
+    confusion = split_result().confusion
+    table = next(t for t in elements(report()).iter("table") if "Mostly taken for" in "".join(t.itertext()))
+    rows = [["".join(cell.itertext()).replace("\u202f", " ") for cell in row] for row in table.find("tbody")]
+    accuracy = np.diag(confusion) / confusion.sum(axis=1)
+    names = ["cat", "dog", "owl", "ant"]
+    assert [row[0] for row in rows] == [names[i] for i in np.argsort(accuracy, kind="stable")]
+    worst = int(accuracy.argmin())
+    assert rows[0][1:3] == [str(confusion[worst].sum()), f"{100 * accuracy[worst]:.1f} %"]
+    assert rows[0][5] == f"{names[(worst + 1) % 4]} ({confusion[worst].sum() - confusion[worst, worst]})"
+
+
+def test_reliability():
+    result = split_result()
+    root = elements(report(results=[result]))
+    svg = next(s for s in root.iter("svg") if "Reliability" in s.get("aria-label"))
+    assert f"{100 * result.calibration.expected_error:.1f}" in svg.get("aria-label")
+    bars = [r for r in svg.iter("rect") if r.get("class") == "level"]
+    assert len(bars) == np.count_nonzero(result.calibration.counts)
+    gaps = [r for r in svg.iter("rect") if r.get("class") == "gap"]
+    assert len(gaps) == np.nansum(result.calibration.confidence > result.calibration.accuracy)
+
+
+def test_robustness_and_sizes():
+    page = report(robustness=robustness(), scales=scales())
+    text = text_of(page)
+    assert "Mean corruption error 60.0 %, 35.0 points more" in text
+    assert "gaussian noise" in text
+    assert "At 32 pixels: too <small>" in text
+    charts = [s.get("aria-label") for s in elements(page).iter("svg")]
+    assert sum("by severity, 0 to 5" in label for label in charts) == 5
+    assert sum("by image size, pixels, 64 to 96" in label for label in charts) == 3
+    assert "interpolate 4" in next(label for label in charts if label.startswith("Milliseconds"))
+    assert "Corrupted images" not in text_of(report())

@@ -1,0 +1,103 @@
+"""What `transnext eval` and `transnext report` print and write."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from transnext.cli import main
+
+MODEL = "transnext_pico.emoji"
+
+
+@pytest.fixture
+def few(tmp_path):
+    """Two images of each class of the bundled set, as a folder."""
+    from transnext.data import open_dataset
+
+    source = open_dataset("emoji")["shift"]
+    done = dict.fromkeys(range(len(source.classes)), 0)
+    for i in range(len(source)):
+        label = source.label(i)
+        if done[label] < 2:
+            for split in ("train", "val"):
+                folder = tmp_path / "few" / split / source.classes[label]
+                folder.mkdir(parents=True, exist_ok=True)
+                source.load(i).save(folder / f"{done[label]}.png")
+            done[label] += 1
+    return tmp_path / "few"
+
+
+def evaluate(few, *args: str) -> None:
+    # Classes of a folder are sorted by name; the bundled model has them in an order of its own.
+    main(["eval", str(few / "model.safetensors"), str(few), "--workers", "0", "--device", "cpu", *args])
+
+
+@pytest.fixture
+def model(few):
+    """The bundled model with its classes in the order of the folder."""
+    import timm
+    import torch
+
+    from transnext.models.checkpoint import save_checkpoint
+
+    found = timm.create_model(MODEL, pretrained=True)
+    names = list(found.pretrained_cfg["label_names"])
+    order = torch.tensor([names.index(name) for name in sorted(names)])
+    weights = found.state_dict()
+    for name in ("head.fc.weight", "head.fc.bias"):
+        weights[name] = weights[name][order]
+    args = {"num_classes": 22, "img_size": 64, "pretrain_size": 64}
+    metadata = {"architecture": "transnext_pico", "model_args": args, "class_names": sorted(names)}
+    save_checkpoint(few / "model.safetensors", weights, metadata)
+
+
+def test_plain(few, model, tmp_path, capsys):
+    evaluate(few, "--splits", "val", "--json-file", str(tmp_path / "r.json"))
+    out = capsys.readouterr().out
+    for word in ("95 % interval", "ECE", "images/s"):
+        assert word in out
+    result = json.loads((tmp_path / "r.json").read_text())["val"]
+    assert result["images"] == 44
+    assert result["top1"] > 0.5
+    assert result["top1_interval"][0] < result["top1"] < result["top1_interval"][1]
+    assert [c["images"] for c in result["classes"]] == [2] * 22
+
+
+def test_corruptions(few, model, tmp_path, capsys):
+    files = ["--json-file", str(tmp_path / "r.json"), "--figure", str(tmp_path / "r.png")]
+    evaluate(few, "--corruptions", "contrast", "jpeg_compression", *files)
+    out = capsys.readouterr().out
+    assert "Mean corruption error" in out
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert list(result["top1"]) == ["contrast", "jpeg_compression"]
+    assert result["clean"] > result["top1"]["contrast"][4]
+    with Image.open(tmp_path / "r.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_scales(few, model, tmp_path, capsys):
+    files = ["--json-file", str(tmp_path / "s.json"), "--figure", str(tmp_path / "s.svg")]
+    evaluate(few, "--scales", "0.5", *files)
+    assert "interpolate" in capsys.readouterr().out
+    points = json.loads((tmp_path / "s.json").read_text())["points"]
+    assert [(p["mode"], p["size"]) for p in points[:2]] == [("extrapolate", 32), ("interpolate", 32)]
+    assert "<svg" in (tmp_path / "s.svg").read_text()
+
+
+def test_mistakes(few, model, tmp_path, capsys):
+    def fails(*args: str) -> str:
+        with pytest.raises(SystemExit) as exit_:
+            main(list(args))
+        assert exit_.value.code == 2
+        error = capsys.readouterr().err.strip()
+        assert "\n" not in error
+        return error
+
+    assert "one of them at a time" in fails("eval", MODEL, "emoji", "--scales", "1", "--corruptions")
+    assert "--figure draws" in fails("eval", MODEL, "emoji", "--figure", "x.png")
+    assert "did you mean fog" in fails("eval", MODEL, "emoji", "--corruptions", "frog", "fig")
+    assert "take one" in fails("eval", MODEL, "emoji", "--scales", "--splits", "val", "both")
+    assert "scale is -1" in fails("eval", MODEL, "emoji", "--scales", "-1")
+    assert "has 22 classes: the ImageNet suite" in fails("eval", MODEL, str(few), "--suite", "imagenet")
+    assert "is not a run folder" in fails("report", str(few))
