@@ -44,6 +44,7 @@ def line_chart(
     limits: tuple[float, float] = (-math.inf, math.inf),
     x_name: str = "epoch",
     x_ticks: Sequence[float] | None = None,
+    covers: Sequence[float] = (),
 ) -> str:
     """A `figure` with legend and chart.
 
@@ -54,6 +55,7 @@ def line_chart(
         limits: Range that the value axis does not leave.
         x_name: What the chart goes along.
         x_ticks: Where to write its values; round numbers by default.
+        covers: Values that the value axis reaches, whatever the lines do, so that charts can be compared.
 
     Returns:
         HTML; empty if there is nothing to draw.
@@ -62,7 +64,7 @@ def line_chart(
     if not series:
         return ""
     xs = [x for s in series for x, _ in s.finite_points]
-    ys = [y for s in series for _, y in s.finite_points]
+    ys = [*covers, *(y for s in series for _, y in s.finite_points)]
     x_range = (min(xs) - 0.5, max(xs) + 0.5) if min(xs) == max(xs) else (min(xs), max(xs))
     y_ticks = nice_ticks(max(min(ys), limits[0]), min(max(ys), limits[1]), limits)
     y_range = (y_ticks[0], y_ticks[-1])

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from transnext.report.charts import Series, line_chart
+from transnext.report.charts import Series, Show, line_chart
 from transnext.report.text import NOTHING, count, escape, number, percent
 from transnext.tasks.classification.robustness import KINDS, RobustnessResult
 from transnext.tasks.classification.scales import ScalePoint, ScaleResult
@@ -16,9 +16,10 @@ def robustness_section(result: RobustnessResult | None) -> str:
     """A chart for each kind of corruption, by severity, and all numbers in a table; empty without a result."""
     if result is None:
         return ""
+    covers = (0.0, float(np.nanmax([*result.top1.ravel(), result.clean or 0])))
+    lines = {"All of them": [_mean(result)], **{kind: _lines(result, names) for kind, names in KINDS.items()}}
     charts = [
-        line_chart("All of them", [_mean(result)], _percent, (0.0, 1.0), "severity"),
-        *(line_chart(kind, _lines(result, names), _percent, (0.0, 1.0), "severity") for kind, names in KINDS.items()),
+        line_chart(title, series, _percent, (0.0, 1.0), "severity", covers=covers) for title, series in lines.items()
     ]
     relative = result.relative_error
     more = "" if relative is None else f", {100 * relative:.1f} points more than on the images as they are"
@@ -74,25 +75,14 @@ def scales_section(result: ScaleResult | None) -> str:
     if result is None:
         return ""
     sizes = sorted({float(p.size) for p in result.points})
-    limits = (0.0, float("inf"))
+    values: dict[str, tuple[Callable[[ScalePoint], float | None], Show]] = {
+        "Accuracy": (lambda p: p.top1, _percent),
+        "Milliseconds per image": (lambda p: 1000 / p.images_per_second if p.images_per_second else None, number),
+        "GMACs per image": (lambda p: None if p.macs is None else p.macs / 1e9, number),
+    }
     charts = [
-        line_chart("Accuracy", _by_mode(result, lambda p: p.top1), _percent, (0.0, 1.0), "image size, pixels", sizes),
-        line_chart(
-            "Milliseconds per image",
-            _by_mode(result, lambda p: 1000 / p.images_per_second if p.images_per_second else None),
-            number,
-            limits,
-            "image size, pixels",
-            sizes,
-        ),
-        line_chart(
-            "GMACs per image",
-            _by_mode(result, lambda p: None if p.macs is None else p.macs / 1e9),
-            number,
-            limits,
-            "image size, pixels",
-            sizes,
-        ),
+        line_chart(title, _by_mode(result, value), show, x_name="image size, pixels", x_ticks=sizes, covers=(0.0,))
+        for title, (value, show) in values.items()
     ]
     failed = "".join(f'<p class="note warn">At {size} pixels: {escape(reason)}</p>' for size, reason in result.failures)
     return (
