@@ -16,6 +16,7 @@ from torch import nn
 from transnext.data import ImageSource, LabelledImages, min_side_for, train_transform
 from transnext.engine.config import TrainConfig
 from transnext.engine.device import pick_device
+from transnext.engine.distributed import join_restarted_group
 from transnext.engine.optim import freeze_stages
 from transnext.engine.run_folder import RunFolder
 from transnext.engine.trackers import require_tracker
@@ -75,12 +76,14 @@ def build_accelerator(config: TrainConfig, folder: RunFolder, model: nn.Module) 
     Raises:
         ValueError: They do not go together or are not there.
     """
-    on_cpu = pick_device(config.device).type == "cpu"
+    device = pick_device(config.device)
+    on_cpu = device.type == "cpu"
     if config.precision == "fp16" and on_cpu:
         raise ValueError("precision is 'fp16', which needs a GPU: use --precision bf16 or fp32 on the CPU")
     if config.strategy == "fsdp" and config.ema > 0:
         raise ValueError(f"ema is {config.ema}, which strategy 'fsdp' does not have: use --strategy ddp or --ema 0")
     require_tracker(config.tracker)
+    join_restarted_group(device)
     sharding = _sharding(model) if config.strategy == "fsdp" else None
     accelerator = Accelerator(
         cpu=on_cpu,

@@ -1,16 +1,42 @@
 """What the processes of a run say to each other. With a single process nothing is sent."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
 import torch
+import torch.distributed as distributed
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
 from transnext.tasks.classification.evaluation import Outputs
 
 T = TypeVar("T")
+
+
+def restarts() -> int:
+    """How often torchrun has started this process again because one of its group died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+def join_restarted_group(device: torch.device) -> None:
+    """Lets processes that torchrun has started again find each other; does nothing in others.
+
+    Torchrun hands them the store of those before them, in which they may find the addresses of the dead: here each
+    attempt has names of its own.
+
+    Args:
+        device: On which they train.
+    """
+    if restarts() and int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
+        store, rank, world_size = next(distributed.rendezvous("env://"))
+        distributed.init_process_group(
+            distributed.get_default_backend_for_device(device),
+            store=distributed.PrefixStore(f"attempt {restarts()}", store),
+            rank=rank,
+            world_size=world_size,
+        )
 
 
 def gather(value: T) -> list[T]:

@@ -1,7 +1,6 @@
 """The training loop."""
 
 import dataclasses
-import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -22,7 +21,7 @@ from transnext.engine.build import build_accelerator, build_model, train_images
 from transnext.engine.checkpoints import Checkpoints, load_state, naming_last_good, verify_checkpoint
 from transnext.engine.config import TrainConfig
 from transnext.engine.display import Display
-from transnext.engine.distributed import fail, gather, join_outputs, on_main_process
+from transnext.engine.distributed import fail, gather, join_outputs, on_main_process, restarts
 from transnext.engine.loader import eval_loader, naming_dead_workers, train_loader
 from transnext.engine.optim import make_mixer, make_optimizer, make_scheduler, train_mode
 from transnext.engine.progress import EpochTotals, Progress, epoch_line, update_figures
@@ -95,7 +94,7 @@ def _train(config: TrainConfig, resume: Path | str, quiet: bool) -> TrainResult:
 
 
 def _resume_from(resume: bool | str | Path) -> Path | str:
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0 or resume is True:
+    if restarts() or resume is True:
         return "auto"
     if resume is False:
         return "never"
