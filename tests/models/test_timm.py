@@ -28,7 +28,8 @@ from transnext import TransNeXt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-VARIANTS = timm.list_models("transnext_*")
+# The one with smaller patches has other strides; test_variants.py has it.
+VARIANTS = [name for name in timm.list_models("transnext_*") if "patch2" not in name]
 REDUCTIONS = [4, 8, 16, 32]
 SIZE = (64, 96)
 FEW_BLOCKS = (1, 1, 2, 1)
@@ -649,8 +650,8 @@ def test_symbolic_trace_serves_every_size(name: str, randomise: Randomise) -> No
     graph = torch.fx.symbolic_trace(model)
     for size in (SIZE, (33, 47), (32, 32)):
         x = image(2, size=size)
-        # A graph calls every module. So does the network when gradients are wanted; without, it rounds otherwise.
-        assert torch.equal(graph(x), model(x))
+        # A graph calls every module; the network computes several at once, and rounds otherwise.
+        torch.testing.assert_close(graph(x), model(x), rtol=1e-4, atol=1e-4)
         with torch.no_grad():
             torch.testing.assert_close(graph(x), model(x), rtol=1e-4, atol=1e-4)
     graph.train()
@@ -665,7 +666,7 @@ def test_torchvision_feature_extractor(name: str) -> None:
     extractor = create_feature_extractor(model, {"stages.1.norm": "b", "stages.2.blocks.0.attn.proj": "mixed"})
     found = extractor(x)
     expected = model.forward_intermediates(x, intermediates_only=True, output_fmt="NHWC")[1]
-    assert torch.equal(found["b"], expected), "with gradients wanted, both call every module"
+    torch.testing.assert_close(found["b"], expected, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
         torch.testing.assert_close(extractor(x)["b"], found["b"], rtol=1e-4, atol=1e-4)
         fast = model.forward_intermediates(x, intermediates_only=True, output_fmt="NHWC")[1]

@@ -13,35 +13,18 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from transnext.models.linear import apply_linear
 from transnext.models.position_bias import HIDDEN_FEATURES, PositionBias, StageGeometry, position_bias
+from transnext.models.untouched import PLAIN_TENSORS, global_hooks, is_untouched
 from transnext.models.weight_cache import WeightCache
 from transnext.ops import Backend, aggregated_attention, expand_bias_table
 from transnext.ops.reference import NORM_EPS
-
-PLAIN_TENSORS: tuple[type, ...] = (Tensor, nn.Parameter)
 
 MAX_BIAS_ENTRIES = 1 << 24
 """Query-key pairs times heads whose bias global attention holds at once: 64 MB. A 2048x2048 image has 400 million."""
 
 INITIAL_TEMPERATURE = math.log(math.exp(1 / 0.24) - 1)
 """Makes `softplus(temperature)` start at 1 / 0.24."""
-
-
-def is_untouched(module: nn.Module | None, kind: type[nn.Module]) -> bool:
-    """Whether calling `module` does what its class says: nobody replaced, patched, wrapped or hooked it.
-
-    Args:
-        module: One of ours.
-        kind: Its class; subclasses, such as parametrised ones, do not count.
-    """
-    if type(module) is not kind or module._forward_hooks or module._forward_pre_hooks:
-        return False
-    return "forward" not in module.__dict__
-
-
-def global_hooks() -> bool:
-    """Whether hooks watch the calls of all modules."""
-    return bool(nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks)
 
 
 class Mixer(nn.Module):
@@ -108,7 +91,7 @@ class Mixer(nn.Module):
                 fused=fused,
             )
 
-        if self.training or torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) is not Tensor:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) is not Tensor:
             return build()
         layers = (self.cpb_fc1, self.cpb_fc2)
         if not all(is_untouched(layer, nn.Linear) for layer in layers) or global_hooks():
@@ -116,13 +99,15 @@ class Mixer(nn.Module):
         weights = [p for layer in layers for p in layer._parameters.values() if p is not None]
         if len(weights) != 4 or any(type(p) not in PLAIN_TENSORS for p in weights):
             return build()
+        fused = self.backend != "reference"
         if torch.is_grad_enabled() and any(p.requires_grad for p in weights):
             self.tables.clear()  # an optimiser may be about to change the weights unseen
-            return build()
+            return build(fused)
+        if self.training:
+            return build(fused)
         # Computed once for each size and set of weights.
         kind = like.device.type
         precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        fused = self.backend != "reference"
         key = (size, key_size, trained_key_size, self.geometry, self.bias_mode, precision, fused)
         return self.tables.get(key, weights, lambda: build(fused))
 
@@ -217,15 +202,13 @@ class AggregatedAttention(Mixer):
         Returns:
             `k`, `v`: `[B, H, W, M, D]`; `k_pool`, `v_pool`: `[B, P_h, P_w, M, D]`.
         """
-        k, v = _split_heads(self.kv(x), 2, self.num_heads)
+        k, v = _split_heads(apply_linear(self.kv, x, self.backend), 2, self.num_heads)
         if is_untouched(self.sr, nn.Conv2d):
-            z = F.linear(x, self.sr.weight.flatten(1), self.sr.bias)
+            z = apply_linear(self.sr, x, self.backend)
         else:
             z = self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        z = F.gelu(z)
-        k_pool, v_pool = _split_heads(
-            self.kv(self.norm(_pool(z, self.pool_size((x.shape[1], x.shape[2]))))), 2, self.num_heads
-        )
+        pooled = self.norm(_pool(F.gelu(z), self.pool_size((x.shape[1], x.shape[2]))))
+        k_pool, v_pool = _split_heads(apply_linear(self.kv, pooled, self.backend), 2, self.num_heads)
         return k, v, k_pool, v_pool
 
     def bias_of(self, x: Tensor) -> PositionBias:
@@ -235,7 +218,7 @@ class AggregatedAttention(Mixer):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, H, W, C]` to `[B, H, W, C]`."""
-        return self.proj_drop(self.proj(_aggregated(self, x)))
+        return self.proj_drop(apply_linear(self.proj, _aggregated(self, x), self.backend))
 
     def extra_repr(self) -> str:
         """Shown by `print(model)`."""
@@ -292,7 +275,7 @@ class GlobalCosineAttention(Mixer):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, H, W, C]` to `[B, H, W, C]`."""
-        return self.proj_drop(self.proj(_attended(self, x)))
+        return self.proj_drop(apply_linear(self.proj, _attended(self, x), self.backend))
 
 
 # Reading sizes and looping over them is kept in these leaf functions, so that torch.fx can trace a model around them.
@@ -300,13 +283,13 @@ class GlobalCosineAttention(Mixer):
 
 @torch.fx.wrap
 def _aggregated(mixer: AggregatedAttention, x: Tensor) -> Tensor:
-    q = mixer.q(x).unflatten(-1, (mixer.num_heads, -1))
+    q = apply_linear(mixer.q, x, mixer.backend).unflatten(-1, (mixer.num_heads, -1))
     return aggregate(mixer, q, *mixer.keys_of(x), mixer.bias_of(x))
 
 
 @torch.fx.wrap
 def _attended(mixer: GlobalCosineAttention, x: Tensor) -> Tensor:
-    return attend_globally(mixer, mixer.qkv(x), mixer.bias_of(x))
+    return attend_globally(mixer, apply_linear(mixer.qkv, x, mixer.backend), mixer.bias_of(x))
 
 
 def aggregate(

@@ -10,15 +10,8 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from transnext.models.attention import (
-    PLAIN_TENSORS,
-    AggregatedAttention,
-    GlobalCosineAttention,
-    aggregate,
-    attend_globally,
-    global_hooks,
-    is_untouched,
-)
+from transnext.models.attention import AggregatedAttention, GlobalCosineAttention, aggregate, attend_globally
+from transnext.models.untouched import PLAIN_TENSORS, global_hooks, is_untouched
 from transnext.ops.backend import why_not_fused
 from transnext.ops.fused import (
     Norm,

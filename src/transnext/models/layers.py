@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from transnext.models.attention import Mixer
 from transnext.models.inference import run_block, why_not_one_pass
+from transnext.models.linear import apply_conv_glu
 from transnext.models.weight_cache import WeightCache
 from transnext.ops import Backend, depthwise_conv_gelu_gate
 
@@ -94,7 +95,7 @@ class ConvGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, H, W, C]` to `[B, H, W, C]`."""
-        return self.drop(self.fc2(self.drop(self.dwconv(self.fc1(x)))))
+        return apply_conv_glu(self, x)
 
 
 class Block(nn.Module):

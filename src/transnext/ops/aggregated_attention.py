@@ -64,21 +64,22 @@ def aggregated_attention(
     Raises:
         ValueError: Shapes, dtypes or devices do not fit one another, or "fused" was asked for and cannot be had.
     """
-    _check_shapes(
-        q,
-        k=k,
-        v=v,
-        k_pool=k_pool,
-        v_pool=v_pool,
-        query_embedding=query_embedding,
-        temperature=temperature,
-        relative_pos_bias_local=relative_pos_bias_local,
-        learnable_tokens=learnable_tokens,
-        learnable_bias=learnable_bias,
-        bias_table=bias_table,
-        rows=rows,
-        cols=cols,
-    )
+    if not torch.compiler.is_compiling():  # with symbolic sizes every comparison would become a guard
+        _check_shapes(
+            q,
+            k=k,
+            v=v,
+            k_pool=k_pool,
+            v_pool=v_pool,
+            query_embedding=query_embedding,
+            temperature=temperature,
+            relative_pos_bias_local=relative_pos_bias_local,
+            learnable_tokens=learnable_tokens,
+            learnable_bias=learnable_bias,
+            bias_table=bias_table,
+            rows=rows,
+            cols=cols,
+        )
     parameters = (query_embedding, temperature, relative_pos_bias_local, learnable_tokens, learnable_bias, bias_table)
     why_not = why_not_fused((q, k, v, k_pool, v_pool))
     if dropout_p > 0:

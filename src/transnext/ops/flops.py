@@ -1,5 +1,6 @@
 """What the ops cost, for `torch.utils.flop_counter`: two for a multiply-add, nothing for exponentials and the like."""
 
+from math import prod
 from typing import Any
 
 import torch
@@ -39,10 +40,7 @@ def _gate_backward(grad: Shape, x: Shape, weight: Shape, *_: Any, **__: Any) -> 
 
 @register_flop_formula(OPS.norm_linear)
 def _norm_linear(x: Shape, *others: Any, out_shape: Any = None, **_: Any) -> int:
-    rows = 1
-    for size in x[:-1]:
-        rows *= size
-    return 2 * rows * x[-1] * others[5]
+    return 2 * prod(x) * others[5]
 
 
 @register_flop_formula(OPS.conv_glu)
@@ -54,3 +52,32 @@ def _conv_glu(x: Shape, *others: Any, **_: Any) -> int:
 @register_flop_formula(OPS.position_bias_table)
 def _bias_table(rows: Shape, columns: Shape, fc1: Shape, b1: Shape, fc2: Shape, *_: Any, **__: Any) -> int:
     return 2 * rows[0] * columns[0] * fc1[0] * (1 + fc2[0])
+
+
+@register_flop_formula(OPS.position_bias_table_backward)
+def _bias_table_backward(grad: Shape, rows: Shape, columns: Shape, *others: Any, **_: Any) -> int:
+    # Hidden units again, the gradients of the second layer and of the hidden units.
+    return 2 * _bias_table(rows, columns, *others)
+
+
+@register_flop_formula(OPS.linear)
+def _linear(x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+    return 2 * prod(x) * weight[0]
+
+
+@register_flop_formula(OPS.linear_backward)
+def _linear_backward(grad: Shape, x: Shape, weight: Shape, want_x: bool, want_weight: bool, *_: Any, **__: Any) -> int:
+    return (want_x + want_weight) * _linear(x, weight)
+
+
+@register_flop_formula(OPS.conv_glu_training)
+def _conv_glu_training(x: Shape, fc1_weight: Shape, *_: Any, **__: Any) -> int:
+    F = fc1_weight[0] // 2
+    return 2 * x[0] * x[1] * x[2] * F * (3 * x[3] + 9)
+
+
+@register_flop_formula(OPS.conv_glu_training_backward)
+def _conv_glu_training_backward(grad: Shape, x: Shape, hidden: Shape, fc1_weight: Shape, *_: Any, **__: Any) -> int:
+    # Two products for each of the forward pass; the convolution again, and two of its gradients.
+    F = fc1_weight[0] // 2
+    return 2 * x[0] * x[1] * x[2] * F * (6 * x[3] + 27)

@@ -1,16 +1,17 @@
 """Inference in one pass: LayerNorm, matrix product, activation and residual sum without memory for what lies between.
 
-These have no gradient and no reference of their own: they are compositions of PyTorch's modules, for the CPU kernels
-alone. Products are computed in float32 from packed weights.
+These have no reference of their own: they are compositions of PyTorch's modules, for the CPU kernels alone. Only the
+position bias has a gradient. Products are computed in float32 from packed weights.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from transnext.ops.library import CPU_KERNELS
+from transnext.ops.library import CPU_KERNELS, LIBRARY
+from transnext.ops.second_order import differentiable_gradients
 
 
 class PackedLinear(NamedTuple):
@@ -132,3 +133,25 @@ def position_bias_table(
         row_coordinates, column_coordinates, fc1_weight, fc1_bias, fc2_weight, fc2_bias
     )
     return out
+
+
+def _plain_table(rows: Tensor, columns: Tensor, fc1: Tensor, bias1: Tensor, fc2: Tensor, bias2: Tensor) -> Tensor:
+    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+    return F.linear(F.relu(F.linear(grid, fc1, bias1)), fc2, bias2).permute(2, 0, 1)
+
+
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _table_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    inputs = ctx.saved_tensors
+    if torch.is_grad_enabled() or ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+        with torch.enable_grad():
+            return differentiable_gradients(_plain_table, inputs, grad)
+    return (None, None, *torch.ops.transnext.position_bias_table_backward(grad, *inputs))
+
+
+torch.library.register_autograd(
+    "transnext::position_bias_table", _table_gradient, setup_context=_keep_inputs, lib=LIBRARY
+)

@@ -37,6 +37,23 @@ LIBRARY.define(
     "position_bias_table(Tensor row_coordinates, Tensor column_coordinates, Tensor fc1_weight, Tensor fc1_bias, "
     "Tensor fc2_weight, Tensor fc2_bias) -> Tensor"
 )
+LIBRARY.define(
+    "position_bias_table_backward(Tensor grad, Tensor row_coordinates, Tensor column_coordinates, Tensor fc1_weight, "
+    "Tensor fc1_bias, Tensor fc2_weight, Tensor fc2_bias) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+LIBRARY.define(
+    "linear_backward(Tensor grad, Tensor x, Tensor weight, bool want_x, bool want_weight, bool want_bias) "
+    "-> (Tensor, Tensor, Tensor)"
+)
+LIBRARY.define(
+    "conv_glu_training(Tensor x, Tensor fc1_weight, Tensor? fc1_bias, Tensor weight, Tensor? bias, Tensor fc2_weight, "
+    "Tensor? fc2_bias) -> (Tensor, Tensor)"
+)
+LIBRARY.define(
+    "conv_glu_training_backward(Tensor grad, Tensor x, Tensor hidden, Tensor fc1_weight, Tensor weight, Tensor? bias, "
+    "Tensor fc2_weight) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
 LIBRARY.define("adaptive_average_pool(Tensor x, SymInt P_h, SymInt P_w) -> Tensor")
 
 
@@ -86,6 +103,47 @@ def _(x: Tensor, *_: object) -> Tensor:
 def _(row_coordinates: Tensor, column_coordinates: Tensor, fc1: Tensor, b1: Tensor, fc2: Tensor, b2: Tensor) -> Tensor:
     shape = (fc2.shape[0], row_coordinates.shape[0], column_coordinates.shape[0])
     return row_coordinates.new_empty(shape, dtype=torch.float32)
+
+
+@torch.library.register_fake("transnext::position_bias_table_backward", lib=LIBRARY)
+def _(grad: Tensor, rows: Tensor, columns: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+    return tuple(p.new_empty(p.shape) for p in parameters)
+
+
+@torch.library.register_fake("transnext::linear", lib=LIBRARY)
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+@torch.library.register_fake("transnext::linear_backward", lib=LIBRARY)
+def _(
+    grad: Tensor, x: Tensor, weight: Tensor, want_x: bool, want_weight: bool, want_bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        x.new_empty(x.shape if want_x else (0,)),
+        weight.new_empty(weight.shape if want_weight or want_bias else (0,)),
+        weight.new_empty(weight.shape[0] if want_bias else 0),
+    )
+
+
+@torch.library.register_fake("transnext::conv_glu_training", lib=LIBRARY)
+def _(x: Tensor, fc1_weight: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty((*x.shape[:3], fc1_weight.shape[0]))
+
+
+@torch.library.register_fake("transnext::conv_glu_training_backward", lib=LIBRARY)
+def _(
+    grad: Tensor,
+    x: Tensor,
+    hidden: Tensor,
+    fc1_weight: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    fc2_weight: Tensor,
+) -> tuple[Tensor, ...]:
+    weights = [w.new_empty(w.shape) for w in (fc1_weight, weight, fc2_weight)]
+    biases = [w.new_empty(w.shape[0]) for w in (fc1_weight, weight, fc2_weight)]
+    return (x.new_empty(x.shape), *(t for pair in zip(weights, biases, strict=True) for t in pair))
 
 
 @torch.library.register_fake("transnext::adaptive_average_pool", lib=LIBRARY)

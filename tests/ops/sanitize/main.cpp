@@ -340,6 +340,72 @@ void run_bias_table(int64_t M, int64_t hidden, int64_t rows, int64_t columns) {
   });
 }
 
+void run_bias_table_gradient(int64_t M, int64_t hidden, int64_t rows, int64_t columns) {
+  const std::vector<float> row_coordinates = random_floats(rows), column_coordinates = random_floats(columns), grad = random_floats(M * rows * columns);
+  const std::vector<float> row_weight = random_floats(hidden), column_weight = random_floats(hidden), bias = random_floats(hidden), out_weight = random_floats(M * hidden);
+  compare(text("bias_table, gradient", {M, hidden, rows, columns}), Dtype::Float, [&](const Kernels& kernels, int64_t pieces) {
+    std::vector<float> a(hidden, NAN), b(hidden, NAN), c(hidden, NAN), out(M * hidden, NAN);
+    const BiasTable t{M,                hidden,      rows,              columns, row_coordinates.data(), column_coordinates.data(),
+                      row_weight.data(), column_weight.data(), bias.data(), out_weight.data(), nullptr, nullptr};
+    const BiasTableGradient g{grad.data(), a.data(), b.data(), c.data(), out.data()};
+    const int64_t lanes = kernels.panel / 2;
+    in_pieces((hidden + lanes - 1) / lanes, pieces, [&](int64_t begin, int64_t end) { kernels.bias_table_backward(t, g, begin, end); });
+    for (const auto* part : {&a, &b, &c}) out.insert(out.end(), part->begin(), part->end());
+    return out;
+  });
+}
+
+// Weights packed by the kernels, of `[N, K]` or of its transpose.
+std::vector<float> packed(const Kernels& kernels, const std::vector<float>& weight, int64_t N, int64_t K, bool transposed) {
+  const int64_t count = (N + kernels.panel - 1) / kernels.panel;
+  std::vector<float> panels(count * K * kernels.panel, NAN);
+  const PackPanels p{N, K, weight.data(), transposed ? 1 : K, transposed ? N : 1, panels.data()};
+  in_pieces(count, 2, [&](int64_t begin, int64_t end) { kernels.pack_panels(p, begin, end); });
+  return panels;
+}
+
+void run_outer_product(int64_t rows, int64_t M, int64_t N, bool transposed) {
+  const std::vector<float> left = random_floats(rows * M), right = random_floats(rows * N);
+  compare(text("outer_product", {rows, M, N, transposed}), Dtype::Float, [&](const Kernels& kernels, int64_t pieces) {
+    std::vector<float> left_sums(M), right_sums(N), out(M * N, NAN);
+    const OuterProduct p{rows, M, N, left.data(), right.data(), M, N, left_sums.data(), right_sums.data(), out.data(), transposed};
+    in_pieces((N + kernels.panel - 1) / kernels.panel, pieces, [&](int64_t begin, int64_t end) { kernels.outer_product(p, begin, end); });
+    out.insert(out.end(), left_sums.begin(), left_sums.end());
+    out.insert(out.end(), right_sums.begin(), right_sums.end());
+    return out;
+  });
+}
+
+void run_conv_glu_training(int64_t B, int64_t H, int64_t W, int64_t C, int64_t F) {
+  const std::vector<float> x = random_floats(B * H * W * C), grad = random_floats(B * H * W * C), weight = random_floats(9 * F), bias = random_floats(F);
+  const std::vector<float> in = random_floats(2 * F * C), back = random_floats(C * F);
+  compare(text("conv_glu_training", {B, H, W, C, F}), Dtype::Float, [&](const Kernels& kernels, int64_t workers) {
+    std::vector<float> hidden(B * H * W * 2 * F, NAN), out(B * H * W * C, NAN), grad_x(B * H * W * C, NAN);
+    std::vector<float> grad_in(2 * F * C, NAN), grad_back(C * F, NAN);
+    const std::vector<float> no_bias(2 * (F + C) + kernels.panel);
+    const std::vector<float> forward_in = packed(kernels, in, 2 * F, C, false), forward_back = packed(kernels, back, C, F, false);
+    const std::vector<float> backward_in = packed(kernels, in, C, 2 * F, true), backward_back = packed(kernels, back, F, C, true);
+    ConvGluTraining t{};
+    t.B = B, t.H = H, t.W = W, t.C = C, t.F = F;
+    t.x = x.data(), t.hidden = hidden.data(), t.out = out.data(), t.weight = weight.data(), t.bias = bias.data();
+    t.panels_in = forward_in.data(), t.panels_out = forward_back.data(), t.bias_in = t.bias_out = no_bias.data();
+    in_pieces(B, workers, [&](int64_t begin, int64_t end) { kernels.conv_glu_training(t, begin, end); });
+    std::vector<float> totals(workers * kernels.conv_glu_totals(t));
+    const int64_t floats = kernels.conv_glu_totals(t);
+    t.panels_in = backward_in.data(), t.panels_out = backward_back.data();
+    t.grad = grad.data(), t.grad_x = grad_x.data(), t.totals = totals.data();
+    t.grad_weight_in = grad_in.data(), t.grad_weight_out = grad_back.data();
+    for (int64_t worker = 0; worker < workers; ++worker)
+      on_new_thread([&] { kernels.conv_glu_training_backward(t, worker, workers); });
+    for (int64_t i = floats; i < workers * floats; ++i) totals[i % floats] += totals[i];
+    const int64_t panels = (2 * F + kernels.panel - 1) / kernels.panel + (F + kernels.panel - 1) / kernels.panel;
+    in_pieces(panels, workers, [&](int64_t begin, int64_t end) { kernels.conv_glu_weights(t, begin, end); });
+    for (const auto* part : {&grad_x, &grad_in, &grad_back}) out.insert(out.end(), part->begin(), part->end());
+    out.insert(out.end(), totals.begin() + floats - (12 * F + C), totals.begin() + floats);
+    return out;
+  });
+}
+
 }  // namespace
 
 int main() {
@@ -366,6 +432,13 @@ int main() {
     run_conv_glu(dtype, 1, 40, 30, 3, 120);
   }
   for (int n = 0; n < 12; ++n) run_bias_table(pick(1, 9), pick(1, 150), pick(1, 9), pick(1, 70));
+  for (int n = 0; n < 12; ++n) {
+    run_bias_table_gradient(pick(1, 9), pick(1, 50), pick(1, 9), pick(1, 20));
+    run_outer_product(pick(1, 40), pick(1, 70), pick(1, 70), pick(0, 1) == 1);
+    run_conv_glu_training(pick(1, 3), pick(1, 9), pick(1, 9), pick(1, 37), pick(1, 37));
+  }
+  run_outer_product(600, 7, 33, false);  // several blocks of rows
+  run_conv_glu_training(2, 40, 30, 5, 40);  // several strips
   std::printf("checked");
   for (const Kernels* kernels : all_kernels()) std::printf(", %s", kernels->name);
   std::printf("\n");

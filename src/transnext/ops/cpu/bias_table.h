@@ -55,3 +55,56 @@ static void bias_table(const BiasTable& t, int64_t begin, int64_t end) {
     }
   }
 }
+
+// What a block of VL hidden units gets from `N` heads. Lanes are hidden units, so that nothing is summed across lanes.
+template <int N>
+static void table_gradient(const BiasTable& t, const BiasTableGradient& g, int64_t first_head, int64_t k, int64_t count,
+                           vf (&sums)[3]) {
+  const auto part = [&](const float* from) {
+    vf x{};
+    for (int64_t l = 0; l < count; ++l) x[l] = from[l];
+    return x;
+  };
+  const vf row_weight = part(t.row_weight + k), column_weight = part(t.column_weight + k), bias = part(t.bias + k);
+  vf weight[N], out_total[N] = {};
+  for (int n = 0; n < N; ++n) weight[n] = part(t.out_weight + (first_head + n) * t.hidden + k);
+  for (int64_t u = 0; u < t.rows; ++u) {
+    const vf start = row_weight * t.row_coordinates[u] + bias;
+    vf out_sum[N] = {}, bias_sum{}, column_sum{};  // long sums are sums of sums
+    const float* grad[N];
+    for (int n = 0; n < N; ++n) grad[n] = g.grad + ((first_head + n) * t.rows + u) * t.columns;
+    for (int64_t v = 0; v < t.columns; ++v) {
+      const vf before = column_weight * t.column_coordinates[v] + start, unit = maximum(vf{}, before);
+      vf slope{};
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) {
+        out_sum[n] += unit * grad[n][v];
+        slope += weight[n] * grad[n][v];
+      }
+      slope = select(before > 0.0f, slope, vf{});
+      bias_sum += slope;
+      column_sum += slope * t.column_coordinates[v];
+    }
+    for (int n = 0; n < N; ++n) out_total[n] += out_sum[n];
+    sums[0] += bias_sum * t.row_coordinates[u];
+    sums[1] += column_sum;
+    sums[2] += bias_sum;
+  }
+  for (int n = 0; n < N; ++n)
+    for (int64_t l = 0; l < count; ++l) g.out_weight[(first_head + n) * t.hidden + k + l] = out_total[n][l];
+}
+
+static void bias_table_backward(const BiasTable& t, const BiasTableGradient& g, int64_t begin, int64_t end) {
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t k = block * VL, count = std::min<int64_t>(VL, t.hidden - k);
+    vf sums[3] = {};
+    int64_t m = 0;
+    for (; m + 4 <= t.M; m += 4) table_gradient<4>(t, g, m, k, count, sums);
+    for (; m < t.M; ++m) table_gradient<1>(t, g, m, k, count, sums);
+    for (int64_t l = 0; l < count; ++l) {
+      g.row_weight[k + l] = sums[0][l];
+      g.column_weight[k + l] = sums[1][l];
+      g.bias[k + l] = sums[2][l];
+    }
+  }
+}

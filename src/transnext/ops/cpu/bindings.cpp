@@ -6,6 +6,10 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#if __has_include(<sys/mman.h>)
+#include <sys/mman.h>
+#endif
+
 #include <cmath>
 #include <optional>
 #include <tuple>
@@ -79,6 +83,20 @@ Tensor with_dense_channels(const Tensor& t) {
 }
 
 Map map_of(const Tensor& t) { return {t.const_data_ptr(), t.stride(0), t.stride(1), t.stride(2), t.stride(3)}; }
+
+// A new tensor like `t`, not initialised. Large ones ask for huge pages: to fault in each small page of a map costs as much as
+// a matrix product that fills it.
+Tensor new_map(const Tensor& t, const Shape& shape) {
+  Tensor result = torch::stable::new_empty(t, shape);
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t HUGE_PAGE = 2 << 20;
+  const auto start = reinterpret_cast<uintptr_t>(result.mutable_data_ptr());
+  const uintptr_t end = start + result.numel() * (result.scalar_type() == ScalarType::Float ? 4 : 2);
+  const uintptr_t first = (start + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE, last = end / HUGE_PAGE * HUGE_PAGE;
+  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+  return result;
+}
 
 // The tensors of one call, kept alive while kernels read them.
 struct AttentionInputs {
@@ -155,7 +173,7 @@ Tensor aggregated_attention(Tensor q, Tensor k, Tensor v, Tensor k_pool, Tensor 
   AttentionInputs inputs{q, k, v, k_pool, v_pool};
   const Attention a = describe(inputs, query_embedding, temperature, relative_pos_bias_local, learnable_tokens,
                                learnable_bias, bias_table, trained_H, trained_W, trained_P_h, trained_P_w);
-  Tensor out = torch::stable::new_empty(q, {a.B, a.H, a.W, a.M, a.D});
+  Tensor out = new_map(q, {a.B, a.H, a.W, a.M, a.D});
   if (out.numel() == 0) return out;
   void* data = out.mutable_data_ptr();
   const Kernels& isa = kernels();
@@ -221,8 +239,7 @@ ElevenTensors aggregated_attention_backward(Tensor grad, Tensor q, Tensor k, Ten
   const Shape shape{a.B, a.H, a.W, a.M, a.D};
   check_like(grad, "grad", shape, q.scalar_type());
   grad = with_dense_channels(grad);
-  Tensor grad_q = torch::stable::new_empty(q, shape), grad_k = torch::stable::new_empty(q, shape),
-         grad_v = torch::stable::new_empty(q, shape);
+  Tensor grad_q = new_map(q, shape), grad_k = new_map(q, shape), grad_v = new_map(q, shape);
 
   AttentionGradient g;
   g.grad = map_of(grad);
@@ -321,7 +338,7 @@ Tensor depthwise_conv_gelu_gate(Tensor x, Tensor weight, std::optional<Tensor> b
   x = with_dense_channels(x);
   const GateParameters p = gate_parameters(weight, bias, x.size(3) / 2);
   Gate g = describe(x, p);
-  Tensor out = torch::stable::new_empty(x, {g.B, g.H, g.W, g.F});
+  Tensor out = new_map(x, {g.B, g.H, g.W, g.F});
   g.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
   const Kernels& isa = kernels();
@@ -336,7 +353,7 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_gelu_gate_backward(Tensor grad
   Gate g = describe(x, p);
   check_like(grad, "grad", {g.B, g.H, g.W, g.F}, x.scalar_type());
   grad = torch::stable::contiguous(grad);
-  Tensor grad_x = torch::stable::new_empty(x, {g.B, g.H, g.W, 2 * g.F});
+  Tensor grad_x = new_map(x, {g.B, g.H, g.W, 2 * g.F});
   g.grad = grad.const_data_ptr();
   g.grad_x = grad_x.mutable_data_ptr();
   const int64_t count = grad_x.numel() == 0 ? 0 : workers(), taps = g.window * g.window;
@@ -358,32 +375,69 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_gelu_gate_backward(Tensor grad
           bias ? tensor_of(grad_bias, *bias) : torch::stable::new_empty(weight, {0})};
 }
 
+// The tensors of a bias table as floats, and what the kernels make of them.
+struct BiasTableInputs {
+  std::vector<float> rows, columns, row_weight, column_weight, bias, out_weight, out_bias;
+  BiasTable table;
+
+  BiasTableInputs(const Tensor& row_coordinates, const Tensor& column_coordinates, const Tensor& fc1_weight,
+                  const Tensor& fc1_bias, const Tensor& fc2_weight, const Tensor& fc2_bias) {
+    STD_TORCH_CHECK(row_coordinates.sizes().size() == 1 && column_coordinates.sizes().size() == 1 &&
+                        fc2_weight.sizes().size() == 2,
+                    "coordinates must have one axis, fc2_weight two");
+    const int64_t M = fc2_weight.size(0), hidden = fc2_weight.size(1), U = row_coordinates.size(0),
+                  V = column_coordinates.size(0);
+    check(row_coordinates, "row_coordinates", {U});
+    check(column_coordinates, "column_coordinates", {V});
+    check(fc1_weight, "fc1_weight", {hidden, 2});
+    check(fc1_bias, "fc1_bias", {hidden});
+    check(fc2_weight, "fc2_weight", {M, hidden});
+    check(fc2_bias, "fc2_bias", {M});
+    rows = floats_of(row_coordinates), columns = floats_of(column_coordinates);
+    bias = floats_of(fc1_bias), out_weight = floats_of(fc2_weight), out_bias = floats_of(fc2_bias);
+    const std::vector<float> in = floats_of(fc1_weight);
+    row_weight.resize(hidden), column_weight.resize(hidden);
+    for (int64_t k = 0; k < hidden; ++k) row_weight[k] = in[2 * k], column_weight[k] = in[2 * k + 1];
+    table = {M,           hidden,            U,
+             V,           rows.data(),       columns.data(),
+             row_weight.data(), column_weight.data(), bias.data(),
+             out_weight.data(), out_bias.data(), nullptr};
+  }
+};
+
 Tensor position_bias_table(Tensor row_coordinates, Tensor column_coordinates, Tensor fc1_weight, Tensor fc1_bias,
                            Tensor fc2_weight, Tensor fc2_bias) {
-  STD_TORCH_CHECK(row_coordinates.sizes().size() == 1 && column_coordinates.sizes().size() == 1 &&
-                      fc2_weight.sizes().size() == 2,
-                  "coordinates must have one axis, fc2_weight two");
-  const int64_t M = fc2_weight.size(0), hidden = fc2_weight.size(1), U = row_coordinates.size(0), V = column_coordinates.size(0);
-  check(row_coordinates, "row_coordinates", {U});
-  check(column_coordinates, "column_coordinates", {V});
-  check(fc1_weight, "fc1_weight", {hidden, 2});
-  check(fc1_bias, "fc1_bias", {hidden});
-  check(fc2_weight, "fc2_weight", {M, hidden});
-  check(fc2_bias, "fc2_bias", {M});
-  const std::vector<float> rows = floats_of(row_coordinates), columns = floats_of(column_coordinates),
-                           in = floats_of(fc1_weight), bias = floats_of(fc1_bias), weight = floats_of(fc2_weight),
-                           out_bias = floats_of(fc2_bias);
-  std::vector<float> row_weight(hidden), column_weight(hidden);
-  for (int64_t k = 0; k < hidden; ++k) row_weight[k] = in[2 * k], column_weight[k] = in[2 * k + 1];
-  Tensor out = torch::stable::new_empty(row_coordinates, {M, U, V}, ScalarType::Float);
+  BiasTableInputs inputs(row_coordinates, column_coordinates, fc1_weight, fc1_bias, fc2_weight, fc2_bias);
+  BiasTable& t = inputs.table;
+  Tensor out = torch::stable::new_empty(row_coordinates, {t.M, t.rows, t.columns}, ScalarType::Float);
   if (out.numel() == 0) return out;
-  const BiasTable t{M,           hidden,         U,
-                    V,           rows.data(),    columns.data(),
-                    row_weight.data(), column_weight.data(), bias.data(),
-                    weight.data(), out_bias.data(), static_cast<float*>(out.mutable_data_ptr())};
+  t.out = static_cast<float*>(out.mutable_data_ptr());
   const Kernels& isa = kernels();
-  torch::stable::parallel_for(0, U, 1, [&](int64_t begin, int64_t end) { isa.bias_table(t, begin, end); });
+  torch::stable::parallel_for(0, t.rows, 1, [&](int64_t begin, int64_t end) { isa.bias_table(t, begin, end); });
   return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> position_bias_table_backward(Tensor grad, Tensor row_coordinates,
+                                                                        Tensor column_coordinates, Tensor fc1_weight,
+                                                                        Tensor fc1_bias, Tensor fc2_weight, Tensor fc2_bias) {
+  BiasTableInputs inputs(row_coordinates, column_coordinates, fc1_weight, fc1_bias, fc2_weight, fc2_bias);
+  const BiasTable& t = inputs.table;
+  check_like(grad, "grad", {t.M, t.rows, t.columns}, ScalarType::Float);
+  const std::vector<float> gradient = floats_of(grad);
+  std::vector<float> row_weight(t.hidden), column_weight(t.hidden), bias(t.hidden), out_weight(t.M * t.hidden), out_bias(t.M),
+      in(2 * t.hidden);
+  const BiasTableGradient g{gradient.data(), row_weight.data(), column_weight.data(), bias.data(), out_weight.data()};
+  const Kernels& isa = kernels();
+  const int64_t lanes = isa.panel / 2, blocks = (t.hidden + lanes - 1) / lanes;
+  torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) { isa.bias_table_backward(t, g, begin, end); });
+  for (int64_t k = 0; k < t.hidden; ++k) in[2 * k] = row_weight[k], in[2 * k + 1] = column_weight[k];
+  for (int64_t m = 0; m < t.M; ++m) {
+    double total = 0;
+    for (int64_t i = 0; i < t.rows * t.columns; ++i) total += gradient[m * t.rows * t.columns + i];
+    out_bias[m] = static_cast<float>(total);
+  }
+  return {tensor_of(in, fc1_weight), tensor_of(bias, fc1_bias), tensor_of(out_weight, fc2_weight),
+          tensor_of(out_bias, fc2_bias)};
 }
 
 // Packed weights `[ceil(N / panel), K, panel]` and a bias as long as the panels are wide.
@@ -417,7 +471,7 @@ Tensor norm_linear(Tensor x, std::optional<Tensor> norm_weight, std::optional<Te
     check_like(*residual, "residual", shape, x.scalar_type());
     residual = torch::stable::contiguous(*residual);
   }
-  Tensor out = torch::stable::new_empty(x, shape);
+  Tensor out = new_map(x, shape);
   if (out.numel() == 0) return out;
   n.rows = out.numel() / n.N;
   n.x = x.const_data_ptr(), n.x_row = n.K;
@@ -459,7 +513,7 @@ Tensor conv_glu(Tensor x, Tensor norm_weight, Tensor norm_bias, double eps, Tens
   const GateParameters p = gate_parameters(weight, bias, g.F);
   check_panels(panels_in, "panels_in", 2 * g.F, g.C, bias_in, "bias_in");
   check_panels(panels_out, "panels_out", g.C, g.F, bias_out, "bias_out");
-  Tensor out = torch::stable::new_empty(x, {g.B, g.H, g.W, g.C});
+  Tensor out = new_map(x, {g.B, g.H, g.W, g.C});
   if (out.numel() == 0) return out;
   g.x = x.const_data_ptr();
   g.norm_weight = norm_parameter(norm_weight, "norm_weight", g.C);
@@ -476,6 +530,167 @@ Tensor conv_glu(Tensor x, Tensor norm_weight, Tensor norm_bias, double eps, Tens
   return out;
 }
 
+// Weights `[N, K]` of any strides as panels. Where `transposed` they are taken for `[K, N]`.
+Tensor packed(const Tensor& weight, bool transposed) {
+  const Kernels& isa = kernels();
+  const int64_t N = weight.size(transposed ? 1 : 0), K = weight.size(transposed ? 0 : 1), count = (N + isa.panel - 1) / isa.panel;
+  Tensor panels = torch::stable::new_empty(weight, {count, K, isa.panel});
+  const PackPanels p{N, K, static_cast<const float*>(weight.const_data_ptr()), weight.stride(transposed ? 1 : 0),
+                     weight.stride(transposed ? 0 : 1), static_cast<float*>(panels.mutable_data_ptr())};
+  torch::stable::parallel_for(0, count, 4, [&](int64_t begin, int64_t end) { isa.pack_panels(p, begin, end); });
+  return panels;
+}
+
+// x [rows, K] by packed weights, to [..., N].
+Tensor product(const Tensor& x, const Tensor& panels, const std::vector<float>& bias, int64_t N) {
+  Shape shape(x.sizes().begin(), x.sizes().end());
+  NormLinear n{};
+  n.dtype = Dtype::Float;
+  n.K = n.x_row = shape.back(), n.N = n.gelu_from = shape.back() = N;
+  Tensor out = new_map(x, shape);
+  if (out.numel() == 0) return out;
+  n.rows = out.numel() / N;
+  n.x = x.const_data_ptr(), n.out = out.mutable_data_ptr();
+  n.panels = static_cast<const float*>(panels.const_data_ptr()), n.bias = bias.data();
+  const Kernels& isa = kernels();
+  torch::stable::parallel_for(0, n.rows, 16, [&](int64_t begin, int64_t end) { isa.norm_linear(n, begin, end); });
+  return out;
+}
+
+// A bias of a Linear, or zeros, as long as its panels are wide.
+std::vector<float> padded_bias(const std::optional<Tensor>& bias, int64_t N) {
+  const int64_t panel = kernels().panel;
+  if (bias) check_like(*bias, "bias", {N}, ScalarType::Float);
+  std::vector<float> padded = bias ? floats_of(*bias) : std::vector<float>();
+  padded.resize((N + panel - 1) / panel * panel, 0.0f);
+  return padded;
+}
+
+void check_linear(const Tensor& x, const Tensor& weight) {
+  STD_TORCH_CHECK(weight.sizes().size() == 2 && x.sizes().size() > 0, "weight must have two axes, x at least one");
+  const int64_t K = weight.size(1), last = static_cast<int64_t>(x.sizes().size()) - 1;
+  check_like(weight, "weight", {weight.size(0), K}, ScalarType::Float);
+  STD_TORCH_CHECK(x.is_cpu() && x.scalar_type() == ScalarType::Float && x.size(last) == K, "x must be float32, [..., K]");
+}
+
+Tensor linear(Tensor x, Tensor weight, std::optional<Tensor> bias) {
+  check_linear(x, weight);
+  const int64_t N = weight.size(0);
+  return product(torch::stable::contiguous(x), packed(weight, false), padded_bias(bias, N), N);
+}
+
+// Gradients of x, weight and bias; empty where not wanted.
+std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor grad, Tensor x, Tensor weight, bool want_x, bool want_weight,
+                                                   bool want_bias) {
+  check_linear(x, weight);
+  const int64_t N = weight.size(0), K = weight.size(1), panel = kernels().panel;
+  Shape shape(x.sizes().begin(), x.sizes().end());
+  shape.back() = N;
+  check_like(grad, "grad", shape, ScalarType::Float);
+  x = torch::stable::contiguous(x), grad = torch::stable::contiguous(grad);
+  Tensor grad_x = torch::stable::new_empty(x, {0}), grad_weight = torch::stable::new_empty(x, {0});
+  if (want_x) grad_x = product(grad, packed(weight, true), padded_bias(std::nullopt, K), K);
+  std::vector<float> sums(want_bias ? N : 0, 0.0f);
+  if (want_weight || want_bias) {
+    grad_weight = torch::stable::new_empty(weight, {N, K});
+    int64_t rows = 1;
+    for (size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
+    OuterProduct p{};
+    p.rows = rows;
+    // The wider matrix is cut into panels, which are what workers share out.
+    p.transposed = N > K;
+    p.M = p.transposed ? K : N, p.N = p.transposed ? N : K;
+    const auto* g = static_cast<const float*>(grad.const_data_ptr());
+    const auto* in = static_cast<const float*>(x.const_data_ptr());
+    p.left = p.transposed ? in : g, p.right = p.transposed ? g : in;
+    p.left_row = p.M, p.right_row = p.N;
+    (p.transposed ? p.right_sums : p.left_sums) = want_bias ? sums.data() : nullptr;
+    p.out = static_cast<float*>(grad_weight.mutable_data_ptr());
+    const Kernels& isa = kernels();
+    torch::stable::parallel_for(0, (p.N + panel - 1) / panel, 1,
+                                [&](int64_t begin, int64_t end) { isa.outer_product(p, begin, end); });
+  }
+  Tensor grad_bias = torch::stable::new_empty(weight, {static_cast<int64_t>(sums.size())});
+  std::copy(sums.begin(), sums.end(), static_cast<float*>(grad_bias.mutable_data_ptr()));
+  return {grad_x, grad_weight, grad_bias};
+}
+
+ConvGluTraining describe_training(const Tensor& x, const Tensor& fc1_weight, const Tensor& weight, const Tensor& fc2_weight,
+                                  const GateParameters& p) {
+  ConvGluTraining t{};
+  STD_TORCH_CHECK(x.sizes().size() == 4 && p.window == 3, "x must be [B, H, W, C], the depthwise kernel 3x3");
+  t.B = x.size(0), t.H = x.size(1), t.W = x.size(2), t.C = x.size(3), t.F = weight.size(0);
+  check_like(x, "x", {t.B, t.H, t.W, t.C}, ScalarType::Float);
+  check_like(fc1_weight, "fc1_weight", {2 * t.F, t.C}, ScalarType::Float);
+  check_like(fc2_weight, "fc2_weight", {t.C, t.F}, ScalarType::Float);
+  t.x = static_cast<const float*>(x.const_data_ptr());
+  t.weight = p.weight.data(), t.bias = p.bias.data();
+  return t;
+}
+
+std::tuple<Tensor, Tensor> conv_glu_training(Tensor x, Tensor fc1_weight, std::optional<Tensor> fc1_bias, Tensor weight,
+                                             std::optional<Tensor> bias, Tensor fc2_weight, std::optional<Tensor> fc2_bias) {
+  x = torch::stable::contiguous(x);
+  const GateParameters p = gate_parameters(weight, bias, weight.size(0));
+  ConvGluTraining t = describe_training(x, fc1_weight, weight, fc2_weight, p);
+  const std::vector<float> bias_in = padded_bias(fc1_bias, 2 * t.F), bias_out = padded_bias(fc2_bias, t.C);
+  const Tensor panels_in = packed(fc1_weight, false), panels_out = packed(fc2_weight, false);
+  Tensor out = new_map(x, {t.B, t.H, t.W, t.C}), hidden = new_map(x, {t.B, t.H, t.W, 2 * t.F});
+  if (out.numel() == 0) return {out, hidden};
+  t.panels_in = static_cast<const float*>(panels_in.const_data_ptr()), t.bias_in = bias_in.data();
+  t.panels_out = static_cast<const float*>(panels_out.const_data_ptr()), t.bias_out = bias_out.data();
+  t.out = static_cast<float*>(out.mutable_data_ptr()), t.hidden = static_cast<float*>(hidden.mutable_data_ptr());
+  const Kernels& isa = kernels();
+  torch::stable::parallel_for(0, t.B, 1, [&](int64_t begin, int64_t end) { isa.conv_glu_training(t, begin, end); });
+  return {out, hidden};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_glu_training_backward(
+    Tensor grad, Tensor x, Tensor hidden, Tensor fc1_weight, Tensor weight, std::optional<Tensor> bias, Tensor fc2_weight) {
+  x = torch::stable::contiguous(x), grad = torch::stable::contiguous(grad), hidden = torch::stable::contiguous(hidden);
+  const GateParameters p = gate_parameters(weight, bias, weight.size(0));
+  ConvGluTraining t = describe_training(x, fc1_weight, weight, fc2_weight, p);
+  check_like(grad, "grad", {t.B, t.H, t.W, t.C}, ScalarType::Float);
+  check_like(hidden, "hidden", {t.B, t.H, t.W, 2 * t.F}, ScalarType::Float);
+  const Tensor panels_in = packed(fc1_weight, true), panels_out = packed(fc2_weight, true);
+  Tensor grad_x = new_map(x, {t.B, t.H, t.W, t.C}), grad_in = torch::stable::new_empty(fc1_weight, {2 * t.F, t.C}),
+         grad_out = torch::stable::new_empty(fc2_weight, {t.C, t.F});
+  t.panels_in = static_cast<const float*>(panels_in.const_data_ptr());
+  t.panels_out = static_cast<const float*>(panels_out.const_data_ptr());
+  t.hidden = const_cast<float*>(static_cast<const float*>(hidden.const_data_ptr()));  // only read from here on
+  t.grad = static_cast<const float*>(grad.const_data_ptr());
+  t.grad_x = static_cast<float*>(grad_x.mutable_data_ptr());
+  t.grad_weight_in = static_cast<float*>(grad_in.mutable_data_ptr());
+  t.grad_weight_out = static_cast<float*>(grad_out.mutable_data_ptr());
+  const Kernels& isa = kernels();
+  const int64_t count = std::max<int64_t>(1, std::min(workers(), t.B)), floats = isa.conv_glu_totals(t);
+  std::vector<float> totals(count * floats, 0.0f);
+  t.totals = totals.data();
+  if (grad_x.numel() > 0)
+    torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t worker = begin; worker < end; ++worker) isa.conv_glu_training_backward(t, worker, count);
+    });
+  torch::stable::parallel_for(0, floats, 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t w = 1; w < count; ++w)
+      for (int64_t i = begin; i < end; ++i) totals[i] += totals[w * floats + i];
+  });
+  const int64_t panels = (2 * t.F + isa.panel - 1) / isa.panel + (t.F + isa.panel - 1) / isa.panel;
+  torch::stable::parallel_for(0, panels, 4, [&](int64_t begin, int64_t end) { isa.conv_glu_weights(t, begin, end); });
+  const float* rest = totals.data() + floats - (12 * t.F + t.C);
+  const std::vector<float> bias_in(rest, rest + 2 * t.F), bias_out(rest + 2 * t.F, rest + 2 * t.F + t.C);
+  const float* taps = rest + 2 * t.F + t.C;
+  std::vector<float> depthwise(9 * t.F), depthwise_bias(taps + 9 * t.F, taps + 10 * t.F);
+  for (int64_t n = 0; n < 9; ++n)
+    for (int64_t c = 0; c < t.F; ++c) depthwise[c * 9 + n] = taps[n * t.F + c];
+  const auto vector_of = [&](const std::vector<float>& values) {
+    Tensor result = torch::stable::new_empty(fc1_weight, {static_cast<int64_t>(values.size())});
+    std::copy(values.begin(), values.end(), static_cast<float*>(result.mutable_data_ptr()));
+    return result;
+  };
+  return {grad_x,   grad_in, vector_of(bias_in),  tensor_of(depthwise, weight), vector_of(depthwise_bias),
+          grad_out, vector_of(bias_out)};
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(transnext, CPU, m) {
@@ -484,7 +699,12 @@ STABLE_TORCH_LIBRARY_IMPL(transnext, CPU, m) {
   m.impl("depthwise_conv_gelu_gate", TORCH_BOX(&depthwise_conv_gelu_gate));
   m.impl("depthwise_conv_gelu_gate_backward", TORCH_BOX(&depthwise_conv_gelu_gate_backward));
   m.impl("position_bias_table", TORCH_BOX(&position_bias_table));
+  m.impl("position_bias_table_backward", TORCH_BOX(&position_bias_table_backward));
   m.impl("norm_linear", TORCH_BOX(&norm_linear));
+  m.impl("conv_glu_training", TORCH_BOX(&conv_glu_training));
+  m.impl("conv_glu_training_backward", TORCH_BOX(&conv_glu_training_backward));
+  m.impl("linear", TORCH_BOX(&linear));
+  m.impl("linear_backward", TORCH_BOX(&linear_backward));
   m.impl("adaptive_average_pool", TORCH_BOX(&adaptive_average_pool));
   m.impl("conv_glu", TORCH_BOX(&conv_glu));
 }

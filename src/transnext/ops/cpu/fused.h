@@ -48,11 +48,14 @@ static void norm_linear(const NormLinear& n, int64_t begin, int64_t end) {
   const ResidualRows rows{n.dtype, n.residual, n.out, partial + strip * PANEL};
   for (int64_t first = begin; first < end; first += strip) {
     const int64_t count = std::min(strip, end - first), place = first * n.N;
-    widen_rows(n.dtype, n.x, first * n.x_row, n.x_row, count, n.K, a);
-    for (int64_t t = 0; t < count; ++t) norm_row(a + t * n.K, n.norm_weight, n.norm_bias, n.eps, n.K);
+    const bool as_they_are = n.dtype == Dtype::Float && !n.norm_weight;
+    const float* source = as_they_are ? static_cast<const float*>(n.x) + first * n.x_row : a;
+    if (!as_they_are) widen_rows(n.dtype, n.x, first * n.x_row, n.x_row, count, n.K, a);
+    for (int64_t t = 0; t < count && !as_they_are; ++t) norm_row(a + t * n.K, n.norm_weight, n.norm_bias, n.eps, n.K);
     const float* residual = rows.residual_of(place, count * n.N);
     float* out = rows.out_of(place);
-    gemm(a, n.K, count, n.K, n.panels, n.bias, partial, Product{out, n.N, n.N, residual, n.gelu_from});
+    gemm(source, as_they_are ? n.x_row : n.K, count, n.K, n.panels, n.bias, partial,
+         Product{out, n.N, n.N, residual, n.gelu_from});
     rows.finish(place, count * n.N);
   }
 }

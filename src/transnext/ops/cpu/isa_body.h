@@ -11,6 +11,8 @@ namespace ISA {
 #include "gate_backward.h"
 #include "bias_table.h"
 #include "fused.h"
+#include "linear.h"
+#include "conv_glu_training.h"
 }  // namespace ISA
 
 #define CONCATENATE_(a, b) a##b
@@ -25,8 +27,15 @@ const Kernels CONCATENATE(ISA, _kernels) = {
     ISA::gate_forward,
     ISA::gate_backward,
     ISA::bias_table,
+    ISA::bias_table_backward,
     ISA::norm_linear,
+    ISA::pack_panels,
+    ISA::outer_product,
     ISA::pool,
     ISA::conv_glu,
+    ISA::conv_glu_training,
+    ISA::conv_glu_totals,
+    ISA::conv_glu_training_backward,
+    ISA::conv_glu_weights,
 };
 }  // namespace transnext

@@ -100,6 +100,24 @@ struct NormLinear {
   void* out;                 // [rows, N]
 };
 
+// Weights `[N, K]`, element (n, k) at `k * k_step + n * n_step`, to panels `[ceil(N / PANEL), K, PANEL]`.
+struct PackPanels {
+  int64_t N, K;
+  const float* weight;
+  int64_t n_step, k_step;
+  float* panels;
+};
+
+// out[m, n] = sum over t of left[t, m] right[t, n].
+struct OuterProduct {
+  int64_t rows, M, N;
+  const float *left, *right;        // [rows, M], [rows, N]
+  int64_t left_row, right_row;      // their row strides
+  float *left_sums, *right_sums;    // column sums are added to these, [M], [N], where they are not null
+  float* out;                       // [M, N], or [N, M] if `transposed`
+  bool transposed;
+};
+
 // The mean of each bin of adaptive average pooling, float sums.
 struct Pool {
   Dtype dtype;
@@ -121,6 +139,22 @@ struct ConvGlu {
   void* out;
 };
 
+// A convolutional GLU in training: out = fc2(gate(fc1(x))), and its gradients.
+struct ConvGluTraining {
+  int64_t B, H, W, C, F;
+  const float* x;                          // [B, H, W, C]
+  float* hidden;                           // [B, H, W, 2 F]: fc1(x), written by the forward pass
+  const float *weight, *bias;              // depthwise, [9, F], [F]
+  // Packed weights, forward of fc1 (C -> 2 F) and fc2 (F -> C), backward of those that undo them (2 F -> C and C -> F).
+  const float *panels_in, *panels_out;
+  const float *bias_in, *bias_out;         // forward
+  float* out;                              // [B, H, W, C]
+  const float* grad;                       // backward: of the output
+  float* grad_x;
+  float *grad_weight_in, *grad_weight_out; // [2 F, C], [C, F]
+  float* totals;                           // [workers, conv_glu_totals()], zeros; last come 2 F + C + 10 F of biases and depthwise
+};
+
 // out[m, u, v] = out_bias[m] + sum_k out_weight[m, k] relu(row_weight[k] rows[u] + column_weight[k] columns[v] + bias[k])
 struct BiasTable {
   int64_t M, hidden, rows, columns;
@@ -128,6 +162,13 @@ struct BiasTable {
   const float *row_weight, *column_weight, *bias;  // [hidden]
   const float *out_weight, *out_bias;              // [M, hidden], [M]
   float* out;                                      // [M, rows, columns]
+};
+
+// Gradients of the parameters of a BiasTable, of whose result `grad` is the gradient. Vectors `[hidden]` each.
+struct BiasTableGradient {
+  const float* grad;                               // [M, rows, columns]
+  float *row_weight, *column_weight, *bias;
+  float* out_weight;                               // [M, hidden]
 };
 
 struct Kernels {
@@ -140,9 +181,16 @@ struct Kernels {
   void (*gate_forward)(const Gate&, int64_t begin, int64_t end);                       // rows of (b, i)
   void (*gate_backward)(const Gate&, int64_t worker, int64_t workers);
   void (*bias_table)(const BiasTable&, int64_t begin, int64_t end);                    // rows of the table
+  void (*bias_table_backward)(const BiasTable&, const BiasTableGradient&, int64_t begin, int64_t end);  // hidden units / VL
   void (*norm_linear)(const NormLinear&, int64_t begin, int64_t end);                  // rows
+  void (*pack_panels)(const PackPanels&, int64_t begin, int64_t end);                  // panels
+  void (*outer_product)(const OuterProduct&, int64_t begin, int64_t end);              // panels of n
   void (*pool)(const Pool&, int64_t begin, int64_t end);                               // rows of (b, p)
   void (*conv_glu)(const ConvGlu&, int64_t begin, int64_t end);                        // rows of (b, i)
+  void (*conv_glu_training)(const ConvGluTraining&, int64_t begin, int64_t end);       // images
+  int64_t (*conv_glu_totals)(const ConvGluTraining&);                                  // floats of a worker
+  void (*conv_glu_training_backward)(const ConvGluTraining&, int64_t worker, int64_t workers);
+  void (*conv_glu_weights)(const ConvGluTraining&, int64_t begin, int64_t end);        // panels of 2 F, then of F, from totals
 };
 
 // Memory of the calling thread, kept between calls: at least `floats` floats, at a cache line's start, not initialised.

@@ -1,0 +1,180 @@
+"""The Linear of training and the position bias' MLP: results and gradients against PyTorch's own in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from attention_cases import threads
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from transnext.ops.fused import position_bias_table
+from transnext.ops.linear import linear
+
+pytestmark = pytest.mark.usefixtures("one_thread", "poisoned_memory", "instruction_set")
+
+
+def table_of_modules(rows: Tensor, columns: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)
+    return F.linear(F.linear(grid, w1, b1).relu(), w2, b2).permute(2, 0, 1)
+
+
+def results(function, inputs: list[Tensor | None], weight_of_result: Tensor) -> list[Tensor]:
+    """The result and the gradient of every input that wants one."""
+    leaves = [None if t is None else t.detach().clone().requires_grad_(t.requires_grad) for t in inputs]
+    out = function(*leaves)
+    out.backward(weight_of_result.to(out.dtype))
+    return [out.detach(), *(t.grad for t in leaves if t is not None and t.requires_grad)]
+
+
+def check_budget(function, of_modules, inputs: list[Tensor | None]) -> None:
+    """At most twice the error of PyTorch in float32, as the design asks."""
+    weight = torch.randn(of_modules(*inputs).shape, generator=torch.Generator().manual_seed(5))
+    doubles = [None if t is None else t.detach().double().requires_grad_(t.requires_grad) for t in inputs]
+    exact, plain = results(of_modules, doubles, weight), results(of_modules, inputs, weight)
+    found = results(function, inputs, weight)
+    assert len(found) == len(exact)
+    for f, p, e in zip(found, plain, exact, strict=True):
+        assert f.shape == e.shape
+        assert f.dtype == torch.float32
+        error, of_plain = ((t.double() - e).norm().item() for t in (f, p))
+        # Inputs are of size 1: a sum of them that happens to be small may be off by what a large one may.
+        assert error <= 2 * of_plain + 1e-6 * (e.norm().item() + e.numel() ** 0.5)
+
+
+def tensors(*shapes: tuple[int, ...]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+
+
+@settings(deadline=None, max_examples=80, derandomize=True)
+@given(
+    shape=st.lists(st.integers(1, 9), max_size=3),
+    K=st.integers(1, 90),
+    N=st.integers(1, 90),
+    with_bias=st.booleans(),
+    num_threads=st.integers(1, 2),
+)
+def test_linear_of_any_shape(shape: list[int], K: int, N: int, with_bias: bool, num_threads: int) -> None:
+    x, weight, bias = tensors((*shape, K), (N, K), (N,))
+    with threads(num_threads):
+        check_budget(linear, F.linear, [x, weight, bias if with_bias else None])
+
+
+@pytest.mark.parametrize(
+    ("rows", "K", "N"), [(1000, 72, 384), (700, 500, 40), (257, 16, 16), (256, 17, 33), (3, 800, 5)]
+)
+def test_long_sums(rows: int, K: int, N: int) -> None:
+    check_budget(linear, F.linear, list(tensors((rows, K), (N, K), (N,))))
+
+
+@pytest.mark.parametrize("wanted", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 1)])
+def test_only_the_gradients_that_are_wanted(wanted: tuple[int, int, int]) -> None:
+    inputs = [t.requires_grad_(bool(want)) for t, want in zip(tensors((20, 9), (30, 9), (30,)), wanted, strict=True)]
+    check_budget(linear, F.linear, list(inputs))
+
+
+def test_strides_do_not_matter() -> None:
+    x, weight, grad = torch.randn(12, 7).t(), torch.randn(12, 9).t(), torch.randn(9, 7).t()
+    x, weight = x.requires_grad_(), weight.requires_grad_()
+    found = torch.autograd.grad(linear(x, weight, None), (x, weight), grad)
+    expected = torch.autograd.grad(F.linear(x, weight), (x, weight), grad)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_same_for_every_number_of_threads() -> None:
+    inputs = list(tensors((600, 40), (70, 40), (70,)))
+    found = []
+    for num_threads in (1, 2, 3):
+        with threads(num_threads):
+            found.append(results(linear, inputs, torch.ones(600, 70)))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_empty_batch() -> None:
+    x, weight, bias = tensors((0, 4), (6, 4), (6,))
+    linear(x, weight, bias).sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == (0, 4)
+    assert weight.grad is not None
+    assert not weight.grad.any()
+    assert bias.grad is not None
+    assert not bias.grad.any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_not_finite(value: float) -> None:
+    x, weight, bias = tensors((5, 4), (6, 4), (6,))
+    with torch.no_grad():
+        x[2, 1] = value
+    for f, e in zip(
+        results(linear, [x, weight, bias], torch.ones(5, 6)),
+        results(F.linear, [x, weight, bias], torch.ones(5, 6)),
+        strict=True,
+    ):
+        torch.testing.assert_close(f, e, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "bias", "message"),
+    [
+        ((3, 4), (5, 6), (5,), r"x \(3, 4\) and weight \(5, 6\)"),
+        ((3, 4), (5, 4), (4,), r"bias has shape \(4,\)"),
+        ((), (5, 4), (5,), r"x \(\)"),
+    ],
+)
+def test_shapes_that_do_not_fit(
+    x: tuple[int, ...], weight: tuple[int, ...], bias: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        linear(torch.zeros(x), torch.zeros(weight), torch.zeros(bias))
+    with pytest.raises(ValueError, match=r"weight is torch.float64 on cpu"):
+        linear(torch.zeros(3, 4), torch.zeros(5, 4, dtype=torch.float64), None)
+
+
+def test_second_derivatives() -> None:
+    inputs = [t.double().detach().float().requires_grad_() for t in tensors((4, 3), (5, 3), (5,))]
+
+    def penalty(function) -> list[Tensor]:
+        gradients = torch.autograd.grad(function(*inputs).pow(2).sum(), inputs, create_graph=True)
+        return list(torch.autograd.grad(sum(g.pow(2).sum() for g in gradients), inputs))
+
+    torch.testing.assert_close(penalty(linear), penalty(F.linear), rtol=1e-4, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(
+    rows=st.integers(1, 20),
+    columns=st.integers(1, 20),
+    hidden=st.integers(1, 40),
+    M=st.integers(1, 9),
+    num_threads=st.integers(1, 2),
+)
+def test_gradients_of_bias_table(rows: int, columns: int, hidden: int, M: int, num_threads: int) -> None:
+    u, v, *parameters = tensors((rows,), (columns,), (hidden, 2), (hidden,), (M, hidden), (M,))
+    with threads(num_threads):
+        check_budget(position_bias_table, table_of_modules, [u.detach(), v.detach(), *parameters])
+
+
+def test_all_derivatives_of_bias_table() -> None:
+    inputs = tensors((4,), (5,), (6, 2), (6,), (3, 6), (3,))
+    weight = torch.randn(3, 4, 5)
+    for f, e in zip(
+        results(position_bias_table, [*inputs], weight), results(table_of_modules, [*inputs], weight), strict=True
+    ):
+        torch.testing.assert_close(f, e)
+
+
+def test_opcheck() -> None:
+    x, weight, bias = tensors((7, 4), (6, 4), (6,))
+    torch.library.opcheck(torch.ops.transnext.linear, (x, weight, bias))
+    torch.library.opcheck(torch.ops.transnext.linear, (x, weight, None))
+    grad = torch.randn(7, 6)
+    args = (grad, x.detach(), weight.detach())
+    for wanted in ((True, True, True), (True, False, False), (False, False, True)):
+        torch.library.opcheck(torch.ops.transnext.linear_backward, (*args, *wanted))
+    table = tensors((4,), (5,), (6, 2), (6,), (3, 6), (3,))
+    torch.library.opcheck(torch.ops.transnext.position_bias_table, [table[0].detach(), table[1].detach(), *table[2:]])
+    detached = [t.detach() for t in table]
+    torch.library.opcheck(torch.ops.transnext.position_bias_table_backward, (torch.randn(3, 4, 5), *detached))
