@@ -48,7 +48,9 @@ def test_parameter_counts(variant: str) -> None:
     assert numel(list(on_meta(variant).parameters())) == PAPER[variant][0]
 
 
-@pytest.mark.parametrize(("variant", "low", "high"), [("pico", 0.8e6, 1.3e6), ("nano", 3.2e6, 4.8e6)])
+@pytest.mark.parametrize(
+    ("variant", "low", "high"), [("pico", 0.8e6, 1.3e6), ("pico_patch2_28", 0.8e6, 1.5e6), ("nano", 3.2e6, 4.8e6)]
+)
 def test_parameter_counts_of_our_own(variant: str, low: float, high: float) -> None:
     assert low < numel(list(on_meta(variant, num_classes=0).parameters())) < high
 
@@ -71,6 +73,16 @@ def test_shapes(variant: str) -> None:
                 assert block.attn.window_size == 3
             else:
                 assert isinstance(block.attn, GlobalCosineAttention)
+
+
+def test_small_patches() -> None:
+    model = timm.create_model("transnext_pico_patch2_28", features_only=True).eval()
+    assert model.feature_info.reduction() == [2, 4, 8, 16]
+    for size in ((28, 28), (32, 45)):
+        with torch.no_grad():
+            maps = model(torch.randn(1, 3, *size))
+        assert [m.shape[2:] for m in maps] == [tuple(math.ceil(n / r) for n in size) for r in (2, 4, 8, 16)]
+    assert model.pretrained_cfg["pool_size"] == (2, 2)
 
 
 @pytest.mark.parametrize("variant", ["pico", "nano"])

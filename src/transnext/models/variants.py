@@ -1,7 +1,7 @@
 """The variants, registered with timm under `transnext_*`.
 
-`micro`, `tiny`, `small`, `base` and `micro_aaaa` are the paper's. `pico` and `nano` are ours, by the same design rules,
-for small machines and small images.
+`micro`, `tiny`, `small`, `base` and `micro_aaaa` are the paper's. `pico`, `pico_patch2_28` and `nano` are ours, by the
+same design rules, for small machines and small images.
 """
 
 from pathlib import Path
@@ -85,6 +85,7 @@ default_cfgs = generate_default_cfgs(
             num_classes=len(EMOJI_CLASSES),
             label_names=EMOJI_CLASSES,
         ),
+        "transnext_pico_patch2_28": _cfg(input_size=(3, 28, 28), crop_pct=1.0),
         "transnext_nano": _cfg(input_size=(3, 128, 128), crop_pct=1.0),
     }
 )
@@ -92,6 +93,7 @@ default_cfgs = generate_default_cfgs(
 
 GMACS = {
     "transnext_pico.emoji": 0.02,
+    "transnext_pico_patch2_28": 0.02,
     "transnext_nano": 0.28,
     "transnext_micro.in1k": 2.63,
     "transnext_micro_aaaa.in1k": 3.30,
@@ -183,6 +185,19 @@ def transnext_pico(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """TransNeXt-Pico, ours, for small images on small machines: about 1 M parameters."""
     defaults = {"embed_dims": (24, 48, 96, 192), "num_heads": (1, 2, 4, 8), "depths": (1, 1, 3, 1)}
     return _create("transnext_pico", pretrained, defaults, **kwargs)
+
+
+@register_model
+def transnext_pico_patch2_28(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """TransNeXt-Pico for images of about 28 pixels, ours: patches of 2 pixels, about 1 M parameters."""
+    defaults = {
+        "patch_size": 2,
+        "embed_dims": (24, 48, 96, 192),
+        "num_heads": (1, 2, 4, 8),
+        "depths": (1, 2, 3, 1),
+        "mlp_ratios": (4, 4, 4, 4),
+    }
+    return _create("transnext_pico_patch2_28", pretrained, defaults, **kwargs)
 
 
 @register_model
