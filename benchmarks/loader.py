@@ -2,8 +2,8 @@
 
     python benchmarks/loader.py --workers 0 1 2
 
-Makes photographs of 1000 x 800 pixels as JPEG (smooth noise, about as large as real ones), in an image folder, a tar
-file and a Parquet file, and reads some epochs of each in turn, at 224 pixels with the default augmentation. The first
+Makes photographs as JPEG files (smooth noise, about as many bytes as real ones), in an image folder, a tar file
+and a Parquet file, and reads some epochs of each in turn, at 224 pixels with the default augmentation. The first
 epoch fills the cache and is not counted.
 """
 
@@ -39,6 +39,8 @@ class Options:
 
     images: int = 256
     """Photographs."""
+    size: tuple[int, int] = (1000, 800)
+    """Their width and height, pixels."""
     workers: tuple[int, ...] = (0, 1, 2)
     """Reading processes."""
     epochs: int = 3
@@ -47,10 +49,10 @@ class Options:
     """JSON file for the results."""
 
 
-def photograph(rng: np.random.Generator) -> bytes:
+def photograph(rng: np.random.Generator, size: tuple[int, int]) -> bytes:
     """A JPEG file whose content is smooth with some grain, like a photograph."""
-    coarse = Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).resize((1000, 800), Image.Resampling.BICUBIC)
-    pixels = np.asarray(coarse) + rng.normal(0, 6, (800, 1000, 3))
+    coarse = Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    pixels = np.asarray(coarse) + rng.normal(0, 6, (*reversed(size), 3))
     stream = io.BytesIO()
     Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(stream, "JPEG", quality=85)
     return stream.getvalue()
@@ -129,7 +131,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TRANSNEXT_CACHE"] = str(Path(folder) / "user")
-        photographs = [photograph(rng) for _ in range(options.images)]
+        photographs = [photograph(rng, options.size) for _ in range(options.images)]
         write(Path(folder), photographs)
         size = sum(map(len, photographs)) / len(photographs) / 1000
         print(f"{platform.machine()}, {os.cpu_count()} CPUs; {options.images} photographs of {size:.0f} kB\n")
