@@ -8,7 +8,7 @@ from torch import nn
 from transnext.data import ImageSource, LabelledImages, open_dataset
 from transnext.engine.device import pick_device
 from transnext.engine.display import Display
-from transnext.engine.loader import eval_loader
+from transnext.engine.loader import eval_loader, naming_dead_workers
 from transnext.tasks.classification.build import Preprocessing
 from transnext.tasks.classification.evaluation import evaluate as evaluate_batches
 from transnext.tasks.classification.loading import Classifier, load_classifier
@@ -73,9 +73,10 @@ class Evaluator:
 
         Raises:
             ValueError: No image could be read.
+            ChildProcessError: A reading process died.
         """
         loader = eval_loader(images, batch_size or self.batch_size, self.workers)
-        with self.display.bar(title or f"evaluating {split}", len(images)) as bar:
+        with naming_dead_workers(), self.display.bar(title or f"evaluating {split}", len(images)) as bar:
             return evaluate_batches(
                 model or self.classifier.model, loader, images, split=split, device=self.device, on_batch=bar.advance
             )
