@@ -25,8 +25,8 @@ TRANSFORM = eval_transform((3, 16, 16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicub
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRANSNEXT_CACHE", str(tmp_path / "cache"))
+def _own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("TRANSNEXT_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setattr(files, "_PAUSES", (0.0, 0.0))
 
 
@@ -487,6 +487,9 @@ def test_what_shards_are(tmp_path, tar_folder):
     assert holds_shards(str(tar_folder(train=[1])))
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     assert not holds_shards(str(tmp_path / "photos"))
+    (tmp_path / "photos" / "cat.tar").write_bytes(b"")  # what the folder cat was unpacked from
+    assert not holds_shards(str(tmp_path / "photos"))
+    assert holds_shards(str(tmp_path / "photos" / "*.tar"))
     assert holds_shards("s3://bucket/folder")
     assert holds_shards("none-{0..3}.tar")
     assert not holds_shards("none")

@@ -40,11 +40,15 @@ _FEW = 20
 
 
 def holds_shards(data: str) -> bool:
-    """Return whether `data` names shards: a URL, a path or pattern of such files, or a folder that has some."""
+    """Return whether `data` names shards: a URL, a path or pattern of such files, or a folder that has some.
+
+    Files beside other folders do not count: they are what an image folder was unpacked from.
+    """
     if "://" in data:
         return True
     if Path(data).is_dir():
-        return bool(_shards_below(data))
+        shards = _shards_below(data)
+        return bool(shards) and not any(path.is_dir() for path in Path(shards[0]).parent.glob("[!._]*"))
     return any(_is_shard(path) for path in expand_braces(data))
 
 
