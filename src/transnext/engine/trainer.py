@@ -147,6 +147,11 @@ class Trainer:
             pin_memory=self.accelerator.device.type == "cuda",
         )
         self.updates_per_epoch = self.loader.batches_per_epoch // self.batching.accumulation
+        if self.updates_per_epoch == 0:
+            raise ValueError(
+                f"{len(self.train_images)} training images do not give each process and worker a batch of its own: "
+                "use fewer --workers or a smaller --batch-size"
+            )
 
         optimizer = make_optimizer(model, config)
         self.scheduler = make_scheduler(optimizer, config, self.updates_per_epoch)
