@@ -1,5 +1,6 @@
 """Where metrics go beside the run folder: TensorBoard, Weights & Biases or trackio, through accelerate."""
 
+import dataclasses
 import importlib.util
 from typing import Any
 
@@ -39,6 +40,7 @@ def start_trackers(
         "wandb": {"id": run_id, "name": folder.path.name, "dir": str(folder.path), "resume": "allow"},
         "trackio": {"name": f"{folder.path.name}-{run_id}", "resume": "allow"},
     }
-    if config.tracker != "none":
-        project = "run" if config.tracker == "tensorboard" else PROJECT
-        accelerator.init_trackers(project, init_kwargs={config.tracker: options[config.tracker]})
+    if config.tracker == "tensorboard":
+        accelerator.init_trackers("run", init_kwargs=options)
+    elif config.tracker != "none":
+        accelerator.init_trackers(PROJECT, config=dataclasses.asdict(config), init_kwargs=options)
