@@ -92,7 +92,9 @@ def test_weights_changed_after_compiling(tiny_model: Make) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 def test_inductor(training: bool, tiny_model: Make) -> None:
-    model, x = tiny_model(depths=(1, 1, 1, 1)).train(training), image(48, 64)
+    # A stage of each kind: compiling takes most of a minute for each block.
+    sizes = {"embed_dims": (12, 16), "num_heads": (1, 2), "mlp_ratios": (3, 2), "depths": (1, 1), "sr_ratios": (2, 1)}
+    model, x = tiny_model(**sizes).train(training), image(48, 64)
     compiled = torch.compile(model, fullgraph=True, dynamic=False)
     if training:
         assert_step_equals_eager(model, compiled, x)

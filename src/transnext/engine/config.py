@@ -24,7 +24,7 @@ class TrainConfig:
     """
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """A bundled set (emoji) or a folder of images, one sub-folder for each class, optionally below train/ and val/."""
+    """A folder of images, one sub-folder for each class; tar or Parquet shards, also by URL; emoji, fashion_mnist."""
     model: str = "transnext_pico"
     """Any model that timm knows; those of this package are listed by `transnext models`."""
     output: str = "runs/latest"

@@ -53,19 +53,16 @@ def depthwise_conv_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None, bac
     return out
 
 
-def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias = inputs
-    ctx.has_bias = bias is not None
-    ctx.save_for_backward(x, weight, *([bias] if ctx.has_bias else []))
+def _keep_inputs(ctx: Any, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
 
 
 def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, *rest = ctx.saved_tensors
-    bias = rest[0] if ctx.has_bias else None
+    x, weight, bias = ctx.saved_tensors
     if torch.is_grad_enabled():  # create_graph=True
         return differentiable_gradients(reference.depthwise_conv_gelu_gate, (x, weight, bias), grad)
     grad_x, grad_weight, grad_bias = torch.ops.transnext.depthwise_conv_gelu_gate_backward(grad, x, weight, bias)
-    return grad_x, grad_weight, grad_bias if ctx.has_bias else None
+    return grad_x, grad_weight, None if bias is None else grad_bias
 
 
 torch.library.register_autograd(

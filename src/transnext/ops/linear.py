@@ -38,16 +38,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
-def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias = inputs
-    ctx.has_bias = bias is not None
-    ctx.save_for_backward(x, weight, *([bias] if ctx.has_bias else []))
+def _keep_inputs(ctx: Any, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
 
 
 def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, *rest = ctx.saved_tensors
+    x, weight, bias = ctx.saved_tensors
     if torch.is_grad_enabled():  # create_graph=True
-        return differentiable_gradients(F.linear, (x, weight, rest[0] if ctx.has_bias else None), grad)
+        return differentiable_gradients(F.linear, (x, weight, bias), grad)
     wanted = ctx.needs_input_grad
     gradients = torch.ops.transnext.linear_backward(grad, x, weight, *wanted)
     return tuple(g if want else None for g, want in zip(gradients, wanted, strict=True))
