@@ -11,7 +11,15 @@ from transnext.engine.evaluation import Evaluator
 from transnext.models.macs import count_macs
 from transnext.tasks.classification.build import Preprocessing
 from transnext.tasks.classification.robustness import RobustnessResult
-from transnext.tasks.classification.scales import Mode, ScalePoint, ScaleResult, in_mode, modes_of, scaled_size
+from transnext.tasks.classification.scales import (
+    Mode,
+    ScalePoint,
+    ScaleResult,
+    in_mode,
+    modes_of,
+    scaled_size,
+    stride_of,
+)
 
 DEFAULT_SCALES = (0.5, 1.0, 1.5, 2.0, 3.0)
 """Of the trained size."""
@@ -84,7 +92,8 @@ def measure_scales(
             raise ValueError(f"scale is {scale:g}: expected more than 0 and at most 32")
     preprocessing = evaluator.classifier.preprocessing
     trained = max(preprocessing.input_size[1:])
-    sizes = sorted({scaled_size(trained, scale) for scale in scales})
+    stride = stride_of(evaluator.classifier.model)
+    sizes = sorted({scaled_size(trained, scale, stride) for scale in scales})
     points: list[ScalePoint] = []
     failures: dict[int, str] = {}
     images = 0

@@ -14,6 +14,7 @@ from transnext.tasks.classification.scales import (
     scaled_size,
     scales_as_dict,
     scales_from_dict,
+    stride_of,
     trained_pool_size,
 )
 
@@ -24,6 +25,13 @@ from transnext.tasks.classification.scales import (
 )
 def test_sizes(trained, scale, size):
     assert scaled_size(trained, scale) == size
+
+
+def test_smaller_patches_allow_smaller_sizes():
+    with torch.device("meta"):
+        stride = stride_of(timm.create_model("transnext_pico_patch2_28"))
+    assert [scaled_size(28, scale, stride) for scale in (0.5, 1, 1.5, 2)] == [16, 28, 48, 64]
+    assert stride_of(torch.nn.Identity()) == 32
 
 
 @pytest.mark.parametrize(("name", "pool"), [("transnext_pico", 2), ("transnext_micro", 7), ("transnext_micro_aaaa", 4)])

@@ -15,7 +15,7 @@ from transnext.tasks.classification.summary import NOTHING, interval_text
 Mode = Literal["extrapolate", "interpolate", "linear"]
 MODES: tuple[Mode, ...] = ("extrapolate", "interpolate", "linear")
 STRIDE = 32
-"""Sizes are multiples of it: it is that of the last map of most backbones."""
+"""That of the last map of most backbones; sizes are multiples of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +94,14 @@ def in_mode(model: nn.Module, mode: Mode | None) -> Iterator[None]:
         model.bias_mode, model.fixed_pool_size = bias_mode, pool_size
 
 
-def scaled_size(trained: int, scale: float) -> int:
-    """The multiple of 32 next to `scale` times the trained size, at least 32; the trained size itself at 1."""
-    return trained if scale == 1 else max(STRIDE, round(scale * trained / STRIDE) * STRIDE)
+def stride_of(model: nn.Module) -> int:
+    """What the sides of images should be multiples of."""
+    return int(model.feature_info[-1]["reduction"]) if isinstance(model, TransNeXt) else STRIDE
+
+
+def scaled_size(trained: int, scale: float, stride: int = STRIDE) -> int:
+    """The multiple of `stride` next to `scale` times the trained size, but at least one; that size itself at 1."""
+    return trained if scale == 1 else max(stride, round(scale * trained / stride) * stride)
 
 
 def scales_table(result: ScaleResult) -> Table:
