@@ -5,7 +5,8 @@
 
 The loop reads and augments the bundled images and does all that a run does between two evaluations: schedule, clipping,
 mixing, metrics, checks for NaN and signals. Bare is forward, backward and a step of AdamW with the same model and batch
-size. Both in one process, in turn; the ratio is the median over rounds. Then images/s of the loader alone.
+size. Both in one process, in turn; ratios are medians over rounds. That of CPU time counts the training process alone:
+with reading processes it is what the loop costs where these have cores of their own. Then images/s of the loader alone.
 """
 
 import platform
@@ -25,27 +26,29 @@ from transnext.engine.optim import make_optimizer
 from transnext.engine.trainer import Trainer
 
 
-def bare(model: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, updates: int) -> float:
-    """Images/s of updates on one batch that is there."""
+def bare(model: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, updates: int) -> tuple[float, float]:
+    """Images/s of updates on one batch that is there, and images per second of CPU time."""
     targets = torch.arange(len(images)) % 22
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     for _ in range(updates):
         F.cross_entropy(model(images), targets, label_smoothing=0.1).backward()
         optimizer.step()
         optimizer.zero_grad()
-    return updates * len(images) / (time.perf_counter() - start)
+    count = updates * len(images)
+    return count / (time.perf_counter() - start), count / (time.process_time() - cpu_start)
 
 
-def loop(trainer: Trainer, updates: int) -> tuple[float, float]:
-    """Images/s of an epoch of so many updates, and the share of its time that was spent waiting for images."""
+def loop(trainer: Trainer, updates: int) -> tuple[float, float, float]:
+    """Images/s of an epoch of so many updates, images per second of CPU time, and the share of waiting for images."""
     progress = trainer.progress
     progress.totals = type(progress.totals)()
     trainer.updates_per_epoch = updates
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     trainer._train_epoch()
-    seconds = time.perf_counter() - start
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     progress.epoch += 1
-    return progress.totals.images / seconds, progress.totals.waiting / seconds
+    images = progress.totals.images
+    return images / seconds, images / cpu_seconds, progress.totals.waiting / seconds
 
 
 def compare(config: TrainConfig, updates: int, rounds: int) -> None:
@@ -57,13 +60,16 @@ def compare(config: TrainConfig, updates: int, rounds: int) -> None:
     images = torch.randn(config.batch_size, *trainer.preprocessing.input_size)
     loop(trainer, 2)
     bare(model, optimizer, images, 2)
-    pairs = [(bare(model, optimizer, images, updates), *loop(trainer, updates)) for _ in range(rounds)]
+    pairs = [(*bare(model, optimizer, images, updates), *loop(trainer, updates)) for _ in range(rounds)]
     trainer.close()
-    plain, looped, waiting = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratio = statistics.median(b / a for a, b, _ in pairs)
+    plain, _, looped, _, waiting = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(b / a for a, _, b, _, _ in pairs)
+    cpu_ratio = statistics.median(b / a for _, a, _, b, _ in pairs)
     _, rows, cols = trainer.preprocessing.input_size
     cells = (config.model, f"{rows}x{cols}", config.batch_size, config.workers, f"{plain:.1f}", f"{looped:.1f}")
-    print("| " + " | ".join(map(str, (*cells, f"{ratio:.2f}", f"{waiting:.0%}"))) + " |", flush=True)
+    print(
+        "| " + " | ".join(map(str, (*cells, f"{ratio:.2f}", f"{cpu_ratio:.2f}", f"{waiting:.0%}"))) + " |", flush=True
+    )
 
 
 def alone(config: TrainConfig) -> None:
@@ -107,8 +113,8 @@ def main(
             "tracker": "none",
             "device": "cpu",
         }
-        print("| model | size | batch | workers | bare img/s | loop img/s | ratio | waiting |")
-        print("|---|---|---|---|---|---|---|---|")
+        print("| model | size | batch | workers | bare img/s | loop img/s | ratio | ratio, CPU time | waiting |")
+        print("|---|---|---|---|---|---|---|---|---|")
         for model in models:
             for count in workers:
                 compare(TrainConfig(**config, model=model, workers=count), updates, rounds)

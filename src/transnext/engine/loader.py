@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -158,18 +158,26 @@ class SeededImages(Dataset[Sample | Skipped]):
         return len(self.images)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | Skipped:
-        index, seed = key
-        if get_worker_info() is not None:
-            _seed_all(seed)
-            return self.images[index]
-        # In the training process the generators belong to the model's dropout: give them back as they were.
-        python_state, numpy_state = random.getstate(), np.random.get_state()
-        with torch.random.fork_rng(devices=[]):
-            _seed_all(seed)
-            item = self.images[index]
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        return item
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Sample | Skipped]:
+        """The images of a batch, each with its seed; a `DataLoader` asks for all of them at once."""
+        # In the training process the generators belong to others: they are given back as they were.
+        with nullcontext() if get_worker_info() is not None else _generators_kept():
+            return [self._image(index, seed) for index, seed in keys]
+
+    def _image(self, index: int, seed: int) -> Sample | Skipped:
+        _seed_all(seed)
+        return self.images[index]
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    random.setstate(python_state)
+    np.random.set_state(numpy_state)
 
 
 def _seed_all(seed: int) -> None:
@@ -303,9 +311,10 @@ def _watched(batches: Iterator[Batch], timeout: float, names: Callable[[int], Se
         except StopIteration:
             return
         except RuntimeError as error:
+            if "DataLoader" in str(error):
+                _end_workers(batches, hung=True)
             if "timed out" not in str(error):
                 raise
-            _end_workers(batches, hung=True)
             waited_for = names(k)
             raise TimeoutError(
                 f"no batch for {timeout:g} s: a reading process hangs on one of {len(waited_for)} images from "
@@ -333,16 +342,18 @@ def naming_dead_workers() -> Iterator[None]:
 
 
 def _end_workers(iterator: Any, hung: bool = False) -> None:
-    """Ends the workers of a DataLoader's iterator: those that hang at once, others when they have read their image."""
+    """Ends the workers of a DataLoader's iterator: at once if they hang or one died, else after their image."""
     workers = getattr(iterator, "_workers", [])
-    if workers and hung:
-        # PyTorch is told first, lest it raise that they died.
+    if not workers:
+        return
+    broken = hung or not all(worker.is_alive() for worker in workers)
+    if broken and iterator._worker_pids_set:
+        # PyTorch is told first, lest it raise that they died, and that wherever the training process just is.
         signal_handling._remove_worker_pids(id(iterator))
         iterator._worker_pids_set = False
         for worker in workers:
             worker.kill()
-    if workers:
-        iterator._shutdown_workers()
+    iterator._shutdown_workers()
     for worker in workers:
         if worker.is_alive():
             worker.kill()
