@@ -21,6 +21,7 @@ import torch.nn.functional as F
 import tyro
 from torch import nn
 
+from transnext.cli.allocator import keep_freed_memory
 from transnext.engine import TrainConfig
 from transnext.engine.optim import make_optimizer
 from transnext.engine.trainer import Trainer
@@ -103,6 +104,7 @@ def main(
         rounds: How often both are measured, in turn.
         workers: Numbers of processes that read images.
     """
+    keep_freed_memory()  # as `transnext train` does; it serves both
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     with tempfile.TemporaryDirectory() as folder:
         config = {
