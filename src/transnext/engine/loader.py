@@ -304,17 +304,19 @@ def eval_loader(
 
 
 def _watched(batches: Iterator[Batch], timeout: float, names: Callable[[int], Sequence[str]]) -> Iterator[Batch]:
-    """The same batches, with a line that says what was being read when a worker hangs."""
+    """The same batches, with a line that says what was being read when a worker hangs, or that one died."""
     for k in itertools.count():
         try:
             batch = next(batches)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if "DataLoader" in str(error):
-                _end_workers(batches, hung=True)
-            if "timed out" not in str(error):
+        except (RuntimeError, OSError, EOFError) as error:
+            died = "DataLoader worker" in str(error) or _has_dead_worker(batches)
+            if not died and "DataLoader timed out" not in str(error):
                 raise
+            _end_workers(batches, hung=True)
+            if died:
+                raise _death(error) from None
             waited_for = names(k)
             raise TimeoutError(
                 f"no batch for {timeout:g} s: a reading process hangs on one of {len(waited_for)} images from "
@@ -335,10 +337,22 @@ def naming_dead_workers() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        reason = " ".join(str(error).split())
-        raise ChildProcessError(
-            f"a reading process died ({reason}), as the system does to them when memory is short: use fewer --workers"
-        ) from None
+        raise _death(error) from None
+
+
+def _death(error: Exception) -> ChildProcessError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ChildProcessError(
+        f"a reading process died ({reason}), as the system does to them when memory is short: use fewer --workers"
+    )
+
+
+def _has_dead_worker(iterator: Any) -> bool:
+    """Whether an error comes from a worker that went away while it handed over a batch."""
+    workers = getattr(iterator, "_workers", [])
+    for worker in workers:
+        worker.join(timeout=0.1)
+    return any(worker.exitcode is not None for worker in workers)
 
 
 def _end_workers(iterator: Any, hung: bool = False) -> None:
