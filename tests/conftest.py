@@ -1,6 +1,7 @@
 """Fixtures that tests of several packages use."""
 
 import io
+import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported: its kernels then run on the CPU
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transnext.ops import axis_index
+from transnext.ops import aggregated_attention, axis_index, depthwise_conv_gelu_gate
 
 Inputs = dict[str, Any]
+Results = dict[str, Tensor]
 MAPS = ("q", "k", "v", "k_pool", "v_pool")
 TENSORS = (
     *MAPS,
@@ -91,6 +92,27 @@ def gate_inputs(B: int, H: int, W: int, F: int, k: int = 3) -> tuple[Tensor, Ten
 def cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
     """The same with every tensor in `dtype`."""
     return {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+
+
+def attention_results(inputs: Inputs, backend: str, grad: Tensor | None = None) -> Results:
+    """The output and the gradients of all arguments."""
+    leaves = {name: inputs[name].detach().requires_grad_() for name in TENSORS}
+    out = aggregated_attention(**{**inputs, **leaves}, backend=backend)
+    if grad is None:
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    gradients = torch.autograd.grad(out, list(leaves.values()), grad.to(out.dtype))
+    return {"out": out.detach(), **dict(zip(TENSORS, gradients, strict=True))}
+
+
+def gate_results(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str, grad: Tensor | None = None) -> Results:
+    """The output and the gradients of all arguments."""
+    arguments = {"x": x, "weight": weight, **({} if bias is None else {"bias": bias})}
+    leaves = {name: t.detach().requires_grad_() for name, t in arguments.items()}
+    out = depthwise_conv_gelu_gate(**{"bias": None, **leaves}, backend=backend)
+    if grad is None:
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    gradients = torch.autograd.grad(out, list(leaves.values()), grad.to(out.dtype))
+    return {"out": out.detach(), **dict(zip(leaves, gradients, strict=True))}
 
 
 @contextmanager

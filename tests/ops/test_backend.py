@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -13,14 +14,15 @@ import torch
 from attention_cases import TENSORS, Inputs, attention_inputs, cast, gate_inputs
 from torch import Tensor
 
-from transnext.ops import BACKENDS, aggregated_attention, axis_index, depthwise_conv_gelu_gate
-from transnext.ops.backend import use_fused, why_not_fused
+from transnext.ops import BACKENDS, aggregated_attention, axis_index, backend, depthwise_conv_gelu_gate
+from transnext.ops.backend import kernels_missing, use_fused, why_not_cpu_kernels, why_not_fused
 from transnext.ops.library import CPU_KERNELS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 needs_kernels = pytest.mark.skipif(CPU_KERNELS is None, reason="the compiled kernels are not there")
 
+NO_KERNELS = "there are kernels for CPUs and for NVIDIA and AMD GPUs, the tensors are on "
 ATTENTION, GATE = "transnext::aggregated_attention", "transnext::depthwise_conv_gelu_gate"
 
 
@@ -122,10 +124,26 @@ def test_reasons_of_the_predicate() -> None:
     x = torch.zeros(1)
     assert why_not_fused([x]) is None
     assert why_not_fused([x.bfloat16(), x.bfloat16()]) is None
-    assert why_not_fused([x.to("meta")]) == "the kernels are for the CPU, the tensors are on meta"
+    assert why_not_fused([x.to("meta")]) == NO_KERNELS + "meta"
+    assert why_not_cpu_kernels([x]) is None
+    assert why_not_cpu_kernels([x.to("meta")]) == "these kernels are for the CPU, the tensors are on meta"
     assert why_not_fused([x, x.to("meta")]) == "the maps differ in dtype or device"
     for dtype, name in ((torch.float64, "float64"), (torch.int32, "int32"), (torch.complex64, "complex64")):
         assert why_not_fused([x.to(dtype)]) == f"the kernels compute in float32: {name} goes to the reference"
+
+
+def test_kernels_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (kernels_missing("cuda") is None) == (find_spec("triton") is not None)
+    monkeypatch.setattr(backend, "HAS_TRITON", False)
+    assert kernels_missing("cuda") == "Triton, which the kernels for GPUs are written in, is not installed"
+    for kind in ("mps", "xpu"):
+        assert kernels_missing(kind) == NO_KERNELS + kind
+
+
+def test_gpus_have_the_two_ops() -> None:
+    for name in (ATTENTION, GATE):
+        for op in (name, f"{name}_backward"):
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(op, "CUDA")
 
 
 def test_the_decision() -> None:

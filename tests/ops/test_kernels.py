@@ -9,7 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from attention_cases import MAPS, TENSORS, Inputs, attention_inputs, cast, gate_inputs, threads
+from attention_cases import (
+    MAPS,
+    TENSORS,
+    Inputs,
+    Results,
+    attention_inputs,
+    attention_results,
+    cast,
+    gate_inputs,
+    gate_results,
+    threads,
+)
+from error_budget import check_budget, norm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -19,48 +31,6 @@ from transnext.ops import aggregated_attention, depthwise_conv_gelu_gate
 pytestmark = pytest.mark.usefixtures("one_thread", "poisoned_memory", "instruction_set")
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-VALUE_FLOOR, GRADIENT_FLOOR = 1e-6, 5e-6
-"""Errors, relative to a tensor's norm, that are allowed however small those of the plain path are.
-
-On a map of a few pixels either path may hit the exact result by luck. Gradients have more room: each is a sum in which
-p (dA - sum p dA) cancels, so that errors are many times larger than the result in an unlucky draw.
-"""
-
-Results = dict[str, Tensor]
-
-
-def norm(x: Tensor) -> float:
-    return float(x.double().norm())
-
-
-def check_budget(found: Results, plain: Results, exact: Results, others: list[Results]) -> None:
-    """Holds every tensor to the error budget.
-
-    Args:
-        found: Results of the kernels.
-        plain: Results of the reference in the same dtype.
-        exact: Those of the reference in float64.
-        others: Exact results of other inputs of the same shapes. They tell how large a result usually is: a sum over
-            all pixels may cancel to almost nothing, and its rounding errors do not.
-    """
-    for name, expected in exact.items():
-        assert found[name].dtype == plain[name].dtype
-        assert found[name].shape == expected.shape
-        usual = math.sqrt(sum(norm(other[name]) ** 2 for other in others) / len(others)) if others else 0.0
-        floor = VALUE_FLOOR if name == "out" else GRADIENT_FLOOR
-        error, of_plain = norm(found[name] - expected), norm(plain[name] - expected)
-        allowed = 2 * of_plain + floor * max(norm(expected), usual)
-        assert error <= allowed, f"{name}: error {error:.3g}, plain path {of_plain:.3g}, norm {norm(expected):.3g}"
-
-
-def attention_results(inputs: Inputs, backend: str, grad: Tensor | None = None) -> Results:
-    """The output and the gradients of all arguments."""
-    leaves = {name: inputs[name].detach().requires_grad_() for name in TENSORS}
-    out = aggregated_attention(**{**inputs, **leaves}, backend=backend)
-    if grad is None:
-        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    gradients = torch.autograd.grad(out, list(leaves.values()), grad.to(out.dtype))
-    return {"out": out.detach(), **dict(zip(TENSORS, gradients, strict=True))}
 
 
 def check_attention(dtype: torch.dtype, *sizes: int, num_threads: int = 1, seed: int = 0, **options: Any) -> None:
@@ -306,17 +276,6 @@ def test_inputs_are_left_alone() -> None:
     before = {k: t.clone() for k, t in inputs.items() if isinstance(t, Tensor)}
     attention_results(inputs, "fused")
     assert all(torch.equal(inputs[k], t) for k, t in before.items())
-
-
-def gate_results(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str, grad: Tensor | None = None) -> Results:
-    """The output and the gradients of all arguments."""
-    arguments = {"x": x, "weight": weight, **({} if bias is None else {"bias": bias})}
-    leaves = {name: t.detach().requires_grad_() for name, t in arguments.items()}
-    out = depthwise_conv_gelu_gate(**{"bias": None, **leaves}, backend=backend)
-    if grad is None:
-        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    gradients = torch.autograd.grad(out, list(leaves.values()), grad.to(out.dtype))
-    return {"out": out.detach(), **dict(zip(leaves, gradients, strict=True))}
 
 
 @settings(deadline=None, max_examples=50, derandomize=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from transnext.models.attention import AggregatedAttention, GlobalCosineAttention, aggregate, attend_globally
 from transnext.models.untouched import PLAIN_TENSORS, global_hooks, is_untouched
-from transnext.ops.backend import why_not_fused
+from transnext.ops.backend import why_not_cpu_kernels
 from transnext.ops.fused import (
     Norm,
     PackedLinear,
@@ -36,7 +36,7 @@ def why_not_one_pass(block: "Block", x: Tensor) -> str | None:
     attn, mlp = block.attn, block.mlp
     if attn.backend == "reference" or mlp.dwconv.backend == "reference":
         return 'backend is "reference"'
-    why_not = why_not_fused((x,))
+    why_not = why_not_cpu_kernels((x,))
     if why_not is not None:
         return why_not
     gradients = torch.is_grad_enabled()

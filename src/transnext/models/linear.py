@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from transnext.models.untouched import PLAIN_TENSORS, global_hooks, is_untouched
 from transnext.ops import Backend
-from transnext.ops.backend import why_not_fused
+from transnext.ops.backend import why_not_cpu_kernels
 from transnext.ops.conv_glu import conv_glu_training
 from transnext.ops.linear import linear
 
@@ -75,4 +75,4 @@ def _in_training(x: Tensor, *layers: nn.Module) -> bool:
         return False
     if type(x) is not Tensor or x.dtype != torch.float32 or global_hooks():
         return False
-    return all("weight" in layer._parameters for layer in layers) and why_not_fused((x, *parameters)) is None
+    return all("weight" in layer._parameters for layer in layers) and why_not_cpu_kernels((x, *parameters)) is None

@@ -1,12 +1,13 @@
-"""Which implementation runs: the compiled kernels or the definition in plain PyTorch, and why.
+"""Which implementation runs: the kernels of the device or the definition in plain PyTorch, and why.
 
 One predicate, `why_not_fused`, decides for `backend="auto"`, explains itself for `backend="fused"` and is what
-`transnext info` shows.
+`transnext info` shows. CPUs have compiled kernels, NVIDIA and AMD GPUs have those of Triton.
 """
 
 import warnings
 from collections.abc import Iterable
 from functools import cache
+from importlib.util import find_spec
 from typing import Literal, get_args
 
 import torch
@@ -16,6 +17,7 @@ from transnext.ops.library import CPU_KERNELS
 
 Backend = Literal["auto", "fused", "reference"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
+HAS_TRITON = find_spec("triton") is not None
 FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -25,20 +27,29 @@ def check_backend(backend: str) -> None:
         raise ValueError(f"backend is {backend!r}: expected one of {', '.join(map(repr, BACKENDS))}")
 
 
-def kernels_missing() -> str | None:
-    """Why there are no compiled kernels; None if there are."""
-    if CPU_KERNELS is not None:
-        return None
-    return "the compiled kernels were not built: install a C++ compiler and reinstall transnext"
+def kernels_missing(device_type: str = "cpu") -> str | None:
+    """Why there are no kernels for a type of device; None if there are.
+
+    Args:
+        device_type: As in `torch.device.type`; AMD GPUs are "cuda" too.
+    """
+    if device_type == "cpu":
+        if CPU_KERNELS is not None:
+            return None
+        return "the compiled kernels were not built: install a C++ compiler and reinstall transnext"
+    if device_type == "cuda":
+        return None if HAS_TRITON else "Triton, which the kernels for GPUs are written in, is not installed"
+    return f"there are kernels for CPUs and for NVIDIA and AMD GPUs, the tensors are on {device_type}"
 
 
 def why_not_fused(tensors: Iterable[Tensor]) -> str | None:
-    """Why the compiled kernels cannot take these maps; None if they can.
+    """Why the two ops cannot run on kernels for these maps; None if they can.
 
     Args:
         tensors: The maps of a call, the one that gives the dtype first.
     """
-    missing = kernels_missing()
+    first, *others = tensors
+    missing = kernels_missing(first.device.type)
     if missing:
         return missing
     if torch.jit.is_tracing():
@@ -48,15 +59,24 @@ def why_not_fused(tensors: Iterable[Tensor]) -> str | None:
         return "the kernels have no rule for the transforms of torch.func"
     if torch.autograd.forward_ad._current_level >= 0:
         return "the kernels have no forward-mode derivatives"
-    first, *others = tensors
-    if first.device.type != "cpu":
-        return f"the kernels are for the CPU, the tensors are on {first.device}"
     if first.dtype not in FUSED_DTYPES:
         return f"the kernels compute in float32: {str(first.dtype).removeprefix('torch.')} goes to the reference"
     for other in others:
         if other.dtype != first.dtype or other.device != first.device:
             return "the maps differ in dtype or device"
     return None
+
+
+def why_not_cpu_kernels(tensors: Iterable[Tensor]) -> str | None:
+    """Why what there are compiled kernels for on the CPU alone cannot run on them; None if it can.
+
+    Args:
+        tensors: As in `why_not_fused`.
+    """
+    tensors = list(tensors)
+    if tensors[0].device.type != "cpu":
+        return f"these kernels are for the CPU, the tensors are on {tensors[0].device}"
+    return why_not_fused(tensors)
 
 
 def use_fused(backend: str, why_not: str | None) -> bool:
@@ -70,7 +90,7 @@ def use_fused(backend: str, why_not: str | None) -> bool:
         ValueError: `backend` is unknown, or "fused" was asked for and cannot be had.
     """
     check_backend(backend)
-    if backend == "auto" and CPU_KERNELS is None and not torch.compiler.is_compiling():
+    if backend == "auto" and why_not is not None and not torch.compiler.is_compiling() and why_not == kernels_missing():
         _say_once()
     if backend == "fused" and why_not is not None:
         raise ValueError(f'backend is "fused", but {why_not}')

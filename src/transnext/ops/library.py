@@ -1,11 +1,13 @@
-"""The ops as PyTorch knows them: schemas, shapes of the results, and the compiled CPU kernels if they are there.
+"""The ops as PyTorch knows them: schemas, shapes of the results, the kernels for GPUs and those for the CPU if built.
 
 Shape letters are those of `transnext.ops.reference`. The sizes that a bias table is made for come as four numbers, so
 that the kernels need no index. Only what `transnext.ops.backend` lets through comes here.
 """
 
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,6 +151,21 @@ def _(
 @torch.library.register_fake("transnext::adaptive_average_pool", lib=LIBRARY)
 def _(x: Tensor, P_h: int, P_w: int) -> Tensor:
     return x.new_empty((x.shape[0], P_h, P_w, x.shape[3]))
+
+
+def _in_triton(file: str, function: str) -> Callable[..., Any]:
+    """A function of `transnext.ops.triton`, which is imported when it is called."""
+
+    def run(first: Tensor, *others: Any) -> Any:
+        with torch.cuda.device(first.device):
+            return getattr(import_module(f"transnext.ops.triton.{file}"), function)(first, *others)
+
+    return run
+
+
+for _name, _file in (("aggregated_attention", "attention"), ("depthwise_conv_gelu_gate", "gate")):
+    LIBRARY.impl(_name, _in_triton(_file, "forward"), "CUDA")
+    LIBRARY.impl(f"{_name}_backward", _in_triton(_file, "backward"), "CUDA")
 
 
 def _load_kernels() -> ModuleType | None:

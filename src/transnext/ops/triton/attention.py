@@ -1,0 +1,332 @@
+"""Aggregated attention and its gradient on a GPU. Arguments are those of the op in `transnext.ops.library`."""
+
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+import triton
+from torch import Tensor
+
+from transnext.ops.position_bias import axis_index, expand_bias_table
+from transnext.ops.reference import NORM_EPS
+from transnext.ops.triton.bias_terms import BiasTerms, bias_terms
+from transnext.ops.triton.kernels import attention_backward as backward_kernels
+from transnext.ops.triton.kernels.attention_forward import attention_forward
+from transnext.ops.triton.launch import (
+    block_of,
+    dense_channels,
+    product_precision,
+    size_class,
+    tuned,
+    wants_64_bits,
+)
+
+MAX_DENSE_ENTRIES = 1 << 22
+"""Query-key pairs times heads whose bias gradient is in memory at once: 16 MB, which the L2 of a large GPU holds."""
+
+PROGRAMS_WANTED = 512
+"""Programs that keep a large GPU busy, about four for each of its processors."""
+
+BLOCK_U = 64
+"""Entries of the bias table that a program sums."""
+
+SUMS_BLOCK_Q = 32
+"""Queries of a program that sums the gradients of parameters: fixed, because its sums are laid out by it."""
+
+
+def _configs(*blocks: tuple[int, int, int, int]) -> list[triton.Config]:
+    """Configurations of (queries, keys, warps, stages); 0 queries to leave them to the caller."""
+    return [
+        triton.Config(
+            {"BLOCK_Q": queries, "BLOCK_K": keys} if queries else {"BLOCK_K": keys},
+            num_warps=warps,
+            num_stages=stages,
+        )
+        for queries, keys, warps, stages in blocks
+    ]
+
+
+KEY = ("D", "RADIUS", "TAPS", "PRECISION", "SIZE")
+FORWARD = tuned(attention_forward, _configs((64, 32, 4, 2), (32, 32, 4, 2), (32, 16, 4, 2), (128, 32, 8, 2)), KEY)
+QUERY_GRADIENT = tuned(backward_kernels.query_gradient, _configs((0, 32, 4, 1), (0, 16, 4, 1), (0, 32, 8, 1)), KEY)
+LOCAL_GRADIENT = tuned(
+    backward_kernels.local_gradient,
+    [triton.Config({"BLOCK_Q": q}, num_warps=w, num_stages=2) for q, w in ((32, 4), (16, 2), (64, 8))],
+    ("D", "RADIUS", "SIZE"),
+)
+POOLED_GRADIENT = tuned(backward_kernels.pooled_gradient, _configs((32, 32, 4, 1), (32, 16, 4, 1), (32, 32, 8, 1)), KEY)
+BIAS_GRADIENT = tuned(backward_kernels.bias_gradient, _configs((32, 16, 4, 1), (32, 32, 4, 1), (32, 32, 8, 1)), KEY)
+
+
+class _Call(NamedTuple):
+    """What all kernels of a call are told.
+
+    Attributes:
+        maps: `q`, `k`, `v`, `k_pool`, `v_pool`, channels next to one another and the pooled ones contiguous.
+        parameters: The six parameters, contiguous; the last is the bias table.
+        terms: Index of the table.
+        constants: Arguments that a kernel is compiled for.
+    """
+
+    maps: tuple[Tensor, ...]
+    parameters: tuple[Tensor, ...]
+    terms: BiasTerms
+    constants: dict[str, Any]
+
+    def strides(self, *places: int) -> list[int]:
+        """Strides of some of the maps: batch, rows, columns, heads."""
+        return [s for i in places for s in self.maps[i].stride()[:4]]
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, v_pool: Tensor, *rest: Any) -> Tensor:
+    """Output `[B, H, W, M, D]` in the dtype of `q`.
+
+    Args:
+        q: Queries, `[B, H, W, M, D]`; as all maps float32, bfloat16 or float16.
+        k: Keys, as `q`.
+        v: Values, as `q`.
+        k_pool: Pooled keys, `[B, P_h, P_w, M, D]`.
+        v_pool: Pooled values, as `k_pool`.
+        rest: The six parameters and the four sizes of the table, as the op has them.
+    """
+    call = _prepare((q, k, v, k_pool, v_pool), rest[:6], rest[6:])
+    B, H, W, M, _ = q.shape
+    out = q.new_empty(q.shape)
+    if out.numel():
+        FORWARD[lambda meta: (triton.cdiv(H * W, meta["BLOCK_Q"]) * B * M,)](
+            *call.maps,
+            *call.parameters,
+            call.terms.terms,
+            call.terms.weights,
+            out,
+            *call.strides(0, 1, 2),
+            *_sizes(call),
+            TAPS=call.terms.taps,
+            PRECISION=product_precision(q.dtype),
+            **call.constants,
+        )
+    return out
+
+
+def backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    """Gradients of the eleven tensors, in their dtypes; the same from run to run.
+
+    In interpolating mode that of the table is, unless `torch.use_deterministic_algorithms` is on, summed by PyTorch
+    in an order that may change.
+
+    Args:
+        grad: Gradient of the output, `[B, H, W, M, D]`.
+        arguments: Those of `forward`.
+    """
+    call = _prepare(arguments[:5], arguments[5:11], arguments[11:])
+    q = call.maps[0]
+    B, H, W, M, D = q.shape
+    if q.numel() == 0:
+        return tuple(torch.zeros_like(t) for t in arguments[:11])
+    grad = grad.contiguous()
+    K = call.parameters[2].shape[1]
+    N, tiles = H * W, triton.cdiv(H * W, SUMS_BLOCK_Q)
+    grad_q, grad_k, grad_v = (q.new_empty(q.shape) for _ in range(3))
+    log_sum, delta = (q.new_empty((B, M, N), dtype=torch.float32) for _ in range(2))
+    sums = q.new_empty((B * tiles, M, D + 1 + 2 * K + D * K), dtype=torch.float32)
+    bias = (call.terms.terms, call.terms.weights)
+    precise = {"TAPS": call.terms.taps, "PRECISION": product_precision(q.dtype)}
+    QUERY_GRADIENT[(tiles * B * M,)](
+        grad,
+        *call.maps,
+        *call.parameters,
+        *bias,
+        grad_q,
+        log_sum,
+        delta,
+        sums,
+        *call.strides(0, 1, 2),
+        *_sizes(call),
+        BLOCK_Q=SUMS_BLOCK_Q,
+        **precise,
+        **call.constants,
+    )
+    LOCAL_GRADIENT[lambda meta: (triton.cdiv(N, meta["BLOCK_Q"]) * B * M,)](
+        grad,
+        *call.maps[:3],
+        *call.parameters[:5],
+        log_sum,
+        delta,
+        grad_k,
+        grad_v,
+        *call.strides(0, 1, 2),
+        M,
+        H,
+        W,
+        call.maps[3].shape[1] * call.maps[3].shape[2],
+        **call.constants,
+    )
+    grad_k_pool, grad_v_pool = _pooled_gradients(call, grad, log_sum, delta, precise)
+    grad_table = _table_gradient(call, grad, log_sum, delta, precise, arguments[11:])
+    of_embedding, of_temperature, of_local, of_token_bias, of_tokens = sums.sum(0).split((D, 1, K, K, D * K), dim=1)
+    of_parameters = (of_embedding, of_temperature, of_local, of_tokens, of_token_bias, grad_table)
+    return (
+        grad_q,
+        grad_k,
+        grad_v,
+        grad_k_pool,
+        grad_v_pool,
+        *(g.reshape(p.shape).to(p.dtype) for g, p in zip(of_parameters, call.parameters, strict=True)),
+    )
+
+
+def _prepare(maps: tuple[Any, ...], parameters: tuple[Any, ...], table_size: tuple[Any, ...]) -> _Call:
+    q, k, v = (dense_channels(t) for t in maps[:3])
+    k_pool, v_pool = (t.contiguous() for t in maps[3:])
+    _, H, W, M, D = q.shape
+    P_h, P_w = k_pool.shape[1:3]
+    terms = _terms((H, W), (P_h, P_w), table_size, q.device)
+    constants = {
+        "D": D,
+        "BLOCK_D": block_of(D),
+        "RADIUS": math.isqrt(parameters[2].shape[1]) // 2,
+        "WIDE": wants_64_bits(q, k, v, k_pool) or H * W * M * D >= 2**31,
+        "SIZE": size_class(q.shape[0] * M, H * W, P_h * P_w),
+    }
+    return _Call((q, k, v, k_pool, v_pool), tuple(p.contiguous() for p in parameters), terms, constants)
+
+
+@lru_cache(maxsize=256)
+def _terms(
+    queries: tuple[int, int], keys: tuple[int, int], table_size: tuple[int, int, int, int], device: torch.device
+) -> BiasTerms:
+    with torch.inference_mode(False):
+        return bias_terms(queries, keys, table_size, device)
+
+
+def _sizes(call: _Call) -> list[int]:
+    """Heads, rows and columns of queries, of pooled keys and of the table."""
+    return [call.maps[0].shape[3], *call.maps[0].shape[1:3], *call.maps[3].shape[1:3], *call.parameters[5].shape[1:]]
+
+
+def _pooled_gradients(
+    call: _Call, grad: Tensor, log_sum: Tensor, delta: Tensor, precise: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    k_pool, v_pool = call.maps[3:]
+    B, H, W, M, _ = call.maps[0].shape
+    P = k_pool.shape[1] * k_pool.shape[2]
+    splits = max(1, min(PROGRAMS_WANTED // (B * M * triton.cdiv(P, 32)), triton.cdiv(H * W, 64)))
+    partial_k, partial_v = (k_pool.new_empty((splits, *k_pool.shape), dtype=torch.float32) for _ in range(2))
+    POOLED_GRADIENT[lambda meta: (splits * triton.cdiv(P, meta["BLOCK_K"]) * M * B,)](
+        grad,
+        call.maps[0],
+        k_pool,
+        v_pool,
+        *call.parameters[:2],
+        call.parameters[5],
+        call.terms.terms,
+        call.terms.weights,
+        log_sum,
+        delta,
+        partial_k,
+        partial_v,
+        *call.strides(0),
+        B,
+        *_sizes(call),
+        splits,
+        **precise,
+        **call.constants,
+    )
+    # From unit keys to keys: as many numbers as the pooled map has.
+    with torch.enable_grad():
+        leaf = k_pool.detach().float().requires_grad_()
+        (grad_k_pool,) = torch.autograd.grad(F.normalize(leaf, dim=-1, eps=NORM_EPS), leaf, partial_k.sum(0))
+    return grad_k_pool.to(k_pool.dtype), partial_v.sum(0).to(v_pool.dtype)
+
+
+def _table_gradient(
+    call: _Call,
+    grad: Tensor,
+    log_sum: Tensor,
+    delta: Tensor,
+    precise: dict[str, Any],
+    table_size: tuple[int, int, int, int],
+) -> Tensor:
+    """Gradient of the bias table, `[M, U_h, U_w]` float32: that of every pair, a few rows of queries at a time."""
+    q, table = call.maps[0], call.parameters[5]
+    B, H, W, M, _ = q.shape
+    P_h, P_w = call.maps[3].shape[1:3]
+    P = P_h * P_w
+    of_table = torch.zeros(table.shape, dtype=torch.float32, device=q.device)
+    rows_at_once = max(1, min(H, MAX_DENSE_ENTRIES // (M * P * W)))
+    for first_row in range(0, H, rows_at_once):
+        num_rows = min(rows_at_once, H - first_row)
+        splits = max(1, min(B, PROGRAMS_WANTED // (M * triton.cdiv(P, 32) * triton.cdiv(num_rows * W, 32))))
+        splits = max(1, min(splits, MAX_DENSE_ENTRIES // (M * P * num_rows * W)))
+        dense = q.new_empty((splits, M, P, num_rows * W), dtype=torch.float32)
+        BIAS_GRADIENT[_bias_grid(num_rows * W, P, M * splits)](
+            grad,
+            q,
+            *call.maps[3:],
+            *call.parameters[:2],
+            table,
+            call.terms.terms,
+            call.terms.weights,
+            log_sum,
+            delta,
+            dense,
+            *call.strides(0),
+            B,
+            *_sizes(call),
+            first_row,
+            num_rows,
+            splits,
+            **precise,
+            **call.constants,
+        )
+        if call.terms.taps == 1:
+            backward_kernels.fold_bias_gradient[(M * table.shape[1] * triton.cdiv(table.shape[2], BLOCK_U),)](
+                dense,
+                call.terms.terms,
+                of_table,
+                *_sizes(call),
+                *(2 if n % p else 1 for n, p in ((H, P_h), (W, P_w))),
+                first_row,
+                num_rows,
+                splits,
+                BLOCK_U=BLOCK_U,
+            )
+        else:
+            of_table += _resized_table_gradient(table, dense.sum(0), (H, W), (P_h, P_w), table_size, first_row)
+    return of_table
+
+
+def _bias_grid(pixels: int, P: int, times: int) -> Any:
+    return lambda meta: (triton.cdiv(pixels, meta["BLOCK_Q"]) * triton.cdiv(P, meta["BLOCK_K"]) * times,)
+
+
+def _resized_table_gradient(
+    table: Tensor,
+    dense: Tensor,
+    queries: tuple[int, int],
+    keys: tuple[int, int],
+    table_size: tuple[int, int, int, int],
+    first_row: int,
+) -> Tensor:
+    """What the pairs of some rows of queries, `[M, P, rows * W]`, add to the gradient of a table that is resized."""
+    rows, cols = (
+        axis_index(
+            queries[i],
+            keys[i],
+            trained_queries=table_size[i],
+            trained_keys=table_size[2 + i],
+            device=table.device,
+        )
+        for i in (0, 1)
+    )
+    num_rows = dense.shape[2] // queries[1]
+    chosen = slice(first_row, first_row + num_rows)
+    rows = rows._replace(taps=rows.taps[chosen], weight=None if rows.weight is None else rows.weight[chosen])
+    with torch.enable_grad():
+        leaf = table.detach().float().requires_grad_()
+        bias = expand_bias_table(leaf, rows, cols)  # [M, rows, W, P_h, P_w]
+        by_pair = dense.unflatten(2, (num_rows, queries[1])).unflatten(1, keys).permute(0, 3, 4, 1, 2)
+        (of_table,) = torch.autograd.grad(bias, leaf, by_pair)
+    return of_table

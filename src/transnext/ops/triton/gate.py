@@ -1,0 +1,100 @@
+"""Depthwise convolution, GELU and gate on a GPU, and the gradient. Arguments are those of the op in the library."""
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from transnext.ops.triton.kernels import gate as kernels
+from transnext.ops.triton.launch import dense_channels, size_class, tuned
+
+SUMS_BLOCK_R = 64
+"""Pixels of a program that sums the gradients of the weights: fixed, because its sums are laid out by it."""
+
+SUMS_BLOCK_F, SUMS_WARPS = 32, 8
+
+
+def _configs(*blocks: tuple[int, int, int]) -> list[triton.Config]:
+    """Configurations of (pixels, channels, warps)."""
+    return [triton.Config({"BLOCK_R": r, "BLOCK_F": f}, num_warps=warps) for r, f, warps in blocks]
+
+
+KEY = ("F", "SIDE", "SIZE")
+FORWARD = tuned(kernels.gate_forward, _configs((32, 32, 4), (16, 64, 4), (64, 32, 8), (32, 64, 8)), KEY)
+INPUT_GRADIENT = tuned(kernels.conv_input_gradient, _configs((32, 32, 4), (16, 64, 4), (32, 64, 4), (64, 64, 8)), KEY)
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`[B, H, W, F]` in the dtype of `x`.
+
+    Args:
+        x: `[B, H, W, 2 F]`, float32, bfloat16 or float16.
+        weight: `[F, 1, k, k]`.
+        bias: `[F]` or None.
+    """
+    x, weight = dense_channels(x), weight.contiguous()
+    B, H, W, F = *x.shape[:3], weight.shape[0]
+    out = x.new_empty((B, H, W, F))
+    if out.numel():
+        FORWARD[_grid(B * H * W, F)](
+            x,
+            weight,
+            weight if bias is None else bias.contiguous(),
+            out,
+            *x.stride()[:3],
+            B * H * W,
+            H,
+            W,
+            F,
+            SIDE=weight.shape[-1],
+            HAS_BIAS=bias is not None,
+            SIZE=size_class(B * H * W),
+        )
+    return out
+
+
+def backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the three, in their dtypes; that of the bias is empty where there is none. The same from run to run.
+
+    Args:
+        grad: Gradient of the output, `[B, H, W, F]`.
+        x: As the others, an argument of `forward`.
+        weight: `[F, 1, k, k]`.
+        bias: `[F]` or None.
+    """
+    grad, x, weight = grad.contiguous(), dense_channels(x), weight.contiguous()
+    B, H, W, F = grad.shape
+    side, R = weight.shape[-1], B * H * W
+    grad_x = x.new_empty((B, H, W, 2 * F))
+    grad_conv = grad.new_empty((R, F), dtype=torch.float32)
+    tiles = triton.cdiv(R, SUMS_BLOCK_R)
+    partial = grad_conv.new_empty((tiles, side * side + 1, F))
+    if grad.numel():
+        kernels.gate_and_conv_gradient[(tiles * triton.cdiv(F, SUMS_BLOCK_F),)](
+            grad,
+            x,
+            weight,
+            weight if bias is None else bias.contiguous(),
+            grad_x,
+            grad_conv,
+            partial,
+            *x.stride()[:3],
+            R,
+            H,
+            W,
+            F,
+            SIDE=side,
+            HAS_BIAS=bias is not None,
+            BLOCK_R=SUMS_BLOCK_R,
+            BLOCK_F=SUMS_BLOCK_F,
+            num_warps=SUMS_WARPS,
+        )
+        INPUT_GRADIENT[_grid(R, F)](grad_conv, weight, grad_x, R, H, W, F, SIDE=side, SIZE=size_class(R))
+    sums = partial.sum(0)
+    grad_weight = sums[:-1].t().reshape(weight.shape).to(weight.dtype)
+    return grad_x, grad_weight, weight.new_empty(0) if bias is None else sums[-1].to(bias.dtype)
+
+
+def _grid(pixels: int, channels: int) -> Any:
+    return lambda meta: (triton.cdiv(pixels, meta["BLOCK_R"]) * triton.cdiv(channels, meta["BLOCK_F"]),)

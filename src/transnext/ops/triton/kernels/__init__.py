@@ -1,0 +1,1 @@
+"""The kernels themselves. They import Triton alone."""

@@ -1,0 +1,217 @@
+"""The kernels for GPUs, values and gradients, against the reference in float64; without a GPU by Triton's interpreter.
+
+The error budget is that of the compiled kernels. The interpreter takes about a second for a kernel: cases are few, and
+each has several peculiarities at once.
+"""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from attention_cases import (
+    MAPS,
+    TENSORS,
+    Inputs,
+    Results,
+    attention_inputs,
+    attention_results,
+    cast,
+    gate_inputs,
+    gate_results,
+)
+from error_budget import check_budget
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from transnext.ops.triton import attention, gate
+from transnext.ops.triton.bias_terms import bias_terms
+from transnext.ops.triton.launch import INTERPRETED
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread", "poisoned_memory"),
+    pytest.mark.skipif(not INTERPRETED, reason="on a GPU test_gpu.py runs the same kernels through the ops"),
+]
+
+TIMES = {torch.float32: 2.0, torch.float16: 2.0, torch.bfloat16: 4.0}
+"""Errors of the plain path that are allowed. The interpreter cuts bfloat16 off, where a GPU rounds to the nearest."""
+
+
+def arguments_of(inputs: Inputs) -> list[Any]:
+    rows, cols = inputs["rows"].table_size, inputs["cols"].table_size
+    return [*(inputs[name] for name in TENSORS), rows[0], cols[0], rows[1], cols[1]]
+
+
+def results_in_triton(inputs: Inputs, grad: Tensor | None = None) -> Results:
+    arguments = arguments_of(inputs)
+    out = attention.forward(*arguments)
+    if grad is None:
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    return {"out": out, **dict(zip(TENSORS, attention.backward(grad.to(out.dtype), *arguments), strict=True))}
+
+
+def check_attention(inputs: Inputs, others: list[Inputs]) -> None:
+    exact, *usual = (attention_results(cast(i, torch.float64), "reference") for i in (inputs, *others))
+    plain, found = attention_results(inputs, "reference"), results_in_triton(inputs)
+    if inputs["q"].shape[-1] == 1:
+        # A single channel is normalised to 1 or -1, whatever its length: nothing to be learned from it.
+        for name in ("q", "k", "k_pool"):
+            assert (found[name] * inputs[name]).abs().max() < 1e-4
+            for results in (found, plain, exact, *usual):
+                del results[name]
+    check_budget(found, plain, exact, usual, times=TIMES[inputs["q"].dtype])
+
+
+CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    "one pixel": ((1, 1, 1, 1), {"M": 1, "D": 1}),
+    "more bins than pixels, window larger than the map": ((2, 3, 3, 2), {"window": 5, "M": 1}),
+    "head of the paper, even bins": ((4, 6, 2, 3), {"D": 24}),
+    "uneven bins on both axes, images": ((5, 7, 3, 2), {"D": 20, "B": 2, "M": 1}),
+    "several tiles of queries and keys": ((7, 10, 5, 7), {"D": 17, "M": 1}),
+    "resized bias": ((5, 6, 2, 3), {"D": 8, "trained_rows": (7, 3), "trained_cols": (6, 3)}),
+    "resized along one axis": ((6, 4, 2, 2), {"D": 40, "M": 1, "trained_cols": (8, 4)}),
+}
+
+
+DTYPES_OF_CASES = [
+    *((case, torch.float32) for case in CASES),
+    ("uneven bins on both axes, images", torch.bfloat16),
+    ("several tiles of queries and keys", torch.float16),
+    ("resized bias", torch.bfloat16),
+]
+
+
+@pytest.mark.parametrize(("case", "dtype"), DTYPES_OF_CASES)
+def test_attention(case: str, dtype: torch.dtype) -> None:
+    sizes, options = CASES[case]
+    inputs, *others = (cast(attention_inputs(*sizes, **options, seed=seed), dtype) for seed in range(3))
+    check_attention(inputs, others)
+
+
+def test_strided_maps_and_parameters_of_another_dtype() -> None:
+    """As the network hands them over under autocast."""
+    inputs = cast(attention_inputs(5, 4, 2, 2, D=12), torch.float32)
+    inputs |= {name: inputs[name].bfloat16() for name in MAPS}
+    expected = results_in_triton(inputs)
+    inputs["k"], inputs["v"] = torch.stack((inputs["k"], inputs["v"]), dim=3).unbind(3)
+    inputs["q"] = inputs["q"].permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)
+    inputs["k_pool"] = inputs["k_pool"].transpose(1, 2).contiguous().transpose(1, 2)
+    inputs["learnable_tokens"] = inputs["learnable_tokens"].repeat(1, 1, 2)[..., :9]
+    assert not inputs["k"].is_contiguous()
+    assert not inputs["q"].is_contiguous()
+    found = results_in_triton(inputs)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+        assert found[name].dtype == (inputs[name].dtype if name in inputs else torch.bfloat16)
+
+
+def test_bias_gradient_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row by row and over shares of the batch it is the same sum."""
+    for options in ({}, {"trained_rows": (4, 2)}):
+        inputs = cast(attention_inputs(3, 2, 2, 1, B=2, M=1, **options), torch.float32)
+        whole = results_in_triton(inputs)["bias_table"]
+        with monkeypatch.context() as patch:
+            patch.setattr(attention, "MAX_DENSE_ENTRIES", 2 * 2 * 2)  # two rows at a time
+            torch.testing.assert_close(results_in_triton(inputs)["bias_table"], whole)
+            patch.setattr(attention, "PROGRAMS_WANTED", 1)
+            torch.testing.assert_close(results_in_triton(inputs)["bias_table"], whole)
+
+
+def test_zero_vectors_and_large_logits() -> None:
+    inputs = cast(attention_inputs(3, 4, 2, 2, M=1), torch.float32)
+    for name in ("q", "k", "k_pool"):
+        inputs[name] = torch.zeros_like(inputs[name])
+    expected = attention_results(inputs, "reference")
+    for name, value in results_in_triton(inputs).items():
+        # At a vector of length 0 a gradient is 1e12 times another one.
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5 * float(expected[name].abs().max()))
+    inputs = cast(attention_inputs(3, 4, 2, 2, M=1), torch.float32)
+    inputs["temperature"] = torch.full_like(inputs["temperature"], 500.0)
+    assert all(t.isfinite().all() for t in results_in_triton(inputs).values())
+
+
+def test_not_a_number_is_not_lost() -> None:
+    inputs = cast(attention_inputs(4, 5, 2, 2, M=1), torch.float32)
+    inputs["v"][0, 1, 1, 0, 0] = math.nan
+    expected = attention_results(inputs, "reference")
+    found = results_in_triton(inputs)
+    assert torch.equal(found["out"].isnan(), expected["out"].isnan())
+    for name in TENSORS:
+        assert not found[name][expected[name].isnan()].isfinite().any(), name
+
+
+def test_images_beyond_32_bits() -> None:
+    """Rows lie so far apart that an offset within an image does not fit into 32 bits; little of it is touched."""
+    inputs = cast(attention_inputs(3, 2, 1, 1, M=1, D=4), torch.float16)
+    expected = results_in_triton(inputs)
+    far = torch.empty(0, dtype=torch.float16)
+    stride = 2**30 + 24
+    far = far.set_(torch.UntypedStorage(2 * (2 * stride + 8)), 0, (1, 3, 2, 1, 4), (0, stride, 4, 4, 1))
+    far.copy_(inputs["q"])
+    assert attention.wants_64_bits(far)
+    assert not attention.wants_64_bits(inputs["q"])
+    found = results_in_triton({**inputs, "q": far})
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+def test_empty_batch() -> None:
+    results = results_in_triton(cast(attention_inputs(3, 4, 1, 2, B=0), torch.float32))
+    assert results["out"].shape == (0, 3, 4, 2, 3)
+    assert all((results[name] == 0).all() for name in TENSORS)
+    x, weight, bias = (t.float() for t in gate_inputs(0, 3, 4, 2))
+    assert gate.forward(x, weight, bias).shape == (0, 3, 4, 2)
+    assert all((t == 0).all() for t in gate.backward(x[..., :2], x, weight, bias))
+
+
+def test_two_runs_are_the_same() -> None:
+    inputs = cast(attention_inputs(4, 5, 2, 2, D=8, M=1), torch.float32)
+    first, second = results_in_triton(inputs), results_in_triton(inputs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("sizes", [(7, 5, 3, 2), (12, 4, 3, 4), (3, 3, 3, 3)])
+@pytest.mark.parametrize("trained", [None, ((8, 6), (4, 2))])
+def test_terms_are_those_of_the_index(sizes: tuple[int, ...], trained: Any) -> None:
+    H, W, P_h, P_w = sizes
+    options = {} if trained is None else {"trained_rows": (8, 4), "trained_cols": (6, 2)}
+    inputs = attention_inputs(H, W, P_h, P_w, **options)
+    rows, cols = inputs["rows"], inputs["cols"]
+    size = (rows.table_size[0], cols.table_size[0], rows.table_size[1], cols.table_size[1])
+    terms = bias_terms((H, W), (P_h, P_w), size, torch.device("cpu"))
+    parts = [t.split([n * terms.taps for n in (H, P_h, W, P_w)]) for t in (terms.terms, terms.weights)]
+    for axis, place, num_queries, num_keys in ((rows, 0, H, P_h), (cols, 2, W, P_w)):
+        queries, keys = (parts[0][place + i].view(-1, terms.taps) for i in (0, 1))
+        of_queries, of_keys = (parts[1][place + i].view(-1, terms.taps) for i in (0, 1))
+        found = queries[:, None, :, None] - keys[None, :, None, :]
+        assert torch.equal(found.reshape(num_queries, num_keys, -1), axis.taps.int())
+        weight = (of_queries[:, None, :, None] * of_keys[None, :, None, :]).reshape(num_queries, num_keys, -1)
+        expected = torch.ones_like(weight) if axis.weight is None else axis.weight.float()
+        torch.testing.assert_close(weight, expected)
+
+
+GATE_CASES = [(1, 1, 2, 9, 3, True), (2, 5, 7, 35, 3, True), (1, 9, 11, 3, 5, False), (3, 2, 6, 8, 1, True)]
+
+
+@pytest.mark.parametrize(("B", "H", "W", "F", "k", "with_bias"), GATE_CASES)
+@pytest.mark.parametrize("dtype", TIMES)
+def test_gate(B: int, H: int, W: int, F: int, k: int, with_bias: bool, dtype: torch.dtype) -> None:
+    x, weight, bias = (t.to(dtype) for t in gate_inputs(B, H, W, F, k))
+    bias = bias if with_bias else None
+    exact = gate_results(x.double(), weight.double(), None if bias is None else bias.double(), "reference")
+    plain = gate_results(x, weight, bias, "reference")
+    out = gate.forward(x, weight, bias)
+    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(dtype)
+    found = dict(zip(("x", "weight", "bias"), gate.backward(grad, x, weight, bias), strict=True))
+    if bias is None:
+        assert found.pop("bias").numel() == 0
+    check_budget({"out": out, **found}, plain, exact, [], times=TIMES[dtype])
+
+
+def test_strides_of_the_gate() -> None:
+    x, weight, bias = (t.float() for t in gate_inputs(2, 4, 5, 3))
+    expected, gradients = gate.forward(x, weight, bias), gate.backward(x[..., :3], x, weight, bias)
+    for other in (x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1), torch.cat((x, x), -1)[..., :6]):
+        assert torch.equal(gate.forward(other, weight, bias), expected)
+        assert all(map(torch.equal, gate.backward(x[..., :3], other, weight, bias), gradients))
