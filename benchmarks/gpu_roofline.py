@@ -30,7 +30,7 @@ BACKWARD_TILE = (32, 32)
 """The same of the backward kernels."""
 
 PROGRAMS_WANTED = 512
-MAX_DENSE_ENTRIES = 1 << 24
+MAX_DENSE_ENTRIES = 1 << 22
 """As in `transnext.ops.triton.attention`."""
 
 FORWARD_INSTRUCTIONS = 14
@@ -54,7 +54,8 @@ class Gpu:
         vector: FLOPs of float32 multiply-adds outside matrix units.
         lanes: Other vector instructions, one for each lane.
         exponentials: Exponentials.
-        products: FLOPs of `tl.dot`: of float32 maps "ieee", of those with TF32 allowed "tf32", of 16-bit maps "16 bit".
+        products: FLOPs of `tl.dot`: of float32 maps "ieee", of those with TF32 allowed "tf32", of 16-bit maps "16 bit",
+            and of the numbers of 16-bit maps as they come "16 bit as is".
         ieee_on_vector: Whether IEEE products are made by the vector units.
     """
 
@@ -72,7 +73,7 @@ GPUS = {
         vector=19.5e12,
         lanes=9.75e12,
         exponentials=9.75e12 / 4,
-        products={"ieee": 19.5e12, "tf32": 156e12, "16 bit": 156e12 / 3},
+        products={"ieee": 19.5e12, "tf32": 156e12, "16 bit": 156e12 / 3, "16 bit as is": 312e12},
         ieee_on_vector=True,
     ),
     "H100": Gpu(
@@ -80,7 +81,7 @@ GPUS = {
         vector=66.9e12,
         lanes=33.45e12,
         exponentials=33.45e12 / 8,
-        products={"ieee": 66.9e12, "tf32": 494.7e12, "16 bit": 494.7e12 / 3},
+        products={"ieee": 66.9e12, "tf32": 494.7e12, "16 bit": 494.7e12 / 3, "16 bit as is": 989.4e12},
         ieee_on_vector=True,
     ),
     "MI300X": Gpu(
@@ -88,7 +89,7 @@ GPUS = {
         vector=163.4e12,
         lanes=163.4e12 / 4,
         exponentials=163.4e12 / 16,
-        products={"ieee": 163.4e12, "tf32": 163.4e12, "16 bit": 163.4e12},
+        products={"ieee": 163.4e12, "tf32": 163.4e12, "16 bit": 163.4e12, "16 bit as is": 1307.4e12},
         ieee_on_vector=False,
     ),
 }
@@ -146,7 +147,8 @@ class Kernel:
         programs: Programs launched.
         moved: Bytes to and from memory, each operand once.
         asked: Bytes that programs ask for, most of which caches have.
-        products: FLOPs of `tl.dot`, of padded tiles.
+        products: FLOPs of `tl.dot`, of padded tiles, one factor of which is float32.
+        as_is: The same where both factors come as the maps have them.
         vector: FLOPs of other multiply-adds, of padded channels.
         instructions: Other vector instructions.
         exponentials: Exponentials.
@@ -157,6 +159,7 @@ class Kernel:
     moved: float
     asked: float
     products: float = 0.0
+    as_is: float = 0.0
     vector: float = 0.0
     instructions: float = 0.0
     exponentials: float = 0.0
@@ -164,7 +167,8 @@ class Kernel:
     def limits(self, gpu: Gpu, precision: str) -> dict[str, float]:
         """Seconds that each unit of a GPU is busy."""
         vector = self.vector / gpu.vector + self.instructions / gpu.lanes
-        products = self.products / gpu.products[precision]
+        unchanged = gpu.products["16 bit as is" if precision == "16 bit" else precision]
+        products = self.products / gpu.products[precision] + self.as_is / unchanged
         if precision == "ieee" and gpu.ieee_on_vector:
             vector, products = vector + products, 0.0
         return {
@@ -267,7 +271,8 @@ def attention_backward(s: Stage, size: int) -> list[Kernel]:
             programs=s.B * s.M * tiles,
             moved=size * (5 * s.map + 2 * s.pooled) + table + statistics + 2 * sums,
             asked=size * (s.map * (3 + 4 * s.K) + 4 * s.pooled * tiles) + 8 * s.pooled_logits + statistics + 2 * sums,
-            products=5 * unit,
+            products=3 * unit,
+            as_is=2 * unit,
             vector=9 * 2 * s.local_logits * depth,
             instructions=2 * BACKWARD_INSTRUCTIONS * logits,
             exponentials=2 * logits + 3 * s.local_logits,
@@ -285,20 +290,22 @@ def attention_backward(s: Stage, size: int) -> list[Kernel]:
             programs=s.B * s.M * key_tiles * splits,
             moved=size * (2 * s.map + 4 * s.pooled) + table + statistics + 2 * parts,
             asked=key_tiles * (size * 2 * s.map + statistics) + 4 * s.pooled_logits + 2 * parts,
-            products=4 * unit,
+            products=3 * unit,
+            as_is=unit,
             instructions=BACKWARD_INSTRUCTIONS * logits,
             exponentials=logits,
         ),
         Kernel(
             name="bias",
             programs=s.M * tiles * key_tiles * shares,
-            moved=size * (2 * s.map + 2 * s.pooled) + table + statistics + dense,
+            moved=size * (2 * s.map + 2 * s.pooled) + table + statistics,  # what is dense stays in L2
             asked=key_tiles * (size * 2 * s.map + statistics) + size * 2 * s.pooled * tiles + dense,
-            products=2 * unit,
+            products=unit,
+            as_is=unit,
             instructions=BACKWARD_INSTRUCTIONS * logits,
             exponentials=logits,
         ),
-        Kernel(name="bias, folded", programs=s.M * s.table // 64, moved=dense + table, asked=dense + table),
+        Kernel(name="bias, folded", programs=s.M * s.table // 64, moved=table, asked=dense + table),
     ]
 
 
@@ -499,7 +506,9 @@ def print_work(ops: Sequence[Op]) -> None:
                 pair((moved(k) for k in op.ours), 1e6),
                 pair((sum(k.asked for k in ks) for ks in op.ours), 1e6),
                 pair((moved(steps) for steps in op.released[:2]), 1e6),
-                pair((sum(k.products for k in ks) for ks in op.ours), 1e9) if op.name.startswith("attention") else "",
+                pair((sum(k.products + k.as_is for k in ks) for ks in op.ours), 1e9)
+                if op.name.startswith("attention")
+                else "",
             )
         )
     head = ("op", "each tensor once, MB", "our kernels, MB", "asked of caches, MB", "released, MB")

@@ -44,7 +44,7 @@ def test_products_are_those_of_the_ops(roofline: ModuleType) -> None:
     backward = roofline.attention_backward(s, 2)
     assert forward.products == _attention(*pooled_only)
     # Five products are what a gradient needs at least; ours makes eleven.
-    assert sum(kernel.products for kernel in backward) == 11 / 5 * _attention_backward([0], *pooled_only)
+    assert sum(kernel.products + kernel.as_is for kernel in backward) == 11 / 5 * _attention_backward([0], *pooled_only)
     (gate,) = roofline.gate_forward(s, 2)
     assert gate.vector == _gate([2, 16, 16, 128], [64, 1, 3, 3])
 

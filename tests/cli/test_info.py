@@ -46,3 +46,18 @@ def test_an_accelerator_runs_the_reference(capsys: pytest.CaptureFixture[str], m
     assert found["runs on meta"].startswith("reference (plain PyTorch): ")
     assert "on meta" in found["runs on meta"]
     assert found["runs on cpu"] == "fused kernels", "for those who choose the CPU all the same"
+
+
+def test_kernels_of_gpus(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    if backend.HAS_TRITON:
+        assert rows(capsys)["GPU kernels"].startswith("Triton ")
+    monkeypatch.setattr(backend, "HAS_TRITON", False)
+    assert rows(capsys)["GPU kernels"].endswith("is not installed")
+
+
+def test_devices_without_kernels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a Mac is told, with a device that is here."""
+    monkeypatch.setattr(command, "pick_device", lambda: torch.device("meta"))
+    assert rows(capsys)["runs on meta"] == (
+        "reference (plain PyTorch): there are kernels for CPUs and for NVIDIA and AMD GPUs, the tensors are on meta"
+    )

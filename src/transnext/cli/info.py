@@ -27,6 +27,7 @@ def info() -> None:
         "device": str(device),
         **{f"runs on {kind}": _implementation(kind) for kind in dict.fromkeys((device.type, "cpu"))},
         "CPU kernels": _kernels(),
+        "GPU kernels": kernels_missing("cuda") or f"Triton {version('triton')}",
         "torch's kernels": torch.backends.cpu.get_cpu_capability(),
         "16-bit products": "native" if has_16_bit_products() else "not native, no faster than float32",
         "threads": str(torch.get_num_threads()),
