@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from transnext import TransNeXt
-from transnext.ops import backend
+from transnext.ops import Backend, backend
 from transnext.ops.library import CPU_KERNELS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -18,6 +18,31 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 Make = Callable[..., TransNeXt]
 FUSED_OPS = {"transnext.aggregated_attention.default": 4, "transnext.depthwise_conv_gelu_gate.default": 5}
 """How often a graph of the tiny network calls each."""
+SIZES = (
+    (64, 64),
+    (96, 128),
+    (64, 96),
+    (100, 130),
+    (96, 96),
+    (160, 64),
+    (97, 65),
+    (128, 224),
+    (113, 113),
+    (192, 160),
+)
+"""Squares and rectangles, multiples of 32 and not: bins of pooling that are even and not."""
+MODES: dict[str, dict[str, Any]] = {
+    "extrapolate": {},
+    "interpolate": {"bias_mode": "interpolate"},
+    "linear": {"fixed_pool_size": (2, 3)},
+}
+A_STAGE_OF_EACH_KIND: dict[str, Any] = {
+    "embed_dims": (12, 16),
+    "num_heads": (1, 2),
+    "mlp_ratios": (3, 2),
+    "depths": (1, 1),
+    "sr_ratios": (4, 1),
+}
 
 needs_kernels = pytest.mark.skipif(CPU_KERNELS is None, reason="the kernels were not built")
 
@@ -89,12 +114,47 @@ def test_weights_changed_after_compiling(tiny_model: Make) -> None:
     assert not torch.allclose(after, before, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("implementation", ["auto", "reference"])
+def test_ten_sizes_take_two_graphs(implementation: Backend, tiny_model: Make) -> None:
+    """One for squares, which comes of the first size being one, and one for all."""
+    model, counter = tiny_model(depths=(1, 1, 1, 1)), CompileCounterWithBackend("eager")
+    model.backend = implementation
+    compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for size in SIZES:
+            torch.testing.assert_close(compiled(image(*size)), model(image(*size)), rtol=1e-4, atol=1e-4)
+    assert counter.frame_count <= 2
+    ops = {name.split(".")[1] for name in fused_ops(counter.graphs[-1])}
+    fused = {"aggregated_attention", "depthwise_conv_gelu_gate", "position_bias_table"}
+    assert ops == (fused if implementation == "auto" and CPU_KERNELS is not None else set())
+
+
+@pytest.mark.parametrize("mode", ["interpolate", "linear"])
+def test_ten_sizes_take_two_graphs_in_other_modes(mode: str, tiny_model: Make) -> None:
+    model, counter = tiny_model(**A_STAGE_OF_EACH_KIND, **MODES[mode]), CompileCounterWithBackend("eager")
+    compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for size in SIZES:
+            torch.testing.assert_close(compiled(image(*size)), model(image(*size)), rtol=1e-4, atol=1e-4)
+    assert counter.frame_count <= 2
+
+
+@pytest.mark.parametrize("implementation", ["auto", "reference"])
+def test_ten_sizes_take_two_graphs_in_training(implementation: Backend, tiny_model: Make) -> None:
+    model = tiny_model(**A_STAGE_OF_EACH_KIND).train()
+    model.backend = implementation
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
+    for size in SIZES:
+        model.zero_grad()
+        assert_step_equals_eager(model, compiled, image(*size))
+    assert torch._dynamo.utils.counters["frames"]["ok"] <= 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 def test_inductor(training: bool, tiny_model: Make) -> None:
     # A stage of each kind: compiling takes most of a minute for each block.
-    sizes = {"embed_dims": (12, 16), "num_heads": (1, 2), "mlp_ratios": (3, 2), "depths": (1, 1), "sr_ratios": (2, 1)}
-    model, x = tiny_model(**sizes).train(training), image(48, 64)
+    model, x = tiny_model(**A_STAGE_OF_EACH_KIND).train(training), image(48, 64)
     compiled = torch.compile(model, fullgraph=True, dynamic=False)
     if training:
         assert_step_equals_eager(model, compiled, x)
@@ -122,3 +182,21 @@ def test_export_for_other_runtimes(tiny_model: Make) -> None:
     assert fused_ops(program.graph_module) == {}
     with torch.no_grad():
         torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_export_for_any_size(mode: str, tiny_model: Make) -> None:
+    """Batch, height and width are free, and not only in multiples of the patch."""
+    model = tiny_model(depths=(1, 1, 1, 1), **MODES[mode])
+    model.backend = "reference"
+    any_number = torch.export.Dim.DYNAMIC
+    with torch.no_grad():
+        program = torch.export.export(
+            model, (image(96, 128),), dynamic_shapes=({0: any_number, 2: any_number, 3: any_number},)
+        )
+    assert fused_ops(program.graph_module) == {}
+    run = program.module()
+    with torch.no_grad():
+        for batch, *size in ((1, 64, 64), (3, 96, 160), (2, 100, 130), (5, 224, 96), (1, 113, 113)):
+            x = torch.randn(batch, 3, *size)
+            torch.testing.assert_close(run(x), model(x), rtol=1e-4, atol=1e-4)

@@ -18,7 +18,9 @@ from transnext.models.position_bias import HIDDEN_FEATURES, PositionBias, StageG
 from transnext.models.untouched import PLAIN_TENSORS, global_hooks, is_untouched
 from transnext.models.weight_cache import WeightCache
 from transnext.ops import Backend, aggregated_attention, expand_bias_table
+from transnext.ops.pooling import pool_by_products
 from transnext.ops.reference import NORM_EPS
+from transnext.ops.symbolic import is_symbolic
 
 MAX_BIAS_ENTRIES = 1 << 24
 """Query-key pairs times heads whose bias global attention holds at once: 64 MB. A 2048x2048 image has 400 million."""
@@ -91,7 +93,8 @@ class Mixer(nn.Module):
                 fused=fused,
             )
 
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) is not Tensor:
+        compiling = torch.compiler.is_compiling()
+        if torch.jit.is_tracing() or (type(like) is not Tensor and not compiling):
             return build()
         layers = (self.cpb_fc1, self.cpb_fc2)
         if not all(is_untouched(layer, nn.Linear) for layer in layers) or global_hooks():
@@ -100,6 +103,8 @@ class Mixer(nn.Module):
         if len(weights) != 4 or any(type(p) not in PLAIN_TENSORS for p in weights):
             return build()
         fused = self.backend != "reference"
+        if compiling:
+            return build(fused)
         if torch.is_grad_enabled() and any(p.requires_grad for p in weights):
             self.tables.clear()  # an optimiser may be about to change the weights unseen
             return build(fused)
@@ -191,7 +196,8 @@ class AggregatedAttention(Mixer):
         """The pooled grid `(P_h, P_w)` of a map of `size` = `(H, W)`."""
         if self.fixed_pool_size is not None:
             return self.fixed_pool_size
-        return max(1, size[0] // self.sr_ratio), max(1, size[1] // self.sr_ratio)
+        pool: Any = tuple(torch.sym_max(1, n // self.sr_ratio) for n in size)  # `max` would ask a symbol
+        return pool
 
     def keys_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Keys and values of the pixels and of the pooled grid.
@@ -342,7 +348,8 @@ def attend_globally(mixer: GlobalCosineAttention, qkv: Tensor, position: Positio
     q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in _split_heads(qkv, 3, mixer.num_heads))
     # Unit vectors and their scale in at least float32: NORM_EPS is 0 in float16.
     wide = torch.promote_types(q.dtype, torch.float32)
-    scale = F.softplus(mixer.temperature.to(wide)) * math.log(H * W)
+    log_length = torch.full((), H * W, dtype=wide, device=q.device).log() if is_symbolic(H, W) else math.log(H * W)
+    scale = F.softplus(mixer.temperature.to(wide)) * log_length
     qs = (F.normalize(q.to(wide), dim=-1, eps=NORM_EPS) + mixer.query_embedding.to(wide)) * scale
     kn = F.normalize(k.to(wide), dim=-1, eps=NORM_EPS)
     qs, kn = qs.to(v.dtype), kn.to(v.dtype)
@@ -373,4 +380,6 @@ def _split_heads(x: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
 
 def _pool(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Adaptive average pooling of a channels-last map."""
+    if is_symbolic(*x.shape[1:3]):
+        return pool_by_products(x, size)
     return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)

@@ -3,6 +3,7 @@
 Shape legend: `H W` feature map, `P_h P_w` key grid, `U_h U_w` distinct offsets per axis, `M` heads.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from transnext.models.size_cache import SizeCache
 from transnext.ops import AxisIndex, axis_index, log_spaced
-from transnext.ops.backend import why_not_fused
+from transnext.ops.backend import why_not_cpu_kernels
 from transnext.ops.fused import position_bias_table
+from transnext.ops.symbolic import is_symbolic
 
 BiasMode = Literal["extrapolate", "interpolate"]
 BIAS_MODES: tuple[str, ...] = get_args(BiasMode)
@@ -103,12 +105,12 @@ def _table(
 ) -> Tensor:
     """The MLP over the grid of distinct offsets, `[M, U_h, U_w]`, a few rows at a time to bound memory."""
     rows, cols = log_spaced(row_offsets, scale[0]), log_spaced(col_offsets, scale[1])
-    if fused and why_not_fused((fc1.weight, fc1.bias, fc2.weight, fc2.bias)) is None:
+    if fused and why_not_cpu_kernels((fc1.weight, fc1.bias, fc2.weight, fc2.bias)) is None:
         return position_bias_table(rows, cols, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
     rows, cols = rows.to(fc1.weight.dtype), cols.to(fc1.weight.dtype)
-    rows_per_chunk = max(1, MAX_CHUNK_ENTRIES // cols.shape[0])
-    chunks = [
-        fc2(torch.relu(fc1(torch.stack(torch.meshgrid(part, cols, indexing="ij"), dim=-1))))
-        for part in rows.split(rows_per_chunk)
-    ]
+    if is_symbolic(rows.shape[0], cols.shape[0]):
+        parts: Sequence[Tensor] = (rows,)
+    else:
+        parts = rows.split(max(1, MAX_CHUNK_ENTRIES // cols.shape[0]))
+    chunks = [fc2(torch.relu(fc1(torch.stack(torch.meshgrid(part, cols, indexing="ij"), dim=-1)))) for part in parts]
     return torch.cat(chunks).permute(2, 0, 1)

@@ -14,6 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from transnext.ops.pooling import pooling_bins
+from transnext.ops.symbolic import is_symbolic
+
 COORDINATE_SCALE = 8.0
 """The far end of the pre-training map lies at 8, where log2(1 + r) / log2(8) is about 1."""
 
@@ -59,7 +62,12 @@ def axis_index(
     Returns:
         The offsets and taps of the axis, `T` = 1, or 4 when the bias is resized.
     """
-    if trained_queries is None or trained_keys is None or (trained_queries, trained_keys) == (num_queries, num_keys):
+    if trained_queries is None or trained_keys is None:
+        trained_queries, trained_keys = num_queries, num_keys
+        resized = False
+    else:  # a symbol is resized from its own size too, with weights of 0 and 1
+        resized = is_symbolic(num_queries, num_keys) or (trained_queries, trained_keys) != (num_queries, num_keys)
+    if not resized:
         offsets, index = _offsets_of_pooling_bins(num_queries, num_keys, device)
         return AxisIndex(offsets, index.unsqueeze(-1), None, (num_queries, num_keys))
     offsets, index = _offsets_of_pooling_bins(trained_queries, trained_keys, device)
@@ -78,20 +86,16 @@ def _offsets_of_pooling_bins(
     Bin `p` of adaptive average pooling covers the positions `floor(p H / P) .. ceil((p + 1) H / P) - 1`.
     """
     queries = torch.arange(num_queries, device=device)
-    keys = torch.arange(num_keys, device=device)
-    if num_queries % num_keys == 0:
-        # Bins of one width: neighbouring offsets are 1 apart.
-        width = num_queries // num_keys
-        most_negative = num_queries - width
-        index = queries[:, None] - keys[None, :] * width + most_negative
-        steps = torch.arange(2 * num_queries - width, device=device, dtype=torch.float64)
-        return steps - most_negative - (width - 1) / 2, index
-    start = keys * num_queries // num_keys
-    end = ((keys + 1) * num_queries + num_keys - 1) // num_keys
-    # Twice the mean position of a bin is an integer, so doubled offsets index a table in steps of 1/2.
-    index = 2 * queries[:, None] - (start + end - 1)[None, :] + 2 * (num_queries - 1)
-    steps = torch.arange(4 * num_queries - 3, device=device, dtype=torch.float64)
-    return steps / 2 - (num_queries - 1), index
+    start, end = pooling_bins(num_queries, num_keys, device)
+    # Twice the mean position of a bin is an integer, so doubled offsets are integers: 2 apart where the bins are of one
+    # width, else 1, and at most `far` either way. No branch, since the sizes may be symbols.
+    width = num_queries // num_keys
+    uneven = -(-num_queries // num_keys) - width
+    step = 2 - uneven
+    far = 2 * (num_queries - 1) - (1 - uneven) * (width - 1)
+    index = (2 * queries[:, None] - (start + end - 1 - far)[None, :]) // step
+    offsets = torch.arange(2 * far // step + 1, device=device, dtype=torch.float64) * step - far
+    return offsets / 2, index
 
 
 def _bilinear_taps(size_in: int, size_out: int, device: torch.device | str | None) -> tuple[Tensor, Tensor]:

@@ -8,13 +8,13 @@ not reach inside.
 """
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from transnext.ops.autocast import no_autocast
 from transnext.ops.position_bias import AxisIndex, expand_bias_table
 
 NORM_EPS = 1e-12
@@ -50,7 +50,7 @@ def aggregated_attention_weights(
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
     q, k, k_pool = (t.to(dtype) for t in (q, k, k_pool))
-    with _no_autocast(q.device.type):
+    with no_autocast(q.device.type):
         return _softmax_weights(
             F.normalize(q, dim=-1, eps=NORM_EPS),
             k,
@@ -108,7 +108,7 @@ def aggregated_attention(
     """
     out_dtype, dtype = q.dtype, torch.promote_types(q.dtype, torch.float32)
     q, k, v, k_pool, v_pool = (t.to(dtype) for t in (q, k, v, k_pool, v_pool))
-    with _no_autocast(q.device.type):
+    with no_autocast(q.device.type):
         qn = F.normalize(q, dim=-1, eps=NORM_EPS)
         local, pool = _softmax_weights(
             qn,
@@ -145,7 +145,7 @@ def depthwise_conv_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None) -> 
     """
     out_dtype, dtype = x.dtype, torch.promote_types(x.dtype, torch.float32)
     a, g = x.to(dtype).chunk(2, dim=-1)
-    with _no_autocast(x.device.type):
+    with no_autocast(x.device.type):
         a = F.conv2d(
             a.permute(0, 3, 1, 2),
             weight.to(dtype),
@@ -186,12 +186,6 @@ def _softmax_weights(
     weights = torch.cat((local, pool.flatten(-2)), dim=-1).softmax(dim=-1)
     local, pool = weights.split((window * window, P_h * P_w), dim=-1)
     return AttentionWeights(local, pool.unflatten(-1, (P_h, P_w)))
-
-
-def _no_autocast(device_type: str) -> AbstractContextManager[object]:
-    if not torch.amp.is_autocast_available(device_type):
-        return nullcontext()
-    return torch.autocast(device_type, enabled=False)
 
 
 def _window_size(relative_pos_bias_local: Tensor) -> int:

@@ -1,0 +1,48 @@
+"""Adaptive average pooling: its bins, and the pooling as two matrix products.
+
+Shape letters are those of `transnext.ops.reference`.
+"""
+
+import torch
+from torch import Tensor
+
+from transnext.ops.autocast import no_autocast
+
+
+def pooling_bins(size: int, bins: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+    """First position of each bin and the one after its last, `[bins]` int64 each.
+
+    Args:
+        size: Positions along an axis, at least 1.
+        bins: Bins over them, at least 1.
+        device: Where the tensors are made.
+    """
+    p = torch.arange(bins, device=device)
+    return p * size // bins, ((p + 1) * size + bins - 1) // bins
+
+
+def pool_by_products(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Adaptive average pooling for maps whose size is a symbol.
+
+    PyTorch's own operator asks whether the sizes divide one another, which binds a graph to the answer, and ONNX has it
+    for fixed sizes only.
+
+    Args:
+        x: `[B, H, W, C]`.
+        size: `(P_h, P_w)`.
+
+    Returns:
+        `[B, P_h, P_w, C]` in the dtype of `x`, summed in at least float32.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    rows, cols = (_averaging_matrix(x.shape[1 + i], size[i], x.device).to(dtype) for i in (0, 1))
+    with no_autocast(x.device.type):
+        pooled = torch.einsum("qw,bhwc->bhqc", cols, x.to(dtype))
+        return torch.einsum("ph,bhqc->bpqc", rows, pooled).to(x.dtype)
+
+
+def _averaging_matrix(size: int, bins: int, device: torch.device) -> Tensor:
+    """What a row of positions is multiplied with to pool it, `[bins, size]` float32."""
+    start, end = (t[:, None] for t in pooling_bins(size, bins, device))
+    position = torch.arange(size, device=device)
+    return ((position >= start) & (position < end)) / (end - start)
