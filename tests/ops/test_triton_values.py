@@ -5,6 +5,7 @@ each has several peculiarities at once.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,7 +22,6 @@ from attention_cases import (
     gate_results,
 )
 from error_budget import check_budget
-from torch import Tensor
 
 pytest.importorskip("triton")
 
@@ -38,17 +38,19 @@ TIMES = {torch.float32: 2.0, torch.float16: 2.0, torch.bfloat16: 4.0}
 """Errors of the plain path that are allowed. The interpreter cuts bfloat16 off, where a GPU rounds to the nearest."""
 
 
-def arguments_of(inputs: Inputs) -> list[Any]:
-    rows, cols = inputs["rows"].table_size, inputs["cols"].table_size
-    return [*(inputs[name] for name in TENSORS), rows[0], cols[0], rows[1], cols[1]]
+@pytest.fixture(scope="module", autouse=True)
+def _in_place_of_the_cpu_kernels() -> Iterator[None]:
+    """The ops run these kernels, below the dispatcher as on a GPU."""
+    library = torch.library.Library("transnext", "IMPL")
+    for name, module in (("aggregated_attention", attention), ("depthwise_conv_gelu_gate", gate)):
+        library.impl(name, module.forward, "CPU", allow_override=True)
+        library.impl(f"{name}_backward", module.backward, "CPU", allow_override=True)
+    yield
+    library._destroy()
 
 
-def results_in_triton(inputs: Inputs, grad: Tensor | None = None) -> Results:
-    arguments = arguments_of(inputs)
-    out = attention.forward(*arguments)
-    if grad is None:
-        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    return {"out": out, **dict(zip(TENSORS, attention.backward(grad.to(out.dtype), *arguments), strict=True))}
+def results_in_triton(inputs: Inputs) -> Results:
+    return attention_results(inputs, "fused")
 
 
 def check_attention(inputs: Inputs, others: list[Inputs]) -> None:
@@ -201,12 +203,7 @@ def test_gate(B: int, H: int, W: int, F: int, k: int, with_bias: bool, dtype: to
     bias = bias if with_bias else None
     exact = gate_results(x.double(), weight.double(), None if bias is None else bias.double(), "reference")
     plain = gate_results(x, weight, bias, "reference")
-    out = gate.forward(x, weight, bias)
-    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(dtype)
-    found = dict(zip(("x", "weight", "bias"), gate.backward(grad, x, weight, bias), strict=True))
-    if bias is None:
-        assert found.pop("bias").numel() == 0
-    check_budget({"out": out, **found}, plain, exact, [], times=TIMES[dtype])
+    check_budget(gate_results(x, weight, bias, "fused"), plain, exact, [], times=TIMES[dtype])
 
 
 def test_strides_of_the_gate() -> None:

@@ -5,11 +5,10 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from transnext.ops.position_bias import axis_index, expand_bias_table
+from transnext.ops.position_bias import axis_index
 from transnext.ops.reference import NORM_EPS
 from transnext.ops.triton.bias_terms import BiasTerms, bias_terms
 from transnext.ops.triton.kernels import attention_backward as backward_kernels
@@ -234,11 +233,16 @@ def _pooled_gradients(
         **precise,
         **call.constants,
     )
-    # From unit keys to keys: as many numbers as the pooled map has.
-    with torch.enable_grad():
-        leaf = k_pool.detach().float().requires_grad_()
-        (grad_k_pool,) = torch.autograd.grad(F.normalize(leaf, dim=-1, eps=NORM_EPS), leaf, partial_k.sum(0))
-    return grad_k_pool.to(k_pool.dtype), partial_v.sum(0).to(v_pool.dtype)
+    return _gradient_of_units(k_pool, partial_k.sum(0)).to(k_pool.dtype), partial_v.sum(0).to(v_pool.dtype)
+
+
+def _gradient_of_units(x: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of vectors from that of their unit vectors, float32. Autograd does not work below an op's dispatch."""
+    x = x.float()
+    length = x.norm(dim=-1, keepdim=True)
+    unit = x / length.clamp(min=NORM_EPS)
+    along = torch.where(length > NORM_EPS, (grad * unit).sum(-1, keepdim=True), 0.0)
+    return (grad - unit * along) / length.clamp(min=NORM_EPS)
 
 
 def _table_gradient(
@@ -322,11 +326,22 @@ def _resized_table_gradient(
         for i in (0, 1)
     )
     num_rows = dense.shape[2] // queries[1]
-    chosen = slice(first_row, first_row + num_rows)
-    rows = rows._replace(taps=rows.taps[chosen], weight=None if rows.weight is None else rows.weight[chosen])
-    with torch.enable_grad():
-        leaf = table.detach().float().requires_grad_()
-        bias = expand_bias_table(leaf, rows, cols)  # [M, rows, W, P_h, P_w]
-        by_pair = dense.unflatten(2, (num_rows, queries[1])).unflatten(1, keys).permute(0, 3, 4, 1, 2)
-        (of_table,) = torch.autograd.grad(bias, leaf, by_pair)
-    return of_table
+    of_rows = slice(first_row, first_row + num_rows)
+    by_row_and_column = dense.unflatten(2, (num_rows, -1)).unflatten(1, keys).permute(0, 3, 1, 4, 2)
+    pairs = by_row_and_column.flatten(3, 4).flatten(1, 2)  # [M, rows * P_h, W * P_w]
+    pairs = _read_axis_gradient(pairs, cols.taps, cols.weight, table.shape[2], dim=2)
+    weight = None if rows.weight is None else rows.weight[of_rows]
+    return _read_axis_gradient(pairs, rows.taps[of_rows], weight, table.shape[1], dim=1)
+
+
+def _read_axis_gradient(grad: Tensor, taps: Tensor, weight: Tensor | None, entries: int, dim: int) -> Tensor:
+    """Gradient of what was read along an axis through an `AxisIndex`, whose taps and weights are `[Q, P, T]`."""
+    shape = list(grad.shape)
+    shape[dim] = entries
+    total = grad.new_zeros(shape)
+    for t in range(taps.shape[2]):
+        part = grad
+        if weight is not None:
+            part = grad * weight[..., t].to(grad.dtype).flatten().view(-1, *[1] * (grad.ndim - 1 - dim))
+        total.index_add_(dim, taps[..., t].flatten(), part)
+    return total
