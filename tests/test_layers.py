@@ -19,12 +19,13 @@ MAY_IMPORT = {
     "explain": {"models", "ops"},
     "tasks": {"models", "data"},
     "report": {"data", "tasks", "explain", "version"},
-    "engine": {"models", "data", "tasks", "explain", "report", "atomic"},
-    "predict": {"data", "tasks", "explain"},
+    "export": {"ops", "models", "data", "tasks", "atomic", "version"},
+    "engine": {"models", "data", "tasks", "explain", "report", "export", "atomic"},
+    "predict": {"data", "tasks", "explain", "export"},
     "demo": {"data", "engine", "predict"},
     "bench": {"models", "ops", "atomic", "version"},
-    "cli": {"ops", "models", "data", "tasks", "engine", "explain", "report", "predict", "bench", "version"},
-    "__init__": {"models", "engine", "predict", "version"},
+    "cli": {"ops", "models", "data", "tasks", "engine", "explain", "report", "export", "predict", "bench", "version"},
+    "__init__": {"models", "engine", "export", "predict", "version"},
     "__main__": {"cli"},
 }
 """Parts of the package (folders and files right under it) that a part may import beside itself."""

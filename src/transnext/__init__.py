@@ -6,6 +6,7 @@ model = timm.create_model("transnext_tiny", pretrained=True)          # any timm
 transnext.train(transnext.TrainConfig(data="photos", output="runs/a"))
 transnext.evaluate("runs/a", "photos")
 transnext.Predictor("runs/a")("one.jpg")
+transnext.export_model("runs/a", "a.onnx")
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,14 +17,26 @@ from transnext.version import __version__
 if TYPE_CHECKING:
     from transnext.engine import TrainConfig, evaluate, recipes, train
     from transnext.engine.recipes import recipe
+    from transnext.export import export_model
     from transnext.predict import Predictor
 
-__all__ = ["Predictor", "TrainConfig", "TransNeXt", "__version__", "evaluate", "recipe", "recipes", "train"]
+__all__ = [
+    "Predictor",
+    "TrainConfig",
+    "TransNeXt",
+    "__version__",
+    "evaluate",
+    "export_model",
+    "recipe",
+    "recipes",
+    "train",
+]
 
 _MODULES = {
     "Predictor": "transnext.predict",
     "TrainConfig": "transnext.engine",
     "evaluate": "transnext.engine",
+    "export_model": "transnext.export",
     "recipe": "transnext.engine.recipes",
     "recipes": "transnext.engine",
     "train": "transnext.engine",

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from transnext.data import read_image, to_rgb
-from transnext.tasks.classification.loading import DEFAULT_MODEL, Classifier, load_classifier
+from transnext.export import ExportedModel, open_classifier
+from transnext.tasks.classification.loading import DEFAULT_MODEL, Classifier
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 
@@ -39,10 +40,12 @@ class Predictor:
 
         predictor = Predictor()                     # the bundled model
         predictor = Predictor("runs/flowers")       # a run of `transnext train`
+        predictor = Predictor("flowers.onnx")       # or what `transnext export` made of it
         predictor("tulip.jpg")[0].classes[0]
 
     Args:
-        model: A run folder, a checkpoint, a model name with pretrained weights, or a loaded `Classifier`.
+        model: A run folder, a checkpoint, an exported file (.onnx, .xml, .pt2), a model name with pretrained weights,
+            or a loaded `Classifier`.
         image_size: Side of the square that images are brought to, pixels; the trained one by default.
         device: Where to compute.
 
@@ -59,7 +62,7 @@ class Predictor:
         device: str | torch.device = "cpu",
     ) -> None:
         if not isinstance(model, Classifier):
-            model = load_classifier(model, image_size=image_size, device=device)
+            model = open_classifier(model, image_size=image_size, device=device)
         self.classifier = model
         self.device = torch.device(device)
         self._transform = model.preprocessing.transform()
@@ -78,7 +81,12 @@ class Predictor:
         Raises:
             FileNotFoundError: A file is not there.
             UnreadableImage: A file is not an image, or a damaged one.
+            ValueError: `look` is asked of an exported file, which does not give its attention.
         """
+        if look and isinstance(self.classifier.model, ExportedModel):
+            raise ValueError(
+                f"{self.classifier.name} does not give its attention: ask the checkpoint that it was made from"
+            )
         if isinstance(images, (str, os.PathLike, Image.Image, np.ndarray)):
             images = [images]
         results: list[ImagePrediction] = []

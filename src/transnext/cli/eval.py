@@ -38,7 +38,8 @@ def evaluate(
     """Measure the accuracy of a classifier: on a data set, under corruption, at other sizes, or on the ImageNet sets.
 
     Args:
-        model: A run folder, a checkpoint, or the name of a model with pretrained weights.
+        model: A run folder, a checkpoint, an exported file (.onnx, .xml, .pt2), or the name of a model with pretrained
+            weights.
         data: A set by name (emoji), a folder of images, or, for --suite, the folder that holds the sets.
         splits: Which splits; all by default, with --corruptions and --scales the one that validates.
         suite: Evaluate on ImageNet-1K, V2, A, R, Sketch, ReaL and C, as far as DATA holds them.

@@ -12,6 +12,7 @@ from rich.console import Console
 from transnext.cli.bench import bench
 from transnext.cli.convert import convert
 from transnext.cli.eval import evaluate
+from transnext.cli.export import export
 from transnext.cli.info import info
 from transnext.cli.models import models
 from transnext.cli.predict import predict
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "eval": evaluate,
     "predict": predict,
+    "export": export,
     "report": report,
     "models": models,
     "recipes": recipes,

@@ -26,7 +26,8 @@ def predict(
 
     Args:
         images: Image files, or folders of them.
-        model: A run folder, a checkpoint, or the name of a model with pretrained weights.
+        model: A run folder, a checkpoint, an exported file (.onnx, .xml, .pt2), or the name of a model with pretrained
+            weights.
         top_k: How many classes to name.
         image_size: Side of the square that images are brought to, pixels; the trained one by default.
         device: auto, cpu, cuda or mps.

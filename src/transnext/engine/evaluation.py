@@ -9,9 +9,10 @@ from transnext.data import ImageSource, LabelledImages, open_dataset
 from transnext.engine.device import pick_device
 from transnext.engine.display import Display
 from transnext.engine.loader import eval_loader, naming_dead_workers
+from transnext.export import open_classifier
 from transnext.tasks.classification.build import Preprocessing
 from transnext.tasks.classification.evaluation import evaluate as evaluate_batches
-from transnext.tasks.classification.loading import Classifier, load_classifier
+from transnext.tasks.classification.loading import Classifier
 from transnext.tasks.classification.results import SplitResult
 
 
@@ -19,7 +20,8 @@ class Evaluator:
     """A classifier, and how it is run over images.
 
     Args:
-        model: A run folder, a checkpoint, a model name with pretrained weights, or a loaded `Classifier`.
+        model: A run folder, a checkpoint, an exported file, a model name with pretrained weights, or a loaded
+            `Classifier`.
         image_size: Side of the square that images are brought to, pixels; the trained one by default.
         batch_size: Images in a forward pass.
         workers: Processes that read images.
@@ -42,7 +44,7 @@ class Evaluator:
     ) -> None:
         self.device = pick_device(device)
         if not isinstance(model, Classifier):
-            model = load_classifier(model, image_size=image_size, device=self.device)
+            model = open_classifier(model, image_size=image_size, device=self.device)
         self.classifier = model
         self.batch_size = batch_size
         self.workers = workers
@@ -115,7 +117,8 @@ def evaluate(
     """Measures the accuracy of a classifier on every image of some splits.
 
     Args:
-        model: A run folder, a checkpoint, a model name with pretrained weights, or a loaded `Classifier`.
+        model: A run folder, a checkpoint, an exported file, a model name with pretrained weights, or a loaded
+            `Classifier`.
         data: A bundled set or a folder of images.
         splits: Which splits; all if empty.
         image_size: Side of the square that images are brought to, pixels; the trained one by default.

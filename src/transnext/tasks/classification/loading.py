@@ -34,7 +34,11 @@ class Classifier:
 
 
 def load_classifier(
-    model: str | Path = DEFAULT_MODEL, *, image_size: int | None = None, device: str | torch.device = "cpu"
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    image_size: int | None = None,
+    device: str | torch.device = "cpu",
+    architecture: str | None = None,
 ) -> Classifier:
     """Loads a trained classifier.
 
@@ -43,6 +47,7 @@ def load_classifier(
             (`transnext_tiny`, `transnext_pico.emoji`).
         image_size: Side of the square that images are brought to, pixels; the trained one by default.
         device: Where to put it.
+        architecture: Name of the model in a checkpoint, for one that does not say it.
 
     Raises:
         FileNotFoundError: There is no such file or folder, nor a model of that name.
@@ -54,15 +59,17 @@ def load_classifier(
         if not path.exists():
             raise FileNotFoundError(f"{model} is not a run folder: it has no best.safetensors")
     if path.is_file():
-        return _from_checkpoint(path, image_size, device)
+        return _from_checkpoint(path, image_size, device, architecture)
     if path.suffix in (".safetensors", ".pth", ".pt") or len(path.parts) > 1:
         raise FileNotFoundError(f"no file or folder {model}")
     return _pretrained(str(model), image_size, device)
 
 
-def _from_checkpoint(path: Path, image_size: int | None, device: str | torch.device) -> Classifier:
+def _from_checkpoint(
+    path: Path, image_size: int | None, device: str | torch.device, architecture: str | None
+) -> Classifier:
     metadata: dict[str, Any] = read_checkpoint(path).metadata
-    model = model_from_checkpoint(path).to(device).eval()
+    model = model_from_checkpoint(path, architecture).to(device).eval()
     if "preprocessing" in metadata and image_size is None:
         preprocessing = Preprocessing.from_mapping(metadata["preprocessing"])
     else:
@@ -84,7 +91,7 @@ def _pretrained(name: str, image_size: int | None, device: str | torch.device) -
 def _names(model: nn.Module) -> list[str]:
     num_classes: int = model.num_classes  # type: ignore[assignment]
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
-    if config.get("label_names"):
+    if len(config.get("label_names") or ()) == num_classes > 0:
         return list(config["label_names"])
     if num_classes == 1000:
         info = ImageNetInfo("imagenet-1k")

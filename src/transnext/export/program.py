@@ -1,0 +1,33 @@
+"""`torch.export` of a network, which every format but the hub folder starts from."""
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from transnext.export.plain import ForExport
+
+
+def trace(network: ForExport, input_size: tuple[int, int, int]) -> ExportedProgram:
+    """The program of a network, for any number of images.
+
+    Args:
+        network: What to trace.
+        input_size: `(C, H, W)` of the images; of a network for any size `C` alone counts.
+    """
+    channels, *size = input_size
+    dims: dict[int, Dim] = {0: Dim("batch", min=1)}
+    multiple = network.multiple
+    if multiple is not None:
+        # Sizes that differ from one another and from 1 in every map, or they would be taken for equal or fixed.
+        size = [3 * multiple, 5 * multiple]
+        dims |= {2: multiple * Dim("height", min=1), 3: multiple * Dim("width", min=1)}
+    images = torch.zeros(2, channels, *size)
+    # The cache of shapes costs more than it saves where they are symbols.
+    with torch.no_grad(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+        return torch.export.export(network.eval(), (images,), dynamic_shapes=(dims,))
+
+
+def outputs_of(program: ExportedProgram) -> list[Tensor]:
+    """Stand-ins for the outputs, with their shapes."""
+    nodes = program.graph.output_node().args[0]
+    return [node.meta["val"] for node in nodes]

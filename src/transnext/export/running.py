@@ -1,0 +1,119 @@
+"""Exported files as models again, in the runtime that they are for."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from transnext.export.formats import require_runtime
+from transnext.export.info import ExportInfo
+from transnext.export.onnx_file import OnnxFile
+from transnext.export.openvino_file import OpenVINOFile
+from transnext.export.torch_file import TorchFile
+from transnext.tasks.classification.build import Preprocessing
+from transnext.tasks.classification.loading import Classifier, load_classifier
+
+_FILES: dict[str, type[TorchFile | OnnxFile | OpenVINOFile]] = {
+    ".pt2": TorchFile,
+    ".onnx": OnnxFile,
+    ".xml": OpenVINOFile,
+}
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether a name is that of an exported file, by its suffix."""
+    return Path(path).suffix in _FILES
+
+
+class ExportedModel(nn.Module):
+    """An exported file that is called as the network in it was.
+
+    It computes on the CPU, from wherever the images are.
+
+    Args:
+        path: A file written by `export_model`.
+
+    Attributes:
+        info: What the file says of itself.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read, was not written here, or its runtime is missing.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"no file {path}")
+        require_runtime(self.path)
+        self._run = _FILES[self.path.suffix](self.path)
+        self.info = ExportInfo.from_strings(self._run.strings, str(path))
+
+    def forward(self, images: Tensor) -> Tensor | list[Tensor]:
+        """Images `[B, 3, H, W]`, normalised, to logits `[B, classes]` or to the maps of the stages, float32 on the CPU.
+
+        Raises:
+            ValueError: The file is not for images of this size.
+        """
+        self.check_size((int(images.shape[-2]), int(images.shape[-1])))
+        outputs = self._run(images.detach().float().cpu().contiguous())
+        return outputs[0] if self.info.task == "classification" else outputs
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Refuses images of a size that the file is not for.
+
+        Args:
+            size: `(H, W)`.
+
+        Raises:
+            ValueError: It is not.
+        """
+        multiple, fixed = self.info.size_multiple, self.info.preprocessing.input_size[1:]
+        shown = f"{self.path} cannot take images of {size[0]}x{size[1]}"
+        if multiple is None and size != fixed:
+            raise ValueError(f"{shown}: it was exported for {fixed[0]}x{fixed[1]} alone")
+        if multiple is not None and any(side % multiple for side in size):
+            raise ValueError(f"{shown}: their sides must be multiples of {multiple}")
+
+
+def open_exported(path: str | Path, image_size: int | None = None) -> Classifier:
+    """The classifier in an exported file.
+
+    Args:
+        path: A file written by `export_model`.
+        image_size: Side of the square that images are brought to, pixels; the exported one by default.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read, holds no classifier, or is not for this size.
+    """
+    model = ExportedModel(path).eval()
+    info = model.info
+    if info.task != "classification":
+        raise ValueError(f"{path} gives the maps {', '.join(info.outputs)} and not classes")
+    preprocessing = info.preprocessing
+    if image_size is not None:
+        size = (preprocessing.input_size[0], image_size, image_size)
+        preprocessing = Preprocessing.from_mapping({**preprocessing.to_dict(), "input_size": size})
+    model.check_size(preprocessing.input_size[1:])
+    return Classifier(model=model, class_names=list(info.class_names), preprocessing=preprocessing, name=str(path))
+
+
+def open_classifier(
+    model: str | Path, *, image_size: int | None = None, device: str | torch.device = "cpu"
+) -> Classifier:
+    """A classifier from wherever it is: an exported file, or what `load_classifier` takes.
+
+    Args:
+        model: An exported file, a run folder, a checkpoint, or a model name with pretrained weights.
+        image_size: As in `load_classifier`.
+        device: Where to put it; exported files stay on the CPU.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder, nor a model of that name.
+        ValueError: It cannot be read.
+    """
+    if is_exported(model):
+        return open_exported(model, image_size)
+    return load_classifier(model, image_size=image_size, device=device)
