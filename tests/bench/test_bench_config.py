@@ -31,6 +31,8 @@ def test_sizes() -> None:
         ({"rounds": 0}, "rounds is 0"),
         ({"threads": -1}, "threads is -1"),
         ({"models": ("resnet10t",), "mode": ("linear",)}, r"only models named transnext_\* have modes"),
+        ({"compile": ()}, "compile is empty"),
+        ({"compile": ("none", "none")}, "compile 'none' is given twice"),
         ({"backend": ()}, "backend is empty"),
         ({"backend": ("auto", "auto")}, "backend 'auto' is given twice"),
         ({"models": ("resnet10t",), "backend": ("reference",)}, r"only models named transnext_\* have backends"),
@@ -67,3 +69,16 @@ def test_backends_are_of_our_models_alone() -> None:
         "resnet10t",
     ]
     assert [workload.backend for workload in workloads] == ["auto", "reference", "auto", "reference", None]
+
+
+def test_every_model_is_measured_as_it_is_and_compiled() -> None:
+    config = BenchConfig(models=("transnext_pico", "resnet10t"), compile=("none", "default", "dynamic"))
+    (workloads,) = config.workloads("cpu")
+    assert [workload.label for workload in workloads] == [
+        "transnext_pico",
+        "transnext_pico compiled",
+        "transnext_pico compiled for any size",
+        "resnet10t",
+        "resnet10t compiled",
+        "resnet10t compiled for any size",
+    ]

@@ -99,12 +99,14 @@ def test_what_needs_an_explanation_gets_one(results: BenchResults) -> None:
 
 
 def test_columns_follow_what_was_measured(results: BenchResults) -> None:
-    rows = tuple(dataclasses.replace(r, memory=None) for r in results.rows)
-    bare = dataclasses.replace(results, rows=rows, config={**results.config, "compile": True})
+    compiled = [dataclasses.replace(r.workload, compile="default") for r in results.rows]
+    rows = tuple(dataclasses.replace(r, memory=None, workload=w) for r, w in zip(results.rows, compiled, strict=True))
+    bare = dataclasses.replace(results, rows=rows)
     text = markdown(bare)
     assert "MiB" not in text
     assert "1st call s" in text
-    assert "compiled" in text
+    assert "| transnext_pico compiled |" in text
+    assert "1st call s" not in markdown(results)
 
 
 def test_markdown(results: BenchResults) -> None:

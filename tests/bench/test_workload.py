@@ -106,3 +106,13 @@ def test_channels_last() -> None:
 def test_models_of_one_size_are_made_for_the_size_asked_for() -> None:
     workload = Workload(model="vit_tiny_patch16_224", size=(64, 96))
     workload.step(workload.build())()
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiling(dynamic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, object]] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: calls.append(options))
+    Workload(model="resnet10t", size=(64, 64)).build()
+    assert calls == []
+    Workload(model="resnet10t", size=(64, 64), compile="dynamic" if dynamic else "default").build()
+    assert calls == [{"dynamic": dynamic}]

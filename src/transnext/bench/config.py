@@ -8,7 +8,7 @@ from typing import Annotated
 import timm
 import tyro
 
-from transnext.bench.workload import DtypeName, Mode, Workload, is_ours
+from transnext.bench.workload import Compile, DtypeName, Mode, Workload, is_ours
 from transnext.ops import Backend
 
 MIN_SIDE = 32
@@ -39,8 +39,9 @@ class BenchConfig:
     """Calls of each model at each size; by default what fits about 20 seconds, 8 to 100."""
     threads: int | None = None
     """Threads that compute; PyTorch's choice by default."""
-    compile: bool = False
-    """Pass the models through torch.compile."""
+    compile: tuple[Compile, ...] = ("none",)
+    """Whether models pass through torch.compile, for fixed sizes ("default") or any ("dynamic"); with several, each is
+    measured with each."""
     channels_last: bool = False
     """Images and convolution weights in PyTorch's channels-last memory format, which suits some ConvNets."""
     memory: bool = True
@@ -50,16 +51,16 @@ class BenchConfig:
         """Refuses what cannot be measured."""
         if not self.models:
             raise ValueError("no model is given: transnext bench MODEL ...")
-        several = ((self.models, "model"), (self.sizes, "size"), (self.mode, "mode"), (self.backend, "backend"))
-        for values, name in several:
+        for name in ("models", "sizes", "mode", "backend", "compile"):
+            values = getattr(self, name)
             twice = [value for i, value in enumerate(values) if value in values[:i]]
             if twice:
-                raise ValueError(f"{name} {twice[0]!r} is given twice")
+                raise ValueError(f"{name.removesuffix('s')} {twice[0]!r} is given twice")
         for model in self.models:
             check_model_name(model)
         for size in self.sizes:
             parse_size(size)
-        for name in ("sizes", "mode", "backend"):
+        for name in ("sizes", "mode", "backend", "compile"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty: give at least one")
         for name in ("batch_size", "rounds", "threads"):
@@ -89,12 +90,13 @@ class BenchConfig:
                     train=self.train,
                     dtype=self.dtype,
                     device=device,
-                    compile=self.compile,
+                    compile=compile_,
                     channels_last=self.channels_last,
                 )
                 for model in self.models
                 for mode in (self.mode if is_ours(model) else (None,))
                 for backend in (self.backend if is_ours(model) else (None,))
+                for compile_ in self.compile
             ]
             for size in self.sizes
         ]

@@ -79,7 +79,7 @@ def _run(
 
 def _measure_in_turn(rows: list[Row], config: BenchConfig, notify: Callable[[str], None]) -> None:
     """Fills the rows of one size."""
-    if config.compile:
+    if config.compile != ("none",):
         torch.compiler.reset()  # what was compiled for another size counts against the limit of recompilations
     device = rows[0].workload.device
     timed: list[tuple[Row, Timed]] = []

@@ -78,12 +78,13 @@ NOTES = (
     "to 1st: GMAC/s against the first model, median of the ratios of each round.",
     "MiB peak: {memory}; after +, what of it came with the first two calls.",
 )
+FIRST_CALL_NOTE = "1st call s: with what is made once, and compiling, unless PyTorch kept what an earlier run compiled."
 MEMORY_NOTES = {"cuda": "tensors of the model on the GPU", "cpu": "a process with this model alone"}
 
 
 def _columns(results: BenchResults) -> dict[str, Cell]:
     columns = dict(COLUMNS)
-    if results.config["compile"]:
+    if any(row.workload.compile != "none" for row in results.rows):
         columns["1st call s"] = _first_call
     if all(row.memory is None for row in results.rows):
         del columns["MiB peak"]
@@ -104,7 +105,6 @@ def title_of(results: BenchResults, size: tuple[int, int]) -> str:
         config["dtype"],
         "features" if config["features"] else "classifier",
         "forward and backward" if config["train"] else "forward",
-        *(["compiled"] if config["compile"] else []),
         *(["channels-last"] if config["channels_last"] else []),
         f"{rounds} rounds",
     ]
@@ -136,6 +136,8 @@ def footnotes(results: BenchResults) -> list[str]:
     notes = [note.format(memory=MEMORY_NOTES.get(device, "")) for note in NOTES]
     if "MiB peak" not in _columns(results):
         notes.pop()
+    if "1st call s" in _columns(results):
+        notes.append(FIRST_CALL_NOTE)
     if results.interrupted:
         notes.insert(0, "Interrupted: what is there is shown.")
     if any((results.share_of_peak(row) or 0) > 1 for row in results.rows):

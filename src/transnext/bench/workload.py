@@ -14,6 +14,7 @@ from transnext.models import TransNeXt
 from transnext.ops import Backend
 
 Mode = Literal["extrapolate", "interpolate", "linear"]
+Compile = Literal["none", "default", "dynamic"]
 DtypeName = Literal["float32", "bfloat16", "float16"]
 Step = Callable[[], object]
 
@@ -43,15 +44,17 @@ class Workload:
     """Arithmetic; below float32, autocast."""
     device: str = "cpu"
     """Type of the device: cpu, cuda, mps, or meta to compute nothing."""
-    compile: bool = False
-    """Whether the model passes through torch.compile."""
+    compile: Compile = "none"
+    """Whether the model passes through torch.compile, for this size alone ("default") or for any."""
     channels_last: bool = False
     """Whether images and convolution weights are in PyTorch's channels-last memory format."""
 
     @property
     def label(self) -> str:
-        """Name of the row or line: the model, with its mode and back-end where they are not the usual ones."""
-        unusual = [name for name in (self.mode, self.backend) if name not in (None, "extrapolate", "auto")]
+        """Name of the row or line: the model, with mode, back-end and compilation where they are not the usual ones."""
+        compiled = {"none": None, "default": "compiled", "dynamic": "compiled for any size"}[self.compile]
+        names = (self.mode, self.backend, compiled)
+        unusual = [name for name in names if name is not None and name not in ("extrapolate", "auto")]
         return " ".join([self.model, *unusual])
 
     def build(self) -> nn.Module:
@@ -72,8 +75,8 @@ class Workload:
         model = model.to(self.device).train(self.train)
         if self.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        if self.compile:
-            model.compile(dynamic=False)
+        if self.compile != "none":
+            model.compile(dynamic=self.compile == "dynamic")
         return model
 
     def step(self, model: nn.Module) -> Step:
