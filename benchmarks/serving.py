@@ -39,7 +39,7 @@ def load(model: str, image_size: int | None) -> Classifier:
     return Classifier(model=net, class_names=names, preprocessing=Preprocessing.of_model(net, image_size), name=model)
 
 
-def files(classifier: Classifier, folder: Path, any_size: bool) -> dict[str, Path]:
+def files(classifier: Classifier, folder: Path, skip: tuple[str, ...]) -> dict[str, Path]:
     """The exported files, written if they are not there."""
     folder.mkdir(parents=True, exist_ok=True)
     size = classifier.preprocessing.input_size[1:]
@@ -54,7 +54,7 @@ def files(classifier: Classifier, folder: Path, any_size: bool) -> dict[str, Pat
     }
     found = {}
     for name, (file, options) in wanted.items():
-        if "any size" in name and not any_size:
+        if any(word in name for word in skip):
             continue
         found[name] = folder / f"{classifier.name}-{size[0]}-{file}"
         if not found[name].exists():
@@ -83,8 +83,9 @@ def ways(classifier: Classifier, paths: dict[str, Path], compiled: bool) -> dict
         found["torch.compile"] = torch.compile(model, fullgraph=True, dynamic=False)
     for name, path in paths.items():
         found[name] = ExportedModel(path)
-    bf16 = openvino_file.OpenVINOFile(paths["OpenVINO"], precision="bf16")
-    found["OpenVINO, bfloat16"] = lambda x: bf16(x)[0]
+    if "OpenVINO" in paths:
+        bf16 = openvino_file.OpenVINOFile(paths["OpenVINO"], precision="bf16")
+        found["OpenVINO, bfloat16"] = lambda x: bf16(x)[0]
     return found
 
 
@@ -130,7 +131,7 @@ def main(
     image_size: int | None = None,
     rounds: int = 9,
     compiled: bool = True,
-    any_size: bool = True,
+    skip: tuple[str, ...] = (),
     prepare: Annotated[bool, tyro.conf.arg(help="Only write the files and warm the caches of the compiler.")] = False,
 ) -> None:
     """Prints a Markdown table.
@@ -141,11 +142,11 @@ def main(
         image_size: Side of the images, pixels.
         rounds: How often each way is timed.
         compiled: Also compile.
-        any_size: Also measure files for any size.
+        skip: Leave out files whose names in the table contain one of these words.
         prepare: Stop before anything is timed.
     """
     classifier = load(model, image_size)
-    candidates = ways(classifier, files(classifier, folder, any_size), compiled)
+    candidates = ways(classifier, files(classifier, folder, skip), compiled)
     size = classifier.preprocessing.input_size
     if prepare:
         for batch in (1, 8):

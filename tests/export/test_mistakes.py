@@ -47,6 +47,7 @@ def test_arguments(fails, checkpoint: Path, tmp_path: Path) -> None:
     assert "add --features-only" in fails(model, "--output", pt2, "--out-indices", "0")
     assert "stages 0 to 1" in fails(model, "--output", pt2, "--features-only", "--out-indices", "2")
     assert "30x30 are no multiples of 8" in fails(model, "--output", pt2, "--image-size", "30")
+    assert "starts at 16: add --fixed-size" in fails(model, "--output", pt2, "--image-size", "8")
     assert "one number, or height and width" in fails(model, "--output", pt2, "--image-size", "8", "8", "8")
 
 

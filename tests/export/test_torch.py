@@ -29,6 +29,8 @@ def test_any_size(checkpoint: Path, network: nn.Module, tmp_path: Path, capsys: 
         images = torch.randn(size)
         with torch.no_grad():
             assert (program.module()(images) - network(images)).abs().max() < 1e-4
+    with pytest.raises(ValueError, match="8x32: their sides must be at least 16"):
+        transnext.export.ExportedModel(tmp_path / "a.pt2")(torch.zeros(1, 3, 8, 32))
     for side in (36, 39):
         try:
             found = program.module()(torch.zeros(1, 3, side, 32))

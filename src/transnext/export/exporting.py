@@ -17,7 +17,7 @@ from transnext.export.info import ExportInfo
 from transnext.export.int8 import calibration_images, quantize_onnx, quantize_openvino
 from transnext.export.output import check_output, staged
 from transnext.export.plain import ForExport, size_multiple
-from transnext.export.program import trace
+from transnext.export.program import smallest_program, trace
 from transnext.export.running import ExportedModel
 from transnext.models import TransNeXt
 from transnext.tasks.classification.loading import Classifier, load_classifier
@@ -109,6 +109,11 @@ def export_model(
         int8=calibration is not None,
     )
     size = info.preprocessing.input_size[1:]
+    if format == "torch" and info.size_multiple is not None and min(size) < smallest_program(info.size_multiple):
+        raise ValueError(
+            f"images of {size[0]}x{size[1]} are too small for a .pt2 file for any size, which starts at "
+            f"{smallest_program(info.size_multiple)}: add --fixed-size"
+        )
     images = None if calibration is None else calibration_images(calibration, info.preprocessing)
     with staged(output) as staging:
         if format == "hf":

@@ -27,6 +27,14 @@ def trace(network: ForExport, input_size: tuple[int, int, int]) -> ExportedProgr
         return torch.export.export(network.eval(), (images,), dynamic_shapes=(dims,))
 
 
+def smallest_program(multiple: int) -> int:
+    """The smallest side that a program for any multiples of `multiple` takes by itself, pixels.
+
+    A single bin of pooled keys would be a size of 1, which `torch.export` never takes a symbol for. ONNX does not mind.
+    """
+    return 2 * multiple
+
+
 def outputs_of(program: ExportedProgram) -> list[Tensor]:
     """Stand-ins for the outputs, with their shapes."""
     nodes = program.graph.output_node().args[0]

@@ -9,6 +9,7 @@ from transnext.export.formats import require_runtime
 from transnext.export.info import ExportInfo
 from transnext.export.onnx_file import OnnxFile
 from transnext.export.openvino_file import OpenVINOFile
+from transnext.export.program import smallest_program
 from transnext.export.torch_file import TorchFile
 from transnext.tasks.classification.build import Preprocessing
 from transnext.tasks.classification.loading import Classifier, load_classifier
@@ -75,6 +76,8 @@ class ExportedModel(nn.Module):
             raise ValueError(f"{shown}: it was exported for {fixed[0]}x{fixed[1]} alone")
         if multiple is not None and any(side % multiple for side in size):
             raise ValueError(f"{shown}: their sides must be multiples of {multiple}")
+        if multiple is not None and self.path.suffix == ".pt2" and min(size) < smallest_program(multiple):
+            raise ValueError(f"{shown}: their sides must be at least {smallest_program(multiple)}")
 
 
 def open_exported(path: str | Path, image_size: int | None = None) -> Classifier:
