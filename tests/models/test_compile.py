@@ -114,10 +114,17 @@ def test_weights_changed_after_compiling(tiny_model: Make) -> None:
     assert not torch.allclose(after, before, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("implementation", ["auto", "reference"])
-def test_ten_sizes_take_two_graphs(implementation: Backend, tiny_model: Make) -> None:
+@pytest.mark.parametrize(
+    ("implementation", "options"),
+    [
+        ("auto", A_STAGE_OF_EACH_KIND),
+        pytest.param("auto", {"depths": (1, 1, 1, 1)}, marks=pytest.mark.slow),
+        pytest.param("reference", A_STAGE_OF_EACH_KIND, marks=pytest.mark.slow),
+    ],
+)
+def test_ten_sizes_take_two_graphs(implementation: Backend, options: dict[str, Any], tiny_model: Make) -> None:
     """One for squares, which comes of the first size being one, and one for all."""
-    model, counter = tiny_model(depths=(1, 1, 1, 1)), CompileCounterWithBackend("eager")
+    model, counter = tiny_model(**options), CompileCounterWithBackend("eager")
     model.backend = implementation
     compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
     with torch.no_grad():
@@ -129,6 +136,7 @@ def test_ten_sizes_take_two_graphs(implementation: Backend, tiny_model: Make) ->
     assert ops == (fused if implementation == "auto" and CPU_KERNELS is not None else set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["interpolate", "linear"])
 def test_ten_sizes_take_two_graphs_in_other_modes(mode: str, tiny_model: Make) -> None:
     model, counter = tiny_model(**A_STAGE_OF_EACH_KIND, **MODES[mode]), CompileCounterWithBackend("eager")
@@ -139,6 +147,7 @@ def test_ten_sizes_take_two_graphs_in_other_modes(mode: str, tiny_model: Make) -
     assert counter.frame_count <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", ["auto", "reference"])
 def test_ten_sizes_take_two_graphs_in_training(implementation: Backend, tiny_model: Make) -> None:
     model = tiny_model(**A_STAGE_OF_EACH_KIND).train()
@@ -184,10 +193,12 @@ def test_export_for_other_runtimes(tiny_model: Make) -> None:
         torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode", ["extrapolate", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("interpolate", "linear"))]
+)
 def test_export_for_any_size(mode: str, tiny_model: Make) -> None:
     """Batch, height and width are free, and not only in multiples of the patch."""
-    model = tiny_model(depths=(1, 1, 1, 1), **MODES[mode])
+    model = tiny_model(**A_STAGE_OF_EACH_KIND, **MODES[mode])
     model.backend = "reference"
     any_number = torch.export.Dim.DYNAMIC
     with torch.no_grad():
