@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from transnext.ops import AxisIndex, axis_index, expand_bias_table, log_spaced
+from transnext.ops import AxisIndex, axis_index, expand_bias_table, log_spaced, position_bias
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -164,3 +164,16 @@ def test_log_spacing() -> None:
 def test_device_of_the_index() -> None:
     for axis in (axis_index(6, 3, device="meta"), axis_index(6, 3, trained_queries=4, trained_keys=2, device="meta")):
         assert all(t.device.type == "meta" for t in (axis.offsets, axis.taps, axis.weight) if t is not None)
+
+
+def test_devices_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index of an MPS device, made on the CPU: the same numbers."""
+    expected = axis_index(9, 4, trained_queries=7, trained_keys=3)
+    assert expected.weight is not None
+    assert position_bias._widest_float("mps") == position_bias._widest_float(torch.device("xpu")) == torch.float32
+    monkeypatch.setattr(position_bias, "_widest_float", lambda device: torch.float32)
+    found = axis_index(9, 4, trained_queries=7, trained_keys=3)
+    assert torch.equal(found.offsets.double(), expected.offsets)
+    assert found.offsets.dtype == torch.float32
+    assert torch.equal(found.taps, expected.taps)
+    torch.testing.assert_close(found.weight, expected.weight.float())

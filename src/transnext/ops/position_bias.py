@@ -28,9 +28,10 @@ class AxisIndex(NamedTuple):
     entry `taps[i, p, t]`.
 
     Attributes:
-        offsets: Distinct offsets query minus key, in feature-map pixels, `[U]` float64, ascending.
+        offsets: Distinct offsets query minus key, in feature-map pixels, `[U]`, ascending; float64, or float32 where a
+            device has no float64.
         taps: Entries of `offsets` to read, `[H, P, T]` int64, values in `[0, U)`.
-        weight: Weights of the taps, `[H, P, T]` float64, summing to 1 over `T`; None if `T` is 1.
+        weight: Weights of the taps, `[H, P, T]`, in the dtype of `offsets`, summing to 1 over `T`; None if `T` is 1.
         table_size: Queries and keys along the axis that the table is made for, from which all the above follows; None
             for an index of some of the queries only.
     """
@@ -81,7 +82,7 @@ def axis_index(
 def _offsets_of_pooling_bins(
     num_queries: int, num_keys: int, device: torch.device | str | None
 ) -> tuple[Tensor, Tensor]:
-    """Distinct offsets `[U]` float64 and the index `[H, P]` into them.
+    """Distinct offsets `[U]` and the index `[H, P]` into them.
 
     Bin `p` of adaptive average pooling covers the positions `floor(p H / P) .. ceil((p + 1) H / P) - 1`.
     """
@@ -94,18 +95,23 @@ def _offsets_of_pooling_bins(
     step = 2 - uneven
     far = 2 * (num_queries - 1) - (1 - uneven) * (width - 1)
     index = (2 * queries[:, None] - (start + end - 1 - far)[None, :]) // step
-    offsets = torch.arange(2 * far // step + 1, device=device, dtype=torch.float64) * step - far
+    offsets = torch.arange(2 * far // step + 1, device=device, dtype=_widest_float(device)) * step - far
     return offsets / 2, index
 
 
 def _bilinear_taps(size_in: int, size_out: int, device: torch.device | str | None) -> tuple[Tensor, Tensor]:
-    """The two source positions `[size_out, 2]` int64 and weights `[size_out, 2]` float64 of linear resizing."""
-    place = (torch.arange(size_out, device=device, dtype=torch.float64) + 0.5) * (size_in / size_out) - 0.5
+    """The two source positions `[size_out, 2]` int64 and weights `[size_out, 2]` of linear resizing."""
+    place = (torch.arange(size_out, device=device, dtype=_widest_float(device)) + 0.5) * (size_in / size_out) - 0.5
     place = place.clamp(min=0)
     left = place.long().clamp(max=size_in - 1)
     right = (left + 1).clamp(max=size_in - 1)
     fraction = place - left
     return torch.stack((left, right), -1), torch.stack((1 - fraction, fraction), -1)
+
+
+def _widest_float(device: torch.device | str | None) -> torch.dtype:
+    """float64, or float32 on Apple's MPS and on XPUs, some of which lack it; offsets are exact in either."""
+    return torch.float32 if device is not None and torch.device(device).type in ("mps", "xpu") else torch.float64
 
 
 def log_spaced(offsets: Tensor, scale: float) -> Tensor:
