@@ -147,7 +147,7 @@ def fashion_mnist(data: str = "fashion_mnist", output: str = "runs/fashion_mnist
         output=output,
         model="transnext_pico_patch2_28",
         val_fraction=0.04,
-        epochs=22,
+        epochs=24,
         batch_size=128,
         lr=2e-3,
         warmup_epochs=2,
