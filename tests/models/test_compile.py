@@ -148,10 +148,8 @@ def test_ten_sizes_take_two_graphs_in_other_modes(mode: str, tiny_model: Make) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("implementation", ["auto", "reference"])
-def test_ten_sizes_take_two_graphs_in_training(implementation: Backend, tiny_model: Make) -> None:
+def test_ten_sizes_take_two_graphs_in_training(tiny_model: Make) -> None:
     model = tiny_model(**A_STAGE_OF_EACH_KIND).train()
-    model.backend = implementation
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
     for size in SIZES:
         model.zero_grad()

@@ -196,8 +196,8 @@ class AggregatedAttention(Mixer):
         """The pooled grid `(P_h, P_w)` of a map of `size` = `(H, W)`."""
         if self.fixed_pool_size is not None:
             return self.fixed_pool_size
-        pool: Any = tuple(torch.sym_max(1, n // self.sr_ratio) for n in size)  # `max` would ask a symbol
-        return pool
+        largest: Any = torch.sym_max if is_symbolic(*size) else max  # `max` would ask a symbol
+        return largest(1, size[0] // self.sr_ratio), largest(1, size[1] // self.sr_ratio)
 
     def keys_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Keys and values of the pixels and of the pooled grid.
