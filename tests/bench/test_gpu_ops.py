@@ -1,29 +1,11 @@
 """The formulations that the kernels are compared with on a GPU compute the same."""
 
-import importlib.util
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu_ops.py"
-
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def gpu_ops() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("gpu_ops", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
 
 
 @pytest.mark.parametrize("formulation", ["with_sdpa", "with_flex"])

@@ -1,9 +1,5 @@
 """The arithmetic behind docs/gpu.md agrees with real tensors and with the formulas of the ops."""
 
-import importlib.util
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -11,20 +7,6 @@ import torch
 
 from transnext.ops import aggregated_attention, axis_index
 from transnext.ops.flops import _attention, _attention_backward, _gate
-
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu_roofline.py"
-
-
-@pytest.fixture(scope="module")
-def roofline() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("gpu_roofline", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
 
 
 def test_sizes_are_those_of_the_model(roofline: ModuleType) -> None:

@@ -1,9 +1,6 @@
 """The baseline in the style of the released code gives our outputs from our parameters."""
 
-import importlib.util
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -13,7 +10,6 @@ from torch import nn
 
 from transnext import TransNeXt
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "released_style.py"
 SMALL = {
     "num_classes": 5,
     "embed_dims": (12, 16, 24, 32),
@@ -24,18 +20,6 @@ SMALL = {
 }
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def released_style() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("released_style", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 64), (72, 104)])

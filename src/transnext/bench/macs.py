@@ -15,8 +15,7 @@ def count_macs(workload: Workload) -> float:
     """Multiply-adds of the matrix products and convolutions for one image, backward included when training.
 
     They are counted at batch size 1 on PyTorch's meta device, where nothing is computed and every operation is in its
-    plain form; a model that cannot run there is counted in a real call. The fused ops of this package have no formula,
-    so its models run the reference.
+    plain form, so models of this package run the reference; a model that cannot run there is counted in a real call.
 
     Raises:
         Exception: The model cannot take the size.

@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +104,3 @@ def quiet() -> Any:
             yield
     finally:
         logging.disable(level)
-
-
-__all__: Sequence[str] = ["INPUT", "OPSET", "OnnxFile", "quiet", "write"]

@@ -15,6 +15,7 @@ from transnext.ops.triton.kernels import attention_backward as backward_kernels
 from transnext.ops.triton.kernels.attention_forward import attention_forward
 from transnext.ops.triton.launch import (
     block_of,
+    config,
     dense_channels,
     product_precision,
     size_class,
@@ -35,28 +36,45 @@ SUMS_BLOCK_Q = 32
 """Queries of a program that sums the gradients of parameters: fixed, because its sums are laid out by it."""
 
 
-def _configs(*blocks: tuple[int, int, int, int]) -> list[triton.Config]:
-    """Configurations of (queries, keys, warps, stages); 0 queries to leave them to the caller."""
-    return [
-        triton.Config(
-            {"BLOCK_Q": queries, "BLOCK_K": keys} if queries else {"BLOCK_K": keys},
-            num_warps=warps,
-            num_stages=stages,
-        )
-        for queries, keys, warps, stages in blocks
-    ]
-
-
 KEY = ("D", "RADIUS", "TAPS", "PRECISION", "SIZE")
-FORWARD = tuned(attention_forward, _configs((64, 32, 4, 2), (32, 32, 4, 2), (32, 16, 4, 2), (128, 32, 8, 2)), KEY)
-QUERY_GRADIENT = tuned(backward_kernels.query_gradient, _configs((0, 32, 4, 1), (0, 16, 4, 1), (0, 32, 8, 1)), KEY)
+FORWARD = tuned(
+    attention_forward,
+    [
+        config(4, 2, BLOCK_Q=64, BLOCK_K=32),
+        config(4, 2, BLOCK_Q=32, BLOCK_K=32),
+        config(4, 2, BLOCK_Q=32, BLOCK_K=16),
+        config(8, 2, BLOCK_Q=128, BLOCK_K=32),
+    ],
+    KEY,
+)
+QUERY_GRADIENT = tuned(
+    backward_kernels.query_gradient,
+    [config(4, 1, BLOCK_K=32), config(4, 1, BLOCK_K=16), config(8, 1, BLOCK_K=32)],
+    KEY,
+)
 LOCAL_GRADIENT = tuned(
     backward_kernels.local_gradient,
-    [triton.Config({"BLOCK_Q": q}, num_warps=w, num_stages=2) for q, w in ((32, 4), (16, 2), (64, 8))],
+    [config(4, 2, BLOCK_Q=32), config(2, 2, BLOCK_Q=16), config(8, 2, BLOCK_Q=64)],
     ("D", "RADIUS", "SIZE"),
 )
-POOLED_GRADIENT = tuned(backward_kernels.pooled_gradient, _configs((32, 32, 4, 1), (32, 16, 4, 1), (32, 32, 8, 1)), KEY)
-BIAS_GRADIENT = tuned(backward_kernels.bias_gradient, _configs((32, 16, 4, 1), (32, 32, 4, 1), (32, 32, 8, 1)), KEY)
+POOLED_GRADIENT = tuned(
+    backward_kernels.pooled_gradient,
+    [
+        config(4, 1, BLOCK_Q=32, BLOCK_K=32),
+        config(4, 1, BLOCK_Q=32, BLOCK_K=16),
+        config(8, 1, BLOCK_Q=32, BLOCK_K=32),
+    ],
+    KEY,
+)
+BIAS_GRADIENT = tuned(
+    backward_kernels.bias_gradient,
+    [
+        config(4, 1, BLOCK_Q=32, BLOCK_K=16),
+        config(4, 1, BLOCK_Q=32, BLOCK_K=32),
+        config(8, 1, BLOCK_Q=32, BLOCK_K=32),
+    ],
+    KEY,
+)
 
 
 class _Call(NamedTuple):

@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 
 from transnext.ops.triton.kernels import gate as kernels
-from transnext.ops.triton.launch import dense_channels, size_class, tuned
+from transnext.ops.triton.launch import config, dense_channels, size_class, tuned
 
 SUMS_BLOCK_R = 64
 """Pixels of a program that sums the gradients of the weights: fixed, because its sums are laid out by it."""
@@ -15,14 +15,27 @@ SUMS_BLOCK_R = 64
 SUMS_BLOCK_F, SUMS_WARPS = 32, 8
 
 
-def _configs(*blocks: tuple[int, int, int]) -> list[triton.Config]:
-    """Configurations of (pixels, channels, warps)."""
-    return [triton.Config({"BLOCK_R": r, "BLOCK_F": f}, num_warps=warps) for r, f, warps in blocks]
-
-
 KEY = ("F", "SIDE", "SIZE")
-FORWARD = tuned(kernels.gate_forward, _configs((32, 32, 4), (16, 64, 4), (64, 32, 8), (32, 64, 8)), KEY)
-INPUT_GRADIENT = tuned(kernels.conv_input_gradient, _configs((32, 32, 4), (16, 64, 4), (32, 64, 4), (64, 64, 8)), KEY)
+FORWARD = tuned(
+    kernels.gate_forward,
+    [
+        config(4, BLOCK_R=32, BLOCK_F=32),
+        config(4, BLOCK_R=16, BLOCK_F=64),
+        config(8, BLOCK_R=64, BLOCK_F=32),
+        config(8, BLOCK_R=32, BLOCK_F=64),
+    ],
+    KEY,
+)
+INPUT_GRADIENT = tuned(
+    kernels.conv_input_gradient,
+    [
+        config(4, BLOCK_R=32, BLOCK_F=32),
+        config(4, BLOCK_R=16, BLOCK_F=64),
+        config(4, BLOCK_R=32, BLOCK_F=64),
+        config(8, BLOCK_R=64, BLOCK_F=64),
+    ],
+    KEY,
+)
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -11,6 +11,11 @@ INTERPRETED: bool = triton.knobs.runtime.interpret
 """Whether Triton runs kernels on the CPU (`TRITON_INTERPRET=1`), where there is nothing to be tuned."""
 
 
+def config(num_warps: int, num_stages: int = 3, **blocks: int) -> triton.Config:
+    """Tile sizes by name, and how a program of that size is run."""
+    return triton.Config(blocks, num_warps=num_warps, num_stages=num_stages)
+
+
 def tuned(kernel: Any, configs: Sequence[triton.Config], key: Sequence[str]) -> Any:
     """A kernel that tries a few configurations the first time it meets a key, and remembers the best on the disk.
 
