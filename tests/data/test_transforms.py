@@ -58,6 +58,24 @@ def test_evaluation_equals_timm_for_ordinary_images():
     assert torch.equal(ours, timms)
 
 
+def test_training_equals_timm_for_the_same_seeds():
+    from timm.data import create_transform
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8))
+    options = {"mean": MEAN, "std": STD, "interpolation": "random", "auto_augment": "rand-m5-mstd0.5-inc1"}
+    ours = train_transform(SIZE, erasing_prob=0.5, **options)
+    timms = create_transform(SIZE, is_training=True, re_prob=0.5, re_mode="pixel", **options)
+
+    def draw(transform, seed):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        return transform(image)
+
+    for seed in range(20):
+        assert torch.equal(draw(ours, seed), draw(timms, seed))
+
+
 def test_a_line_is_not_blown_up():
     assert eval_transform((3, 224, 224), MEAN, STD, "bicubic")(uniform((1, 200_000))).shape == (3, 224, 224)
     assert eval_transform((3, 224, 224), MEAN, STD, "bicubic")(uniform((200_000, 2))).shape == (3, 224, 224)
