@@ -18,7 +18,7 @@ $(VENV)/installed: $(VENV)/torch $(KERNELS)
 	$(PIP) install --no-build-isolation --editable ".[dev]"
 	touch $@
 
-demo: $(VENV)/installed ## train, evaluate and look at a classifier, in four to seven minutes on two cores
+demo: $(VENV)/installed ## train, evaluate and look at a classifier, in four to eight minutes on two cores
 	$(BIN)/python -m transnext.demo
 
 test: $(VENV)/installed
