@@ -64,6 +64,17 @@ def test_plain(few, model, tmp_path, capsys):
     assert [c["images"] for c in result["classes"]] == [2] * 22
 
 
+def test_flip(few, model, tmp_path):
+    tables = []
+    for flip in ([], ["--flip"], ["--flip", "--scales", "1"]):
+        evaluate(few, "--splits", "val", "--json-file", str(tmp_path / "r.json"), *flip)
+        tables.append(json.loads((tmp_path / "r.json").read_text()))
+    plain, flipped, scaled = tables
+    assert flipped["val"]["loss"] != plain["val"]["loss"]
+    assert abs(flipped["val"]["loss"] - plain["val"]["loss"]) < 0.2
+    assert scaled["points"][0]["top1"] == flipped["val"]["top1"]
+
+
 def test_corruptions(few, model, tmp_path, capsys):
     files = ["--json-file", str(tmp_path / "r.json"), "--figure", str(tmp_path / "r.png")]
     evaluate(few, "--corruptions", "contrast", "jpeg_compression", *files)

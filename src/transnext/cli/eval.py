@@ -27,6 +27,7 @@ def evaluate(
     corruptions: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[NAME ...]")] = None,
     scales: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="[FACTOR ...]")] = None,
     image_size: int | None = None,
+    flip: bool = False,
     batch_size: int = 128,
     workers: int = 1,
     device: str = "auto",
@@ -46,6 +47,7 @@ def evaluate(
         corruptions: Corrupt the images at five severities in these ways; without names, in all 15.
         scales: Evaluate at these multiples of the trained image size; without numbers 0.5 1 1.5 2 3.
         image_size: Side of the square that images are brought to, pixels; the trained one by default.
+        flip: Average the probabilities of each image and its mirror image, which takes twice the time.
         batch_size: Images in a forward pass.
         workers: Processes that read images.
         device: auto, cpu, cuda or mps.
@@ -68,6 +70,7 @@ def evaluate(
             data,
             splits=splits,
             image_size=image_size,
+            flip=flip,
             batch_size=batch_size,
             workers=workers,
             device=device,
@@ -80,7 +83,13 @@ def evaluate(
         _write(json_file, results_as_dict(results))
         return
     evaluator = Evaluator(
-        model, image_size=image_size, batch_size=batch_size, workers=workers, device=device, quiet=False
+        model,
+        image_size=image_size,
+        flip=flip,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        quiet=False,
     )
     if suite is not None:
         found = evaluate_imagenet(evaluator, data)

@@ -13,6 +13,7 @@ from transnext.export import open_classifier
 from transnext.tasks.classification.build import Preprocessing
 from transnext.tasks.classification.evaluation import evaluate as evaluate_batches
 from transnext.tasks.classification.loading import Classifier
+from transnext.tasks.classification.mirror import MirrorAveraged
 from transnext.tasks.classification.results import SplitResult
 
 
@@ -23,6 +24,7 @@ class Evaluator:
         model: A run folder, a checkpoint, an exported file, a model name with pretrained weights, or a loaded
             `Classifier`.
         image_size: Side of the square that images are brought to, pixels; the trained one by default.
+        flip: Average the probabilities of each image and its mirror image, which takes twice the time.
         batch_size: Images in a forward pass.
         workers: Processes that read images.
         device: "auto", "cpu", "cuda" or "mps".
@@ -37,6 +39,7 @@ class Evaluator:
         model: str | Path | Classifier,
         *,
         image_size: int | None = None,
+        flip: bool = False,
         batch_size: int = 128,
         workers: int = 1,
         device: str = "auto",
@@ -46,6 +49,7 @@ class Evaluator:
         if not isinstance(model, Classifier):
             model = open_classifier(model, image_size=image_size, device=self.device)
         self.classifier = model
+        self.flip = flip
         self.batch_size = batch_size
         self.workers = workers
         self.display = Display(enabled=not quiet)
@@ -77,11 +81,12 @@ class Evaluator:
             ValueError: No image could be read.
             ChildProcessError: A reading process died.
         """
+        model = model or self.classifier.model
+        if self.flip:
+            model = MirrorAveraged(model)
         loader = eval_loader(images, batch_size or self.batch_size, self.workers)
         with naming_dead_workers(), self.display.bar(title or f"evaluating {split}", len(images)) as bar:
-            return evaluate_batches(
-                model or self.classifier.model, loader, images, split=split, device=self.device, on_batch=bar.advance
-            )
+            return evaluate_batches(model, loader, images, split=split, device=self.device, on_batch=bar.advance)
 
     def check_classes(self, source: ImageSource, data: str) -> None:
         """Makes sure that the classifier has the classes of the data.
@@ -107,6 +112,7 @@ def evaluate(
     *,
     splits: Sequence[str] = (),
     image_size: int | None = None,
+    flip: bool = False,
     batch_size: int = 128,
     workers: int = 1,
     device: str = "auto",
@@ -122,6 +128,7 @@ def evaluate(
         data: A bundled set or a folder of images.
         splits: Which splits; all if empty.
         image_size: Side of the square that images are brought to, pixels; the trained one by default.
+        flip: Average the probabilities of each image and its mirror image, which takes twice the time.
         batch_size: Images in a forward pass.
         workers: Processes that read images.
         device: "auto", "cpu", "cuda" or "mps".
@@ -134,7 +141,13 @@ def evaluate(
         ValueError: The model does not have the classes of the data, or a split does not exist or cannot be read.
     """
     evaluator = Evaluator(
-        model, image_size=image_size, batch_size=batch_size, workers=workers, device=device, quiet=quiet
+        model,
+        image_size=image_size,
+        flip=flip,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        quiet=quiet,
     )
     sources = open_dataset(str(data), val_fraction, seed)
     check_splits(sources, splits, str(data))
