@@ -38,13 +38,15 @@ def step(model: nn.Module, images: Tensor, training: bool) -> list[Tensor]:
     return [logits.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
 
-def main(backend: str = "aot_eager", training: bool = False) -> None:
+def main(backend: str = "aot_eager", training: bool = False, specialize_float: bool = False) -> None:
     """Prints a Markdown table, a row as soon as it is known.
 
     Args:
         backend: One of torch.compile's.
         training: Forward and backward instead of inference.
+        specialize_float: Let Dynamo take floats, as the eps of a LayerNorm, for constants: else it traces twice.
     """
+    torch._dynamo.config.specialize_float = specialize_float
     torch.manual_seed(0)
     small = {"embed_dims": (12, 16, 24, 32), "num_heads": (1, 2, 2, 4), "mlp_ratios": (3, 3, 2, 2)}
     model = TransNeXt(img_size=64, num_classes=5, depths=(1, 1, 1, 1), **small).train(training)
