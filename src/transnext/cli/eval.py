@@ -10,7 +10,6 @@ from rich.console import Console
 
 from transnext.data import ImageSource, open_dataset
 from transnext.engine.evaluation import Evaluator, check_splits, held_out_split
-from transnext.engine.evaluation import evaluate as run_evaluation
 from transnext.engine.imagenet_suite import evaluate_imagenet
 from transnext.engine.robustness import DEFAULT_SCALES, measure_robustness, measure_scales
 from transnext.tasks.classification.imagenet import suite_as_dict, suite_table
@@ -64,24 +63,6 @@ def evaluate(
         raise ValueError("--figure draws the results of --corruptions or --scales: add one of them")
     console = Console()
     values: dict[str, Any]
-    if not given:
-        results = run_evaluation(
-            model,
-            data,
-            splits=splits,
-            image_size=image_size,
-            flip=flip,
-            batch_size=batch_size,
-            workers=workers,
-            device=device,
-            val_fraction=val_fraction,
-            seed=seed,
-            quiet=False,
-        )
-        console.print(results_table(results))
-        _print_skipped(console, (skipped for r in results for skipped in r.skipped))
-        _write(json_file, results_as_dict(results))
-        return
     evaluator = Evaluator(
         model,
         image_size=image_size,
@@ -91,7 +72,12 @@ def evaluate(
         device=device,
         quiet=False,
     )
-    if suite is not None:
+    if not given:
+        results = evaluator.run_splits(data, splits, val_fraction=val_fraction, seed=seed)
+        console.print(results_table(results))
+        _print_skipped(console, (skipped for r in results for skipped in r.skipped))
+        values = results_as_dict(results)
+    elif suite is not None:
         found = evaluate_imagenet(evaluator, data)
         if found.corruptions is not None:
             console.print(robustness_table(found.corruptions))

@@ -88,6 +88,29 @@ class Evaluator:
         with naming_dead_workers(), self.display.bar(title or f"evaluating {split}", len(images)) as bar:
             return evaluate_batches(model, loader, images, split=split, device=self.device, on_batch=bar.advance)
 
+    def run_splits(
+        self, data: str | Path, splits: Sequence[str] = (), *, val_fraction: float = 0.2, seed: int = 0
+    ) -> list[SplitResult]:
+        """Evaluates on some splits of a data set.
+
+        Args:
+            data: A bundled set or a folder of images.
+            splits: Which splits; all if empty.
+            val_fraction: Share held out where the data come without val/; as in training.
+            seed: Decides what is held out; as in training.
+
+        Raises:
+            FileNotFoundError: The data are not there.
+            ValueError: The model does not have the classes of the data, or a split does not exist or cannot be read.
+        """
+        sources = open_dataset(str(data), val_fraction, seed)
+        check_splits(sources, splits, str(data))
+        results = []
+        for split in splits or sources:
+            self.check_classes(sources[split], str(data))
+            results.append(self.run(self.images(sources[split]), split))
+        return results
+
     def check_classes(self, source: ImageSource, data: str) -> None:
         """Makes sure that the classifier has the classes of the data.
 
@@ -149,13 +172,7 @@ def evaluate(
         device=device,
         quiet=quiet,
     )
-    sources = open_dataset(str(data), val_fraction, seed)
-    check_splits(sources, splits, str(data))
-    results = []
-    for split in splits or sources:
-        evaluator.check_classes(sources[split], str(data))
-        results.append(evaluator.run(evaluator.images(sources[split]), split))
-    return results
+    return evaluator.run_splits(data, splits, val_fraction=val_fraction, seed=seed)
 
 
 def check_splits(sources: Mapping[str, ImageSource], splits: Sequence[str], data: str) -> None:
