@@ -53,7 +53,7 @@ def test_train_eval_predict(photos, tmp_path, capsys) -> None:
 
     main(["eval", str(tmp_path / "run"), str(photos), "--workers", "0", "--json-file", str(tmp_path / "r.json")])
     assert "val" in capsys.readouterr().out
-    assert set(json.loads((tmp_path / "r.json").read_text())) == {"train", "val"}
+    assert set(json.loads((tmp_path / "r.json").read_text())["splits"]) == {"train", "val"}
 
     main(["predict", str(photos / "dark" / "0.png"), "--model", str(tmp_path / "run"), "--look", str(tmp_path / "l")])
     assert "0.png: " in capsys.readouterr().out

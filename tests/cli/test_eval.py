@@ -57,11 +57,13 @@ def test_plain(few, model, tmp_path, capsys):
     out = capsys.readouterr().out
     for word in ("95 % interval", "ECE", "images/s"):
         assert word in out
-    result = json.loads((tmp_path / "r.json").read_text())["val"]
+    values = json.loads((tmp_path / "r.json").read_text())
+    result = values["splits"]["val"]
     assert result["images"] == 44
     assert result["top1"] > 0.5
     assert result["top1_interval"][0] < result["top1"] < result["top1_interval"][1]
     assert [c["images"] for c in result["classes"]] == [2] * 22
+    assert values["settings"]["image_size"] == [64, 64]
 
 
 def test_flip(few, model, tmp_path):
@@ -69,16 +71,18 @@ def test_flip(few, model, tmp_path):
 
     def measured(*args: str) -> dict:
         evaluate(few, "--splits", "val", "--json-file", str(tmp_path / "r.json"), *args)
-        return json.loads((tmp_path / "r.json").read_text())
+        values = json.loads((tmp_path / "r.json").read_text())
+        assert values["settings"]["flip"] == ("--flip" in args)
+        return values if "--scales" in args else values["splits"]["val"]
 
     plain, flipped, scaled = measured(), measured("--flip"), measured("--flip", "--scales", "1")
     for file in (few / "val").rglob("*.png"):
         with Image.open(file) as image:
             ImageOps.mirror(image).save(file)
-    assert measured()["val"]["loss"] != pytest.approx(plain["val"]["loss"], rel=1e-2)
-    assert measured("--flip")["val"]["loss"] == pytest.approx(flipped["val"]["loss"], rel=1e-4)
-    assert flipped["val"]["loss"] != pytest.approx(plain["val"]["loss"], rel=1e-2)
-    assert scaled["points"][0]["top1"] == flipped["val"]["top1"]
+    assert measured()["loss"] != pytest.approx(plain["loss"], rel=1e-2)
+    assert measured("--flip")["loss"] == pytest.approx(flipped["loss"], rel=1e-4)
+    assert flipped["loss"] != pytest.approx(plain["loss"], rel=1e-2)
+    assert scaled["points"][0]["top1"] == flipped["top1"]
 
 
 def test_corruptions(few, model, tmp_path, capsys):

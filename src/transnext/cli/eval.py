@@ -16,6 +16,7 @@ from transnext.tasks.classification.imagenet import suite_as_dict, suite_table
 from transnext.tasks.classification.robustness import robustness_as_dict, robustness_line, robustness_table
 from transnext.tasks.classification.scales import scales_as_dict, scales_table
 from transnext.tasks.classification.summary import results_as_dict, results_table
+from transnext.version import __version__
 
 
 def evaluate(
@@ -52,7 +53,7 @@ def evaluate(
         device: auto, cpu, cuda or mps.
         val_fraction: Share held out where the data come without val/; as in training.
         seed: Decides what is held out, as in training, and what is random in corruptions.
-        json_file: Also write the results, with confusion matrices, to this file.
+        json_file: Also write the results, with confusion matrices and what they were measured with, to this file.
         figure: Draw the results of --corruptions or --scales to this file (png, svg or pdf).
     """
     asked = {"suite": suite, "corruptions": corruptions, "scales": scales}
@@ -76,7 +77,7 @@ def evaluate(
         results = evaluator.run_splits(data, splits, val_fraction=val_fraction, seed=seed)
         console.print(results_table(results))
         _print_skipped(console, (skipped for r in results for skipped in r.skipped))
-        values = results_as_dict(results)
+        values = {"splits": results_as_dict(results)}
     elif suite is not None:
         found = evaluate_imagenet(evaluator, data)
         if found.corruptions is not None:
@@ -108,7 +109,18 @@ def evaluate(
             from transnext.report.figures import draw_scales
 
             draw_scales(scaled, figure)
-    _write(json_file, values)
+    if json_file is not None:
+        height, width = evaluator.classifier.preprocessing.input_size[1:]
+        settings = {
+            "transnext": __version__,
+            "model": model,
+            "data": data,
+            "image_size": [height, width],
+            "flip": flip,
+            "val_fraction": val_fraction,
+            "seed": seed,
+        }
+        json_file.write_text(json.dumps({"settings": settings, **values}) + "\n", encoding="utf-8")
 
 
 def _one_split(
@@ -126,8 +138,3 @@ def _one_split(
 def _print_skipped(console: Console, skipped: Iterable[tuple[str, str]]) -> None:
     for name, reason in sorted(set(skipped)):
         console.print(f"skipped {name}: {reason}", markup=False, soft_wrap=True)
-
-
-def _write(file: Path | None, values: dict[str, Any]) -> None:
-    if file is not None:
-        file.write_text(json.dumps(values) + "\n", encoding="utf-8")
