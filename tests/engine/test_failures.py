@@ -305,6 +305,7 @@ def test_a_tracker_that_is_not_installed(short, monkeypatch) -> None:
         ),
         ({"batch_size": 100, "micro_batch_size": 50}, "22 training images are fewer than micro_batch_size 50"),
         ({"strategy": "fsdp", "ema": 0.9}, "ema is 0.9, which strategy 'fsdp' does not have"),
+        ({"strategy": "fsdp", "optimizer": "muon"}, "strategy 'fsdp' shards matrices, which muon needs whole"),
         ({"model": "resnet10t", "freeze_stages": 9}, "freeze_stages is 9"),
     ],
 )

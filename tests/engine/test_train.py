@@ -67,7 +67,9 @@ def test_the_same_seed_gives_the_same_weights(config, tmp_path) -> None:
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("extra", [{}, {"ema": 0.9}, {"micro_batch_size": 4}, {"precision": "bf16"}])
+@pytest.mark.parametrize(
+    "extra", [{}, {"ema": 0.9}, {"micro_batch_size": 4}, {"precision": "bf16"}, {"optimizer": "muon"}]
+)
 def test_an_interrupted_run_goes_on_to_the_same_weights(config, tmp_path, monkeypatch, extra) -> None:
     config = dataclasses.replace(config, epochs=3, **extra)
     train(dataclasses.replace(config, output=str(tmp_path / "whole")), quiet=True)

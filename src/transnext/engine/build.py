@@ -82,6 +82,10 @@ def build_accelerator(config: TrainConfig, folder: RunFolder, model: nn.Module) 
         raise ValueError("precision is 'fp16', which needs a GPU: use --precision bf16 or fp32 on the CPU")
     if config.strategy == "fsdp" and config.ema > 0:
         raise ValueError(f"ema is {config.ema}, which strategy 'fsdp' does not have: use --strategy ddp or --ema 0")
+    if config.strategy == "fsdp" and config.optimizer == "muon":
+        raise ValueError(
+            "strategy 'fsdp' shards matrices, which muon needs whole: use --strategy ddp or --optimizer adamw"
+        )
     require_tracker(config.tracker)
     join_restarted_group(device)
     sharding = _sharding(model) if config.strategy == "fsdp" else None

@@ -11,6 +11,7 @@ import tyro
 from transnext.data.transforms import CropMode
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Optimizer = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "constant"]
 Strategy = Literal["ddp", "fsdp"]
 Tracker = Literal["tensorboard", "wandb", "trackio", "none"]
@@ -52,8 +53,10 @@ class TrainConfig:
     seed: int = 0
     """Decides the split, the order, the augmentation and the initial weights."""
 
+    optimizer: Optimizer = "adamw"
+    """AdamW, or Muon for weight matrices and AdamW for the rest."""
     lr: float = 1e-3
-    """Peak learning rate of AdamW, for batch_size images."""
+    """Peak learning rate, for batch_size images; Muon's steps are scaled to the size of AdamW's."""
     layer_decay: float = 1.0
     """Factor of the learning rate from each layer to the one below it, 0..1; 1 trains all layers alike."""
     freeze_stages: int = 0
@@ -69,7 +72,7 @@ class TrainConfig:
     min_lr: float = 1e-5
     """Learning rate at the end of the cosine."""
     weight_decay: float = 0.05
-    """Decay of AdamW; biases, norms and what the model's no_weight_decay() names are exempt."""
+    """Decoupled decay; biases, norms and what the model's no_weight_decay() names are exempt."""
     clip_grad: float = 1.0
     """Largest norm of the gradient of an update; 0 for no limit."""
     label_smoothing: float = 0.1

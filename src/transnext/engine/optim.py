@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from transnext.engine.config import TrainConfig
+from transnext.engine.muon import Muon, with_matrices_apart
 
 
 def freeze_stages(model: nn.Module, count: int) -> None:
@@ -59,7 +60,7 @@ def train_mode(model: nn.Module) -> None:
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW over what is not frozen, without decay of biases, norms and what the model names in `no_weight_decay()`.
+    """AdamW or Muon over what is not frozen, without decay of biases, norms and what `no_weight_decay()` names.
 
     With `layer_decay` each group of parameters has an entry `lr_scale`, which the scheduler multiplies its rate with:
     1 for the classifier, `layer_decay` for the last block, its square for the one before, and so on.
@@ -75,6 +76,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         groups = param_groups_layer_decay(
             model, config.weight_decay, no_weight_decay_list=no_decay, layer_decay=config.layer_decay
         )
+    if config.optimizer == "muon":
+        return Muon(with_matrices_apart(groups, model), lr=config.lr)
     # One kernel for each parameter: on a CPU the update of a small network takes a seventh of its training otherwise.
     return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 
