@@ -99,6 +99,21 @@ def test_goes_on_from_its_state() -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
 
 
+def test_an_overflow_leaves_everything_out() -> None:
+    """With loss scaling: an infinite gradient of one bias must not move a matrix, nor the other way round."""
+    torch.manual_seed(0)
+    model = Network()
+    optimizer = make_optimizer(model, CONFIG)
+    for name in ("second.bias", "tall.weight"):
+        scaler = torch.amp.GradScaler("cpu")
+        model.zero_grad()
+        scaler.scale(model(torch.randn(8, 3, 6, 6)).square().sum()).backward()
+        model.get_parameter(name).grad[0] = torch.inf
+        before = copy.deepcopy(model.state_dict())
+        scaler.step(optimizer)
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), name
+
+
 @pytest.mark.parametrize("layer_decay", [1.0, 0.8])
 def test_matrices_of_a_transnext(layer_decay) -> None:
     model = timm.create_model("transnext_pico", num_classes=3)

@@ -21,9 +21,9 @@ class Muon(torch.optim.AdamW):
     `0.2 lr sqrt(max(out, in))` along the orthogonal factor of its Nesterov momentum, which makes its step as large as
     AdamW's (Liu et al., "Muon is scalable for LLM training", arXiv:2502.16982): rate and decay are those of AdamW.
 
-    The iterations are timm's. Its own optimiser, and PyTorch's, run them in bfloat16, ten times slower than float32 on
-    a CPU that has no instructions for it, and matrix after matrix; here they are in float32 on a CPU, and take all
-    matrices of one shape at once.
+    The iterations are timm's. Its own optimiser, and PyTorch's, run them in bfloat16, many times slower than float32 on
+    a CPU that has no instructions for it (`benchmarks/optimizers.py`), and matrix after matrix; here they are in
+    float32 on a CPU, and take all matrices of one shape at once.
 
     Args:
         groups: Groups of parameters as AdamW takes them; those of matrices have an entry `"matrices": True`.
@@ -53,7 +53,7 @@ class Muon(torch.optim.AdamW):
         by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for weight in group["params"]:
             if weight.grad is not None:
-                update = self._momentum(weight).flatten(1)
+                update = self._momentum(weight, weight.grad).flatten(1)
                 by_shape[update.shape].append((weight, update))
         for shape, pairs in by_shape.items():
             weights, updates = zip(*pairs, strict=True)
@@ -66,13 +66,13 @@ class Muon(torch.optim.AdamW):
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.sub_(direction.reshape(weight.shape).to(weight.dtype), alpha=length)
 
-    def _momentum(self, weight: Tensor) -> Tensor:
+    def _momentum(self, weight: Tensor, gradient: Tensor) -> Tensor:
         state = self.state[weight]
         if not state:
             state["step"] = torch.zeros(())  # AdamW expects it in every state that it loads
             state["momentum"] = torch.zeros_like(weight)
-        momentum: Tensor = state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
-        return weight.grad.lerp(momentum, MOMENTUM)  # type: ignore[union-attr]
+        momentum: Tensor = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        return gradient.lerp(momentum, MOMENTUM)  # Nesterov's
 
 
 def with_matrices_apart(groups: Iterable[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
