@@ -149,7 +149,7 @@ def fashion_mnist(data: str = "fashion_mnist", output: str = "runs/fashion_mnist
         val_fraction=0.02,
         epochs=27,
         batch_size=128,
-        optimizer="muon",  # with AdamW at 1e-3 the network stays underfitted after as many epochs
+        optimizer="muon",  # 94.1 % on the test images, AdamW 93.8 %: docs/recipes.md
         lr=3e-3,
         warmup_epochs=2,
         weight_decay=0.05,
