@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint format clean
 
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-KERNELS := setup.py $(wildcard src/transnext/ops/cpu/*)
+CPP := $(wildcard src/transnext/ops/cpu/*.h src/transnext/ops/cpu/*.cpp src/transnext/ops/cpu/bind/* tests/ops/sanitize/*.cpp)
+KERNELS := setup.py $(CPP)
 
 # The kernels are built against the PyTorch that will run them, so it comes first; an isolated build would fetch another one.
 $(VENV)/torch: pyproject.toml
@@ -28,10 +29,12 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
 
 clean:
 	rm -rf $(VENV) build dist runs

@@ -36,8 +36,8 @@ def extension_modules() -> dict[str, object]:
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g"] if debug else []
     extension = CppExtension(
         "transnext.ops._cpu",
-        sorted(map(str, SOURCES.glob("*.cpp"))),
-        depends=sorted(map(str, SOURCES.glob("*.h"))),
+        sorted(map(str, SOURCES.rglob("*.cpp"))),
+        depends=sorted(map(str, SOURCES.rglob("*.h"))),
         py_limited_api=True,
         extra_compile_args=[
             *flags,

@@ -26,11 +26,39 @@ def run(*command: str | Path) -> str:
     return result.stdout
 
 
+needs_compiler = pytest.mark.skipif(
+    shutil.which(COMPILER) is None or sys.platform == "win32", reason=f"no C++ compiler ({COMPILER})"
+)
+
+
+@needs_compiler
+def test_headers_can_be_read_alone() -> None:
+    """Each includes what it uses, in any order."""
+    headers = sorted(set(KERNELS.glob("*.h")) - {KERNELS / "isa_body.h"})
+    assert len(headers) > 10
+    quiet = ["-Wno-unused-function", "-Wno-pragma-once-outside-header"]
+    run(
+        COMPILER,
+        *FLAGS[:1],
+        *quiet,
+        "-fsyntax-only",
+        *(f"-isystem{path}" for path in include_paths()),
+        "-x",
+        "c++",
+        *headers,
+    )
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which(COMPILER) is None or sys.platform == "win32", reason=f"no C++ compiler ({COMPILER})")
+@needs_compiler
 def test_kernels_under_sanitizers(tmp_path: Path) -> None:
     """Every set of kernels, on many odd sizes, in memory of just their size; scratch memory begins as NaN."""
-    sources = [KERNELS / "dispatch.cpp", *sorted(KERNELS.glob("isa_*.cpp")), *sorted(HERE.glob("*.cpp"))]
+    sources = [
+        KERNELS / "axis.cpp",
+        KERNELS / "dispatch.cpp",
+        *sorted(KERNELS.glob("isa_*.cpp")),
+        *sorted(HERE.glob("*.cpp")),
+    ]
     includes = [f"-I{KERNELS}", *(f"-isystem{path}" for path in include_paths())]
     objects = [tmp_path / f"{source.stem}.o" for source in sources]
 

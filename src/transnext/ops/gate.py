@@ -19,7 +19,8 @@ def depthwise_conv_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None, bac
 
     Args:
         x: The halves `a` and `g` one after the other along the channels, `[B, H, W, 2 F]`, any strides.
-        weight: Depthwise kernel, `[F, 1, k, k]`, `k` odd; the map is padded with zeros.
+        weight: Depthwise kernel, `[F, 1, k, k]`, `k` odd, 3 in the network and in the kernels; the map is padded with
+            zeros.
         bias: `[F]` or None.
         backend: "auto" for the kernels where they can and the reference where not, "fused" or "reference".
 
@@ -45,8 +46,8 @@ def depthwise_conv_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None, bac
     why_not = why_not_fused((x,))
     if why_not is None and any(t.dtype not in FUSED_DTYPES for t in (weight, bias) if t is not None):
         why_not = "a parameter is neither float32 nor bfloat16 nor float16"
-    elif k > 63:
-        why_not = f"the kernel has side {k}, and the compiled one goes to 63"
+    elif k != 3:
+        why_not = f"the kernel has side {k}, and the compiled one has 3"
     if not use_fused(backend, why_not):
         return reference.depthwise_conv_gelu_gate(x, weight, bias)
     out: Tensor = torch.ops.transnext.depthwise_conv_gelu_gate(x, weight, bias)

@@ -1,5 +1,5 @@
-// The kernels with vectors as long as those of AVX-512, in the instructions that every processor has: their memory accesses
-// are checked on processors without AVX-512 too.
+// The kernels with vectors as long as those of AVX-512, in the instructions that every processor has: their memory
+// accesses are checked on processors without AVX-512 too.
 #include "headers.h"
 
 #define VL 16

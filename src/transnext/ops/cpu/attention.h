@@ -1,171 +1,15 @@
 // Aggregated attention. Lanes are queries, consecutive in a row of the map: softmax needs no sums across lanes, and the
 // position bias of a key is one contiguous piece of a table row.
 //
-// For each image and head, the rows of normalised keys and of values that the window covers are kept transposed, `[D][row]`,
-// in a ring of `w` slots with zeros around the map. A tile of QV * VL queries is transposed likewise. A thread needs the ring,
-// the pooled keys and values, and (K + P) logits for each query of one tile.
+// For each image and head, the rows of normalised keys and of values that the window covers are kept transposed,
+// `[D][row]`, in a ring of `w` slots with zeros around the map. A tile of QV * VL queries is transposed likewise. A
+// thread needs the ring, the pooled keys and values, and (K + P) logits for each query of one tile.
+#pragma once
 
-constexpr float NORM_EPS = 1e-12f;
-constexpr int KEY_BLOCK = 6, CHANNEL_BLOCK = 6;  // with 2 vectors of queries: 12 accumulators
+#include "bias_reader.h"
+#include "tiles.h"
 
-INLINE vf square_root(vf x) {
-  vf y;
-  for (int i = 0; i < VL; ++i) y[i] = __builtin_sqrtf(x[i]);
-  return y;
-}
-
-INLINE int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
-// `count` pixels of `D` channels, `step` elements apart, to `to[d * ld + i]`.
-template <class T>
-static void load_transposed(const T* from, int64_t step, int64_t count, int64_t D, float* to, int64_t ld) {
-  int64_t i = 0;
-  for (; i + 4 <= count; i += 4) {
-    const T* p = from + i * step;
-    // Pixels are far apart, in a pattern that the processor does not foresee.
-    for (int64_t k = 8; k < 12; ++k)
-      for (int64_t line = 0; line < D; line += static_cast<int64_t>(64 / sizeof(T))) __builtin_prefetch(p + k * step + line);
-    int64_t d = 0;
-    for (; d + 4 <= D; d += 4) {
-      vf4 a = load4(p + d), b = load4(p + step + d), c = load4(p + 2 * step + d), e = load4(p + 3 * step + d);
-      transpose4(a, b, c, e);
-      store4(to + d * ld + i, a);
-      store4(to + (d + 1) * ld + i, b);
-      store4(to + (d + 2) * ld + i, c);
-      store4(to + (d + 3) * ld + i, e);
-    }
-    for (; d < D; ++d)
-      for (int64_t k = 0; k < 4; ++k) to[d * ld + i + k] = widen(p[k * step + d]);
-  }
-  for (; i < count; ++i)
-    for (int64_t d = 0; d < D; ++d) to[d * ld + i] = widen(from[i * step + d]);
-}
-
-// The way back: `from[d * ld + i]` to `count` pixels of `D` channels, `step` elements apart.
-template <class T>
-static void store_transposed(const float* from, int64_t ld, int64_t count, int64_t D, T* to, int64_t step) {
-  int64_t i = 0;
-  for (; i + 4 <= count; i += 4) {
-    T* p = to + i * step;
-    int64_t d = 0;
-    for (; d + 4 <= D; d += 4) {
-      vf4 a = load4(from + d * ld + i), b = load4(from + (d + 1) * ld + i);
-      vf4 c = load4(from + (d + 2) * ld + i), e = load4(from + (d + 3) * ld + i);
-      transpose4(a, b, c, e);
-      store4(p + d, a);
-      store4(p + step + d, b);
-      store4(p + 2 * step + d, c);
-      store4(p + 3 * step + d, e);
-    }
-    for (; d < D; ++d)
-      for (int64_t k = 0; k < 4; ++k) narrow(from[d * ld + i + k], p + k * step + d);
-  }
-  for (; i < count; ++i)
-    for (int64_t d = 0; d < D; ++d) narrow(from[d * ld + i], to + i * step + d);
-}
-
-static void load_transposed(Dtype dtype, const void* from, int64_t offset, int64_t step, int64_t count, int64_t D, float* to,
-                            int64_t ld) {
-  for_dtype(dtype, [&](auto* type) {
-    load_transposed(static_cast<decltype(type)>(const_cast<void*>(from)) + offset, step, count, D, to, ld);
-  });
-}
-
-static void store_transposed(Dtype dtype, const float* from, int64_t ld, int64_t count, int64_t D, void* to, int64_t offset,
-                             int64_t step) {
-  for_dtype(dtype, [&](auto* type) { store_transposed(from, ld, count, D, static_cast<decltype(type)>(to) + offset, step); });
-}
-
-INLINE vf column_length(const float* x, int64_t ld, int64_t D) {
-  vf sum{};
-  for (int64_t d = 0; d < D; ++d) {
-    const vf value = load(x + d * ld);
-    sum += value * value;
-  }
-  return square_root(sum);
-}
-
-INLINE vf inverse_length(vf length) { return 1.0f / maximum(broadcast(NORM_EPS), length); }
-
-// Divides the columns of `x[D][ld]` by their lengths; `n` is a multiple of VL.
-static void normalise_columns(float* x, int64_t ld, int64_t n, int64_t D) {
-  for (int64_t i = 0; i < n; i += VL) {
-    const vf inverse = inverse_length(column_length(x + i, ld, D));
-    for (int64_t d = 0; d < D; ++d) store(x + d * ld + i, load(x + d * ld + i) * inverse);
-  }
-}
-
-// result[n][lanes] = start[n] + sum_d x[d][lanes] * y[n][d]; `start(n)` gives the lanes' start values.
-template <int N, int QV, class Start>
-INLINE void dot_block(const float* x, const float* y, int64_t D, float* result, const Start& start) {
-  constexpr int TQ = QV * VL;
-  vf acc[N][QV];
-#pragma GCC unroll 8
-  for (int n = 0; n < N; ++n)
-#pragma GCC unroll 2
-    for (int v = 0; v < QV; ++v) acc[n][v] = start(n, v);
-  for (int64_t d = 0; d < D; ++d) {
-    vf lanes[QV];
-#pragma GCC unroll 2
-    for (int v = 0; v < QV; ++v) lanes[v] = load(x + d * TQ + v * VL);
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) {
-      const vf value = broadcast(y[n * D + d]);
-#pragma GCC unroll 2
-      for (int v = 0; v < QV; ++v) acc[n][v] += lanes[v] * value;
-    }
-  }
-#pragma GCC unroll 8
-  for (int n = 0; n < N; ++n)
-#pragma GCC unroll 2
-    for (int v = 0; v < QV; ++v) store(result + n * TQ + v * VL, acc[n][v]);
-}
-
-template <int QV, class Start>
-static void dots(const float* x, const float* y, int64_t N, int64_t D, float* result, const Start& start) {
-  constexpr int TQ = QV * VL;
-  int64_t n = 0;
-  const auto from_n = [&](int i, int v) ALWAYS_INLINE { return start(n + i, v); };
-  for (; n + KEY_BLOCK <= N; n += KEY_BLOCK) dot_block<KEY_BLOCK, QV>(x, y + n * D, D, result + n * TQ, from_n);
-  switch (N - n) {
-    case 5: return dot_block<5, QV>(x, y + n * D, D, result + n * TQ, from_n);
-    case 4: return dot_block<4, QV>(x, y + n * D, D, result + n * TQ, from_n);
-    case 3: return dot_block<3, QV>(x, y + n * D, D, result + n * TQ, from_n);
-    case 2: return dot_block<2, QV>(x, y + n * D, D, result + n * TQ, from_n);
-    case 1: return dot_block<1, QV>(x, y + n * D, D, result + n * TQ, from_n);
-  }
-}
-
-// result[d][lanes] = sum_n weights[n][lanes] * y[n][d], in blocks of channels.
-template <int DB, int QV>
-INLINE void mix_block(const float* weights, const float* y, int64_t N, int64_t D, float* result) {
-  constexpr int TQ = QV * VL;
-  vf acc[DB][QV] = {};
-  for (int64_t n = 0; n < N; ++n) {
-    vf lanes[QV];
-#pragma GCC unroll 2
-    for (int v = 0; v < QV; ++v) lanes[v] = load(weights + n * TQ + v * VL);
-#pragma GCC unroll 8
-    for (int d = 0; d < DB; ++d) {
-      const vf value = broadcast(y[n * D + d]);
-#pragma GCC unroll 2
-      for (int v = 0; v < QV; ++v) acc[d][v] += lanes[v] * value;
-    }
-  }
-#pragma GCC unroll 8
-  for (int d = 0; d < DB; ++d)
-#pragma GCC unroll 2
-    for (int v = 0; v < QV; ++v) store(result + d * TQ + v * VL, acc[d][v]);
-}
-
-template <int QV>
-static void mix(const float* weights, const float* y, int64_t N, int64_t D, float* result) {
-  constexpr int TQ = QV * VL;
-  int64_t d = 0;
-  for (; d + CHANNEL_BLOCK <= D; d += CHANNEL_BLOCK) mix_block<CHANNEL_BLOCK, QV>(weights, y + d, N, D, result + d * TQ);
-  for (; d + 2 <= D; d += 2) mix_block<2, QV>(weights, y + d, N, D, result + d * TQ);
-  for (; d < D; ++d) mix_block<1, QV>(weights, y + d, N, D, result + d * TQ);
-}
+namespace transnext::ISA {
 
 // The rows of keys and values around the current row of queries, transposed, in a ring of slots `[w][D][width]`.
 struct Ring {
@@ -193,95 +37,44 @@ static void load_ring_row(const Attention& a, const Ring& ring, int64_t b, int64
   normalise_columns(k, ring.width, ring.width, a.D);
 }
 
+// Pooled keys or values of an image and head, `[P][D]`.
+static void widen_pool(const Attention& a, const Map& pool, int64_t b, int64_t m, float* to) {
+  for (int64_t y = 0; y < a.P_h; ++y)
+    widen_rows(a.dtype, pool.data, place(pool, b, y, 0, m), pool.x, a.P_w, a.D, to + y * a.P_w * a.D);
+}
+
+INLINE float pooled_length(const float* key, int64_t D) {
+  float sum = 0;
+  for (int64_t d = 0; d < D; ++d) sum += key[d] * key[d];
+  return __builtin_sqrtf(sum);
+}
+
 // Pooled keys, normalised, and pooled values of an image and head, `[P][D]` each.
 static void load_pool(const Attention& a, int64_t b, int64_t m, float* k, float* v) {
-  for (int64_t y = 0; y < a.P_h; ++y) {
-    const int64_t first = y * a.P_w * a.D;
-    widen_rows(a.dtype, a.k_pool.data, place(a.k_pool, b, y, 0, m), a.k_pool.x, a.P_w, a.D, k + first);
-    widen_rows(a.dtype, a.v_pool.data, place(a.v_pool, b, y, 0, m), a.v_pool.x, a.P_w, a.D, v + first);
-  }
+  widen_pool(a, a.k_pool, b, m, k);
+  widen_pool(a, a.v_pool, b, m, v);
   for (int64_t p = 0; p < a.P(); ++p, k += a.D) {
-    float sum = 0;
-    for (int64_t d = 0; d < a.D; ++d) sum += k[d] * k[d];
-    const float length = __builtin_sqrtf(sum), divisor = NORM_EPS > length ? NORM_EPS : length;
+    const float length = pooled_length(k, a.D), divisor = NORM_EPS > length ? NORM_EPS : length;
     for (int64_t d = 0; d < a.D; ++d) k[d] /= divisor;
   }
 }
 
-// Reads the position bias of the pooled keys for a row of queries.
-struct BiasReader {
-  const Attention& a;
-  const float* table;   // of the head
-  float* blended;       // [P_h][row_length] where rows are resized
-  const float** keys;   // [P]: bias of query column 0 and each key, unless columns are resized
-  int64_t i = 0;
-
-  void start_row(int64_t query_row) {
-    i = query_row;
-    if (a.rows.resized) blend_rows();
-    if (a.cols.resized) return;
-    for (int64_t y = 0; y < a.P_h; ++y)
-      for (int64_t x = 0; x < a.P_w; ++x) keys[y * a.P_w + x] = row(y) + column(x);
-  }
-
-  void blend_rows() {
-    const Axis& axis = a.rows;
-    const float share_q = axis.query_share[i];
-    for (int64_t p = 0; p < a.P_h; ++p) {
-      float* to = blended + p * a.row_length;
-      const float share_k = axis.key_share[p];
-      const float* source[4];
-      const float weight[4] = {(1 - share_q) * (1 - share_k), (1 - share_q) * share_k, share_q * (1 - share_k), share_q * share_k};
-      for (int t = 0; t < 4; ++t) source[t] = table + entry(p, t) * a.row_length;
-      for (int64_t u = 0; u < a.row_length; ++u)
-        to[u] = weight[0] * source[0][u] + weight[1] * source[1][u] + weight[2] * source[2][u] + weight[3] * source[3][u];
-    }
-  }
-
-  // Table row of tap `t` of the current row of queries and pooled row `p`.
-  int64_t entry(int64_t p, int t) const {
-    const Axis& axis = a.rows;
-    return axis.step * (t < 2 ? axis.query_first[i] : axis.query_second[i]) +
-           axis.key_offset[t % 2 == 0 ? axis.key_first[p] : axis.key_second[p]];
-  }
-
-  const float* row(int64_t p) const {
-    return a.rows.resized ? blended + p * a.row_length : table + (a.rows.step * i + a.rows.key_offset[p]) * a.row_length;
-  }
-
-  // Where query column 0 and pooled column `p` read a row of the table, when columns are not resized.
-  int64_t column(int64_t p) const {
-    const int64_t offset = a.cols.key_offset[p];
-    return a.cols.step == 1 ? offset : (offset % 2) * a.odd_start + offset / 2;
-  }
-
-  // Bias of the queries j .. j + VL - 1 and pooled column `p`, when columns are resized.
-  vf resized_lanes(const float* table_row, int64_t p, int64_t j) const {
-    const Axis& axis = a.cols;
-    const float share_k = axis.key_share[p];
-    const float *first = table_row + axis.key_offset[axis.key_first[p]], *second = table_row + axis.key_offset[axis.key_second[p]];
-    vf result{};
-    const int64_t count = std::min<int64_t>(VL, a.W - j);
-    for (int64_t l = 0; l < count; ++l) {
-      const int64_t q0 = axis.step * axis.query_first[j + l], q1 = axis.step * axis.query_second[j + l];
-      const float left = first[q0] + share_k * (second[q0] - first[q0]), right = first[q1] + share_k * (second[q1] - first[q1]);
-      result[l] = left + axis.query_share[j + l] * (right - left);
-    }
-    return result;
-  }
+// Queries of one head, side by side in a row of the map: from column j of row i of image b on.
+struct Tile {
+  int64_t b, m, i, j;
 };
 
 // What a thread works with: one image and head at a time.
 struct Workspace {
   Ring ring;
-  float *pool_k, *pool_v;       // [P][D]
-  float *qn, *qs, *out;         // [D][TQ]
-  float *logits;                // [K + P][TQ]: local ones first
-  float *token_weights;         // [K][TQ]
-  float *blended;               // [P_h][row_length]
+  float *pool_k, *pool_v;          // [P][D]
+  float *qn, *qs, *out;            // [D][TQ]
+  float* logits;                   // [K + P][TQ]: local ones first
+  float* token_weights;            // [K][TQ]
+  float* blended;                  // [P_h][row_length]
   const float** bias_keys;         // [P], each as long as two floats
   float *inverse_length, *length;  // [TQ]
-  float* scale;                 // [W + TQ]: softplus(temperature) log(L) of a row of queries
+  float* scale;                    // [W + TQ]: softplus(temperature) log(L) of a row of queries
 
   static constexpr int TQ = 2 * VL;
 
@@ -360,8 +153,7 @@ static void window_dots(const Attention& a, const float* x, const float* rows, c
   for_window_rows(a, i, [&](int64_t n, int64_t slot) {
     const float* row = rows + slot * ring.slot_floats + j;
     int64_t dx = 0;
-    for (; dx + 3 <= a.window; dx += 3)
-      window_dot_block<3, QV>(x, row + dx, ring.width, a.D, result + (n + dx) * TQ);
+    for (; dx + 3 <= a.window; dx += 3) window_dot_block<3, QV>(x, row + dx, ring.width, a.D, result + (n + dx) * TQ);
     for (; dx < a.window; ++dx) window_dot_block<1, QV>(x, row + dx, ring.width, a.D, result + (n + dx) * TQ);
   });
 }
@@ -395,8 +187,8 @@ INLINE void window_mix_block(const Attention& a, const float* weights, const flo
 }
 
 template <int QV>
-static void window_mix(const Attention& a, const float* weights, const float* rows, const Ring& ring, int64_t i, int64_t j,
-                       float* result) {
+static void window_mix(const Attention& a, const float* weights, const float* rows, const Ring& ring, int64_t i,
+                       int64_t j, float* result) {
   constexpr int TQ = QV * VL;
   int64_t d = 0;
   for (; d + CHANNEL_BLOCK <= a.D; d += CHANNEL_BLOCK)
@@ -407,15 +199,17 @@ static void window_mix(const Attention& a, const float* weights, const float* ro
 // Reads a tile of queries and leaves `qn`, `qs`, its scale, and the softmax numerators of all keys in `logits`.
 // Returns through `inverse_sum` one over the sum of those.
 template <int QV>
-static void softmax_tile(const Attention& a, Workspace& s, const BiasReader& bias, int64_t b, int64_t m, int64_t i, int64_t j,
-                         int64_t count, vf (&inverse_sum)[QV]) {
+static void softmax_tile(const Attention& a, Workspace& s, const BiasReader& bias, const Tile& tile,
+                         vf (&inverse_sum)[QV]) {
   constexpr int TQ = QV * VL;
-  const int64_t K = a.K(), P = a.P(), D = a.D, r = a.window / 2;
+  const int64_t b = tile.b, m = tile.m, i = tile.i, j = tile.j;
+  const int64_t K = a.K(), P = a.P(), D = a.D, r = a.window / 2, count = std::min<int64_t>(TQ, a.W - j);
   if (count < TQ) std::fill_n(s.qn, D * TQ, 0.0f);
   load_transposed(a.dtype, a.q.data, place(a.q, b, i, j, m), a.q.x, count, D, s.qn, TQ);
 #pragma GCC unroll 2
   for (int v = 0; v < QV; ++v) {
-    const vf length = column_length(s.qn + v * VL, TQ, D), inverse = inverse_length(length), scale = load(s.scale + j + v * VL);
+    const vf length = column_length(s.qn + v * VL, TQ, D), inverse = inverse_length(length),
+             scale = load(s.scale + j + v * VL);
     store(s.length + v * VL, length);
     store(s.inverse_length + v * VL, inverse);
     for (int64_t d = 0; d < D; ++d) {
@@ -468,12 +262,12 @@ static void softmax_tile(const Attention& a, Workspace& s, const BiasReader& bia
 }
 
 template <int QV>
-static void forward_tile(const Attention& a, Workspace& s, const BiasReader& bias, void* out, int64_t b, int64_t m, int64_t i,
-                         int64_t j) {
+static void forward_tile(const Attention& a, Workspace& s, const BiasReader& bias, void* out, const Tile& tile) {
   constexpr int TQ = QV * VL;
+  const int64_t b = tile.b, m = tile.m, i = tile.i, j = tile.j;
   const int64_t K = a.K(), P = a.P(), D = a.D, count = std::min<int64_t>(TQ, a.W - j);
   vf inverse_sum[QV];
-  softmax_tile<QV>(a, s, bias, b, m, i, j, count, inverse_sum);
+  softmax_tile<QV>(a, s, bias, tile, inverse_sum);
   mix<QV>(s.logits + K * TQ, s.pool_v, P, D, s.out);
 #pragma GCC unroll 2
   for (int v = 0; v < QV; ++v) {
@@ -511,9 +305,11 @@ static void attention_forward(const Attention& a, void* out, int64_t begin, int6
       bias.start_row(i);
       fill_scale(a, m, i, s.scale);
       for_tiles(
-          a.W, [&](int64_t j) { forward_tile<2>(a, s, bias, out, b, m, i, j); },
-          [&](int64_t j) { forward_tile<1>(a, s, bias, out, b, m, i, j); });
+          a.W, [&](int64_t j) { forward_tile<2>(a, s, bias, out, {b, m, i, j}); },
+          [&](int64_t j) { forward_tile<1>(a, s, bias, out, {b, m, i, j}); });
     }
     unit += last - first;
   }
 }
+
+}  // namespace transnext::ISA

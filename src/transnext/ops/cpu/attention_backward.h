@@ -1,9 +1,15 @@
 // Gradients of aggregated attention. The probabilities of a tile of queries are computed again; nothing was kept.
 //
-// With p the softmax weights, u = qn . tokens + tokens_bias what is added to them in the window, g the gradient of the output:
+// With p the softmax weights, u = qn . tokens + tokens_bias what is added to them in the window, g the gradient of the
+// output:
 //   dA = g . v            for all keys        d(softmax logits) dS = p (dA - sum p dA)
 //   du = dA               in the window       dv += (p + u) g,  dkn += dS qs
 // and then through qs = (qn + query_embedding) softplus(temperature) log(L), qn = q / |q|, kn = k / |k|.
+#pragma once
+
+#include "attention.h"
+
+namespace transnext::ISA {
 
 // What the window's keys and values need of a row of queries, zero beside the map: `[n][r + column]`.
 struct QueryRow {
@@ -12,14 +18,15 @@ struct QueryRow {
 };
 
 struct BackwardWorkspace : Workspace {
-  Ring grads;                  // of the ring: d(normalised keys), d(values)
-  float *grad_pool_k, *grad_pool_v;            // [P][DV]: rows of channels, padded to vectors
-  float *g, *grad_qs, *grad_qn;                // [D][TQ]
-  float *dA;                                   // [K + P][TQ]
-  float *g_rows, *qs_rows, *qn_rows;           // [TQ][DV]
-  float *grad_tokens, *grad_tokens_bias, *grad_local_bias, *grad_query_embedding, *grad_temperature;  // of the current head
-  float *grad_blended;                         // [P_h][row_length]
-  float* keys;                                 // [D][width]: of a finished row
+  Ring grads;                         // of the ring: d(normalised keys), d(values)
+  float *grad_pool_k, *grad_pool_v;   // [P][DV]: rows of channels, padded to vectors
+  float *g, *grad_qs, *grad_qn;       // [D][TQ]
+  float* dA;                          // [K + P][TQ]
+  float *g_rows, *qs_rows, *qn_rows;  // [TQ][DV]
+  float *grad_tokens, *grad_tokens_bias, *grad_local_bias, *grad_query_embedding,
+      *grad_temperature;  // of the current head
+  float* grad_blended;    // [P_h][row_length]
+  float* keys;            // [D][width]: of a finished row
   QueryRow queries;
 
   static int64_t channels(const Attention& a) { return round_up(a.D, VL); }
@@ -101,8 +108,8 @@ static void outer(const float* weights, const float* rows, int64_t N, int64_t co
   for (; d < DV; d += VL) outer_columns<1, QV>(weights, rows + d, N, count, DV, sums + d);
 }
 
-// row[d][x] += sum over dx of weights[n + dx][x - dx + r] * queries[d][x - dx + r], for DB channels and one vector of keys:
-// gathering for a key is free of the overlapping stores that scattering from queries would make.
+// row[d][x] += sum over dx of weights[n + dx][x - dx + r] * queries[d][x - dx + r], for DB channels and one vector of
+// keys: gathering for a key is free of the overlapping stores that scattering from queries would make.
 template <int DB>
 INLINE void window_gather_block(const float* weights, const float* queries, int64_t window, int64_t width, float* row) {
   vf acc[DB];
@@ -142,7 +149,8 @@ INLINE void add_lanes(const BiasReader& bias, float* table_row, int64_t p, int64
   }
   const Axis& axis = a.cols;
   const float share_k = axis.key_share[p];
-  float *first = table_row + axis.key_offset[axis.key_first[p]], *second = table_row + axis.key_offset[axis.key_second[p]];
+  float *first = table_row + axis.key_offset[axis.key_first[p]],
+        *second = table_row + axis.key_offset[axis.key_second[p]];
   const int64_t count = std::min<int64_t>(VL, a.W - j);
   for (int64_t l = 0; l < count; ++l) {
     const int64_t q0 = axis.step * axis.query_first[j + l], q1 = axis.step * axis.query_second[j + l];
@@ -155,12 +163,14 @@ INLINE void add_lanes(const BiasReader& bias, float* table_row, int64_t p, int64
 }
 
 template <int QV>
-static void backward_tile(const Attention& a, const AttentionGradient& grads, BackwardWorkspace& s, const BiasReader& bias,
-                          float* grad_table, int64_t b, int64_t m, int64_t i, int64_t j) {
+static void backward_tile(const Attention& a, const AttentionGradient& grads, BackwardWorkspace& s,
+                          const BiasReader& bias, float* grad_table, const Tile& tile) {
   constexpr int TQ = QV * VL;
-  const int64_t K = a.K(), P = a.P(), D = a.D, DV = BackwardWorkspace::channels(a), count = std::min<int64_t>(TQ, a.W - j);
+  const int64_t b = tile.b, m = tile.m, i = tile.i, j = tile.j;
+  const int64_t K = a.K(), P = a.P(), D = a.D, DV = BackwardWorkspace::channels(a),
+                count = std::min<int64_t>(TQ, a.W - j);
   vf inverse_sum[QV];
-  softmax_tile<QV>(a, s, bias, b, m, i, j, count, inverse_sum);
+  softmax_tile<QV>(a, s, bias, tile, inverse_sum);
   if (count < TQ) std::fill_n(s.g, D * TQ, 0.0f);
   load_transposed(a.dtype, grads.grad.data, place(grads.grad, b, i, j, m), grads.grad.x, count, D, s.g, TQ);
   store_transposed(s.g, TQ, count, D, s.g_rows, DV);
@@ -185,7 +195,8 @@ static void backward_tile(const Attention& a, const AttentionGradient& grads, Ba
     }
     for (int64_t n = 0; n < K; ++n) {
       const vf p = load(s.logits + n * TQ + at_v), dA = load(s.dA + n * TQ + at_v), dS = p * (dA - mean);
-      float *bias_sum = s.grad_tokens_bias + n * VL, *local_sum = s.grad_local_bias + n * VL, *u = s.token_weights + n * TQ + at_v;
+      float *bias_sum = s.grad_tokens_bias + n * VL, *local_sum = s.grad_local_bias + n * VL,
+            *u = s.token_weights + n * TQ + at_v;
       store(bias_sum, load(bias_sum) + dA);
       store(local_sum, load(local_sum) + dS);
       store(u, load(u) + p);
@@ -253,8 +264,8 @@ static void backward_tile(const Attention& a, const AttentionGradient& grads, Ba
 
 // Turns the gradient of normalised keys into that of keys and writes a finished row of both.
 // `grad_k`, `grad_v`: [D][ld]; `keys`: room for [D][round_up(W, VL)].
-static void write_row(const Attention& a, const AttentionGradient& grads, int64_t b, int64_t m, int64_t y, float* grad_k,
-                      const float* grad_v, int64_t ld, float* keys, int64_t keys_ld) {
+static void write_row(const Attention& a, const AttentionGradient& grads, int64_t b, int64_t m, int64_t y,
+                      float* grad_k, const float* grad_v, int64_t ld, float* keys, int64_t keys_ld) {
   std::fill_n(keys, a.D * keys_ld, 0.0f);
   load_transposed(a.dtype, a.k.data, place(a.k, b, y, 0, m), a.k.x, a.W, a.D, keys, keys_ld);
   for (int64_t j = 0; j < a.W; j += VL) {
@@ -275,12 +286,13 @@ static void write_row(const Attention& a, const AttentionGradient& grads, int64_
 // Rows [first, last) of a strip.
 struct StripRows {
   int64_t first, last;
-  StripRows(const Attention& a, int64_t strip, int64_t strips) : first(a.H * strip / strips), last(a.H * (strip + 1) / strips) {}
+  StripRows(const Attention& a, int64_t strip, int64_t strips)
+      : first(a.H * strip / strips), last(a.H * (strip + 1) / strips) {}
 };
 
 // A row that no later query of this strip reaches: written where the strip alone knows it, put at the seam otherwise.
-static void finish_row(const Attention& a, AttentionGradient& grads, BackwardWorkspace& s, int64_t b, int64_t m, int64_t y,
-                       const StripRows& rows, float* seams) {
+static void finish_row(const Attention& a, AttentionGradient& grads, BackwardWorkspace& s, int64_t b, int64_t m,
+                       int64_t y, const StripRows& rows, float* seams) {
   const int64_t r = a.window / 2, slot = slot_of(y, a.window);
   float *grad_k = s.grads.k + slot * s.grads.slot_floats, *grad_v = s.grads.v + slot * s.grads.slot_floats;
   if (y >= 0 && y < a.H) {
@@ -301,7 +313,8 @@ static void finish_row(const Attention& a, AttentionGradient& grads, BackwardWor
   std::fill_n(grad_v, s.grads.slot_floats, 0.0f);
 }
 
-// Adds what one row of queries found for the parameters to the sums of a slot, and starts anew: long sums are sums of sums.
+// Adds what one row of queries found for the parameters to the sums of a slot, and starts anew: long sums are sums of
+// sums.
 static void flush_parameters(const Attention& a, BackwardWorkspace& s, double* to) {
   const int64_t K = a.K(), D = a.D, DV = BackwardWorkspace::channels(a);
   for (int64_t n = 0; n < K; ++n)
@@ -326,9 +339,7 @@ static void attention_backward(const Attention& a, AttentionGradient& grads, int
   std::fill_n(s.qn_rows, Workspace::TQ * DV, 0.0f);
   for (float* part : {s.queries.dS, s.queries.weights}) std::fill_n(part, K * s.grads.width, 0.0f);
   for (float* part : {s.queries.qs, s.queries.g}) std::fill_n(part, s.grads.slot_floats, 0.0f);
-  const int64_t units = a.M * a.B * grads.strips;
-  const int64_t first_unit = units * worker / grads.workers, last_unit = units * (worker + 1) / grads.workers;
-  for (int64_t unit = first_unit; unit < last_unit; ++unit) {
+  for (int64_t unit = grads.first_unit(a, worker); unit < grads.first_unit(a, worker + 1); ++unit) {
     const int64_t strip = unit % grads.strips, b = unit / grads.strips % a.B, m = unit / grads.strips / a.B;
     const StripRows rows(a, strip, grads.strips);
     const int64_t slot = m + worker;
@@ -353,8 +364,8 @@ static void attention_backward(const Attention& a, AttentionGradient& grads, int
       fill_scale(a, m, i, s.scale);
       if (a.rows.resized) std::fill_n(s.grad_blended, a.P_h * a.row_length, 0.0f);
       for_tiles(
-          a.W, [&](int64_t j) { backward_tile<2>(a, grads, s, bias, grad_table, b, m, i, j); },
-          [&](int64_t j) { backward_tile<1>(a, grads, s, bias, grad_table, b, m, i, j); });
+          a.W, [&](int64_t j) { backward_tile<2>(a, grads, s, bias, grad_table, {b, m, i, j}); },
+          [&](int64_t j) { backward_tile<1>(a, grads, s, bias, grad_table, {b, m, i, j}); });
       window_gather(a, s.queries.dS, s.queries.qs, s.grads.k, s.grads, i);
       window_gather(a, s.queries.weights, s.queries.g, s.grads.v, s.grads, i);
       if (a.rows.resized) {
@@ -380,14 +391,14 @@ static void attention_backward(const Attention& a, AttentionGradient& grads, int
   }
 }
 
-
 // Rows at the seams between two strips of an image and head, to which both have contributed.
 static void attention_backward_seams(const Attention& a, AttentionGradient& grads, int64_t begin, int64_t end) {
   const int64_t r = a.window / 2, row_floats = a.D * a.W, ld = round_up(a.W, VL) + VL;
   float* sums = scratch(3 * a.D * ld);
   float *grad_k = sums, *grad_v = sums + a.D * ld, *keys = sums + 2 * a.D * ld;
   for (int64_t seam = begin; seam < end; ++seam) {
-    const int64_t strip = seam % (grads.strips - 1), image = seam / (grads.strips - 1), unit = image * grads.strips + strip;
+    const int64_t strip = seam % (grads.strips - 1), image = seam / (grads.strips - 1),
+                  unit = image * grads.strips + strip;
     const StripRows rows(a, strip, grads.strips);
     for (int64_t n = 0; n < 2 * r; ++n) {
       const float* upper = grads.seams.data() + unit * grads.seam_floats(a) + (2 * r + n) * 2 * row_floats;
@@ -403,3 +414,56 @@ static void attention_backward_seams(const Attention& a, AttentionGradient& grad
     }
   }
 }
+
+// Adds up what strips found for the pooled keys and values, and undoes the normalisation of the keys.
+static void total_pool(const Attention& a, const AttentionGradient& grads, AttentionTotals& totals) {
+  const int64_t P = a.P(), D = a.D;
+  totals.k_pool.assign(a.B * P * a.M * D, 0.0f);
+  totals.v_pool.assign(a.B * P * a.M * D, 0.0f);
+  float* keys = scratch(P * D);
+  for (int64_t m = 0; m < a.M; ++m)
+    for (int64_t b = 0; b < a.B; ++b) {
+      widen_pool(a, a.k_pool, b, m, keys);
+      for (int64_t p = 0; p < P; ++p) {
+        float *grad_k = totals.k_pool.data() + ((b * P + p) * a.M + m) * D,
+              *grad_v = totals.v_pool.data() + ((b * P + p) * a.M + m) * D;
+        for (int64_t s = 0; s < grads.strips; ++s) {
+          const float* part = grads.pool.data() + ((m * a.B + b) * grads.strips + s) * 2 * P * D;
+          for (int64_t d = 0; d < D; ++d) {
+            grad_k[d] += part[p * D + d];
+            grad_v[d] += part[(P + p) * D + d];
+          }
+        }
+        const float *key = keys + p * D, length = pooled_length(key, D),
+                    divisor = NORM_EPS > length ? NORM_EPS : length;
+        float along = 0;
+        if (!(length < NORM_EPS))
+          for (int64_t d = 0; d < D; ++d) along += key[d] / divisor * grad_k[d];
+        for (int64_t d = 0; d < D; ++d) grad_k[d] = (grad_k[d] - key[d] / divisor * along) / divisor;
+      }
+    }
+}
+
+static void attention_backward_totals(const Attention& a, const AttentionGradient& grads, AttentionTotals& totals) {
+  total_pool(a, grads, totals);
+  const int64_t M = a.M, K = a.K(), D = a.D, U = a.rows.entries, V = a.cols.entries;
+  totals.query_embedding.assign(M * D, 0.0f), totals.temperature.assign(M, 0.0f), totals.local_bias.assign(M * K, 0.0f);
+  totals.tokens.assign(M * D * K, 0.0f), totals.tokens_bias.assign(M * K, 0.0f), totals.table.assign(M * U * V, 0.0f);
+  for (int64_t m = 0; m < M; ++m)
+    for (int64_t w = 0; w < grads.workers; ++w) {
+      const int64_t first = grads.first_unit(a, w), last = grads.first_unit(a, w + 1), of_head = a.B * grads.strips;
+      if (first >= last || m < first / of_head || m > (last - 1) / of_head) continue;
+      const float* table = grads.table.data() + (m + w) * U * a.row_length;
+      for (int64_t u = 0; u < U; ++u)
+        for (int64_t v = 0; v < V; ++v) totals.table[(m * U + u) * V + v] += table[u * a.row_length + a.column_of(v)];
+      const double* p = grads.parameters.data() + (m + w) * grads.parameters_of_slot(a);
+      for (int64_t n = 0; n < K; ++n)
+        for (int64_t d = 0; d < D; ++d) totals.tokens[(m * D + d) * K + n] += *p++;
+      for (int64_t n = 0; n < K; ++n) totals.tokens_bias[m * K + n] += *p++;
+      for (int64_t n = 0; n < K; ++n) totals.local_bias[m * K + n] += *p++;
+      for (int64_t d = 0; d < D; ++d) totals.query_embedding[m * D + d] += *p++;
+      totals.temperature[m] += *p;
+    }
+}
+
+}  // namespace transnext::ISA

@@ -1,12 +1,18 @@
-// The MLP 2 -> hidden -> M of the log-spaced position bias over the grid of row and column coordinates. Lanes are columns.
+// The MLP 2 -> hidden -> M of the log-spaced position bias over the grid of row and column coordinates. Lanes are
+// columns.
 //
 // The hidden units of an entry are relu(row * w0 + column * w1 + b): they are made where they are used, never stored.
+#pragma once
+
+#include "vec.h"
+
+namespace transnext::ISA {
 
 constexpr int64_t HIDDEN_BLOCK = 64;  // long sums are sums of sums
 
 template <int N>
-INLINE void table_heads(const BiasTable& t, const float* row_part, const float* columns, int64_t first_head, float* const* out,
-                        int64_t column, int64_t count) {
+INLINE void table_heads(const BiasTable& t, const float* row_part, const float* columns, int64_t first_head,
+                        float* const* out, int64_t column, int64_t count) {
   vf total[N][2] = {};
   const vf place[2] = {load(columns), load(columns + VL)};
   for (int64_t k0 = 0; k0 < t.hidden; k0 += HIDDEN_BLOCK) {
@@ -108,3 +114,5 @@ static void bias_table_backward(const BiasTable& t, const BiasTableGradient& g, 
     }
   }
 }
+
+}  // namespace transnext::ISA

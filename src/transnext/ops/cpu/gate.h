@@ -1,46 +1,21 @@
 // Depthwise convolution, GELU and gate of the convolutional GLU. Lanes are channels, which lie side by side in memory.
+#pragma once
 
-constexpr int64_t MAX_GATE_WINDOW = 63;
+#include "vec.h"
 
-// Calls `vector(c)` for whole vectors of channels and `single(c)` for the rest.
-template <class Vector, class Single>
-INLINE void for_channels(int64_t F, const Vector& vector, const Single& single) {
-  int64_t c = 0;
-  for (; c + VL <= F; c += VL) vector(c);
-  for (; c < F; ++c) single(c);
-}
+namespace transnext::ISA {
 
-INLINE vf first_lane(float x) {
-  vf v{};
-  v[0] = x;
-  return v;
-}
-
-// The rows of the map that the kernel covers, null outside the map. Pixel x of a row starts at `x * step`.
+// The three rows of the map around one, null outside the map. Pixel x of a row starts at `x * step`.
 struct WindowRows {
-  const float* row[MAX_GATE_WINDOW];
+  const float* row[3];
   int64_t step;
 };
-
-// The convolution at column x, for the channels that `load_*` read: a vector or a single one.
-template <class Value, class Load>
-INLINE Value convolve(const float* weight, Value start, int64_t window, int64_t F, int64_t c, int64_t x, int64_t W,
-                      const WindowRows& rows, const Load& load_lanes) {
-  const int64_t r = window / 2, from = std::max<int64_t>(0, r - x), until = std::min(window, W + r - x);
-  Value sum = start;
-  for (int64_t dy = 0; dy < window; ++dy) {
-    const float* source = rows.row[dy];
-    if (!source) continue;
-    for (int64_t dx = from; dx < until; ++dx)
-      sum += load_lanes(weight + (dy * window + dx) * F + c) * load_lanes(source + (x + dx - r) * rows.step + c);
-  }
-  return sum;
-}
 
 // Pixels that are worked on together, so that weights and sums of a vector of channels are read once for all of them.
 constexpr int64_t PIXEL_BLOCK = 8;
 
-// What a value stands for: lanes c .. c + VL - 1 of one pixel or of two neighbouring ones, `step` apart, or channel c alone.
+// What a value stands for: lanes c .. c + VL - 1 of one pixel or of two neighbouring ones, `step` apart, or channel c
+// alone.
 struct OnePixel {
   static vf get(const float* p, int64_t) { return load(p); }
   static void put(float* p, int64_t, vf x) { store(p, x); }
@@ -57,55 +32,59 @@ struct OneChannel {
   static void put(float* p, int64_t, vf x) { *p = x[0]; }
 };
 
-INLINE vf convolve_3x3(const vf (&w)[3][3], vf sum, int64_t c, int64_t x, int64_t W, const WindowRows& rows) {
+// Weights of the channels from c on, kept in registers, and their convolution at one column.
+template <class What>
+struct Taps {
+  vf w[3][3];
+
+  INLINE_MEMBER Taps(const float* weight, int64_t F, int64_t c) {
 #pragma GCC unroll 3
-  for (int dy = 0; dy < 3; ++dy) {
-    if (!rows.row[dy]) continue;
-    const float* source = rows.row[dy] + x * rows.step + c;
-    if (x > 0) sum += w[dy][0] * load(source - rows.step);
-    sum += w[dy][1] * load(source);
-    if (x + 1 < W) sum += w[dy][2] * load(source + rows.step);
+    for (int dy = 0; dy < 3; ++dy)
+#pragma GCC unroll 3
+      for (int dx = 0; dx < 3; ++dx) w[dy][dx] = What::get(weight + (dy * 3 + dx) * F + c, 0);
   }
-  return sum;
-}
+
+  INLINE_MEMBER vf convolve(vf sum, int64_t c, int64_t x, int64_t W, const WindowRows& rows) const {
+#pragma GCC unroll 3
+    for (int dy = 0; dy < 3; ++dy) {
+      if (!rows.row[dy]) continue;
+      const float* source = rows.row[dy] + x * rows.step + c;
+      if (x > 0) sum += w[dy][0] * What::get(source - rows.step, 0);
+      sum += w[dy][1] * What::get(source, 0);
+      if (x + 1 < W) sum += w[dy][2] * What::get(source + rows.step, 0);
+    }
+    return sum;
+  }
+};
 
 // Calls `use(x, c, convolution, what)` for all columns and channels of a row.
 template <class Use>
-INLINE void for_convolutions(const float* weight, const float* bias, int64_t window, int64_t W, int64_t F,
-                             const WindowRows& rows, const Use& use) {
-  const auto one = [](const float* p) { return *p; };
+INLINE void for_convolutions(const float* weight, const float* bias, int64_t W, int64_t F, const WindowRows& rows,
+                             const Use& use) {
   for (int64_t first = 0; first < W; first += PIXEL_BLOCK) {
     const int64_t last = std::min(W, first + PIXEL_BLOCK);
-    int64_t c = 0;
-    if (window == 3)
-      for (; c + VL <= F; c += VL) {
-        vf w[3][3];
-#pragma GCC unroll 3
-        for (int dy = 0; dy < 3; ++dy)
-#pragma GCC unroll 3
-          for (int dx = 0; dx < 3; ++dx) w[dy][dx] = load(weight + (dy * 3 + dx) * F + c);
-        const vf start = load(bias + c);
-        int64_t x = first;
-        for (; x + 2 <= last; x += 2) {
-          const Pair sums{convolve_3x3(w, start, c, x, W, rows), convolve_3x3(w, start, c, x + 1, W, rows)};
-          use(x, c, sums, TwoPixels());
-        }
-        if (x < last) use(x, c, convolve_3x3(w, start, c, x, W, rows), OnePixel());
-      }
-    else
-      for (; c + VL <= F; c += VL)
-        for (int64_t x = first; x < last; ++x)
-          use(x, c, convolve(weight, load(bias + c), window, F, c, x, W, rows, load), OnePixel());
-    for (; c < F; ++c)
-      for (int64_t x = first; x < last; ++x)
-        use(x, c, first_lane(convolve(weight, bias[c], window, F, c, x, W, rows, one)), OneChannel());
+    for_channels(
+        F,
+        [&](int64_t c) ALWAYS_INLINE {
+          const Taps<OnePixel> taps(weight, F, c);
+          const vf start = load(bias + c);
+          int64_t x = first;
+          for (; x + 2 <= last; x += 2)
+            use(x, c, Pair{taps.convolve(start, c, x, W, rows), taps.convolve(start, c, x + 1, W, rows)}, TwoPixels());
+          if (x < last) use(x, c, taps.convolve(start, c, x, W, rows), OnePixel());
+        },
+        [&](int64_t c) ALWAYS_INLINE {
+          const Taps<OneChannel> taps(weight, F, c);
+          for (int64_t x = first; x < last; ++x)
+            use(x, c, taps.convolve(first_lane(bias[c]), c, x, W, rows), OneChannel());
+        });
   }
 }
 
 // One row of the result. `gates` points at the gates of its first pixel.
-static void gate_row(const float* weight, const float* bias, int64_t window, int64_t W, int64_t F, const WindowRows& rows,
+static void gate_row(const float* weight, const float* bias, int64_t W, int64_t F, const WindowRows& rows,
                      const float* gates, int64_t gate_step, float* out, int64_t out_step) {
-  for_convolutions(weight, bias, window, W, F, rows, [&](int64_t x, int64_t c, auto a, auto what) ALWAYS_INLINE {
+  for_convolutions(weight, bias, W, F, rows, [&](int64_t x, int64_t c, auto a, auto what) ALWAYS_INLINE {
     what.put(out + x * out_step + c, out_step, gelu(a) * what.get(gates + x * gate_step + c, gate_step));
   });
 }
@@ -117,7 +96,7 @@ struct InputRows {
   float* ring;   // [slots][W][F]
   float* gates;  // [W][F]
 
-  // `slots` rows are wanted at once, at least the window.
+  // `slots` rows are wanted at once, at least three.
   InputRows(const Gate& g, int64_t b, int64_t slots, float* base)
       : g(g), b(b), slots(slots), ring(base), gates(base + (floats(g, slots) ? slots * g.W * g.F : 0)) {}
   static int64_t floats(const Gate& g, int64_t slots) { return g.dtype == Dtype::Float ? 0 : (slots + 1) * g.W * g.F; }
@@ -127,7 +106,8 @@ struct InputRows {
   int64_t step() const { return direct() ? g.x_x : g.F; }
 
   void enter(int64_t y) const {
-    if (!direct() && y >= 0 && y < g.H) widen_rows(g.dtype, g.x, place(y), g.x_x, g.W, g.F, ring + y % slots * g.W * g.F);
+    if (!direct() && y >= 0 && y < g.H)
+      widen_rows(g.dtype, g.x, place(y), g.x_x, g.W, g.F, ring + y % slots * g.W * g.F);
   }
   const float* row(int64_t y) const {
     if (y < 0 || y >= g.H) return nullptr;
@@ -141,20 +121,20 @@ struct InputRows {
   WindowRows around(int64_t y) const {
     WindowRows rows;
     rows.step = step();
-    for (int64_t dy = 0; dy < g.window; ++dy) rows.row[dy] = row(y + dy - g.window / 2);
+    for (int64_t dy = 0; dy < 3; ++dy) rows.row[dy] = row(y + dy - 1);
     return rows;
   }
 };
 
-// Runs `pass(part, scratch)` for ranges of channels whose rows fit in the cache together, so that a row is fetched once and not
-// again for each row that it is a neighbour of. `floats(part)` is the scratch that a pass wants.
+// Runs `pass(part, scratch)` for ranges of channels whose rows fit in the cache together, so that a row is fetched once
+// and not again for each row that it is a neighbour of. `floats(part)` is the scratch that a pass wants.
 template <class Floats, class Pass>
 static void for_channel_ranges(const Gate& g, const Floats& floats, const Pass& pass) {
   constexpr int64_t CACHE_FLOATS = 32 * 1024;
-  const int64_t taps = g.window * g.window, fitting = CACHE_FLOATS / ((g.window + 1) * g.W) / 16 * 16;
+  const int64_t fitting = CACHE_FLOATS / (4 * g.W) / 16 * 16;
   Gate part = g;
   part.F = std::min(g.F, std::max<int64_t>(32, fitting));
-  const int64_t most = part.F, for_weights = round_up(taps * most, 16);
+  const int64_t most = part.F, for_weights = round_up(9 * most, 16);
   float* weights = scratch(for_weights + floats(part));
   const int64_t size = g.dtype == Dtype::Float ? 4 : 2;
   for (int64_t c = 0; c < g.F; c += most) {
@@ -164,7 +144,7 @@ static void for_channel_ranges(const Gate& g, const Floats& floats, const Pass& 
     part.out = g.out ? static_cast<char*>(g.out) + c * size : nullptr;
     part.grad = g.grad ? static_cast<const char*>(g.grad) + c * size : nullptr;
     part.grad_x = g.grad_x ? static_cast<char*>(g.grad_x) + c * size : nullptr;
-    for (int64_t t = 0; t < taps; ++t) std::copy_n(g.weight + t * g.F + c, part.F, weights + t * part.F);
+    for (int64_t t = 0; t < 9; ++t) std::copy_n(g.weight + t * g.F + c, part.F, weights + t * part.F);
     part.weight = weights;
     part.bias = g.bias + c;
     pass(part, weights + for_weights);
@@ -172,21 +152,23 @@ static void for_channel_ranges(const Gate& g, const Floats& floats, const Pass& 
 }
 
 static void gate_forward(const Gate& whole, int64_t begin, int64_t end) {
-  const auto floats = [](const Gate& g) { return InputRows::floats(g, g.window) + g.W * g.F; };
+  const auto floats = [](const Gate& g) { return InputRows::floats(g, 3) + g.W * g.F; };
   for_channel_ranges(whole, floats, [&](const Gate& g, float* base) {
-    const int64_t r = g.window / 2, row_floats = g.W * g.all;
-    float* narrowed = base + InputRows::floats(g, g.window);
+    const int64_t row_floats = g.W * g.all;
+    float* narrowed = base + InputRows::floats(g, 3);
     for (int64_t unit = begin; unit < end;) {
       const int64_t top = unit % g.H, bottom = std::min(g.H, top + end - unit);
-      const InputRows input(g, unit / g.H, g.window, base);
-      for (int64_t y = top - r; y < top + r; ++y) input.enter(y);
+      const InputRows input(g, unit / g.H, 3, base);
+      for (int64_t y = top - 1; y <= top; ++y) input.enter(y);
       for (int64_t y = top; y < bottom; ++y, ++unit) {
-        input.enter(y + r);
+        input.enter(y + 1);
         float* out = input.direct() ? static_cast<float*>(g.out) + unit * row_floats : narrowed;
-        gate_row(g.weight, g.bias, g.window, g.W, g.F, input.around(y), input.gates_of(y), input.step(), out,
+        gate_row(g.weight, g.bias, g.W, g.F, input.around(y), input.gates_of(y), input.step(), out,
                  input.direct() ? g.all : g.F);
         if (!input.direct()) narrow_rows(g.dtype, out, g.W, g.F, g.out, unit * row_floats, g.all);
       }
     }
   });
 }
+
+}  // namespace transnext::ISA

@@ -1,8 +1,13 @@
 // Matrix products of channels-last rows with packed weights: C[T, N] = A[T, K] B[K, N].
 //
-// Weights come as panels `[ceil(N / PANEL), K, PANEL]`, zero-padded, so that the inner loop reads them in order. One tile of C,
-// ROWS x PANEL, is kept in registers over a block of K; the panel's block stays in the first-level cache while all rows of A
-// pass by.
+// Weights come as panels `[ceil(N / PANEL), K, PANEL]`, zero-padded, so that the inner loop reads them in order. One
+// tile of C, ROWS x PANEL, is kept in registers over a block of K; the panel's block stays in the first-level cache
+// while all rows of A pass by.
+#pragma once
+
+#include "vec.h"
+
+namespace transnext::ISA {
 
 constexpr int PANEL = 2 * VL;
 constexpr int ROWS = VL == 16 ? 12 : (VL == 8 ? 6 : 4);
@@ -12,7 +17,7 @@ INLINE int64_t panels_of(int64_t N) { return (N + PANEL - 1) / PANEL; }
 
 // What becomes of a product: GELU on the columns from `gelu_from` on, then `residual` is added.
 struct Product {
-  float* out;             // [T, N], row stride `ld`
+  float* out;  // [T, N], row stride `ld`
   int64_t ld, N;
   const float* residual;  // as `out`, or null
   int64_t gelu_from;      // N for none
@@ -41,7 +46,8 @@ static void finish_columns(const Product& c, const float* tile, int64_t rows, in
     }
 }
 
-// One tile over `depth` rows of the panel. `partial` keeps the tile between blocks of K: the first starts from the bias.
+// One tile over `depth` rows of the panel. `partial` keeps the tile between blocks of K: the first starts from the
+// bias.
 template <int R>
 static void gemm_tile(const float* a, int64_t lda, const float* panel, int64_t depth, const float* bias, float* partial,
                       bool first, bool last, const Product& c, int64_t row, int64_t column) {
@@ -110,8 +116,8 @@ struct TileOfRows<0> {
 
 // `bias` has a whole number of panels of entries; `scratch` holds round_up(T, ROWS) * PANEL floats.
 // GELU and residual are not wanted together anywhere, and are not combined here.
-static void gemm(const float* a, int64_t lda, int64_t T, int64_t K, const float* panels, const float* bias, float* scratch,
-                 const Product& c) {
+static void gemm(const float* a, int64_t lda, int64_t T, int64_t K, const float* panels, const float* bias,
+                 float* scratch, const Product& c) {
   const int64_t blocks = std::max<int64_t>(1, (K + K_BLOCK - 1) / K_BLOCK), block = (K + blocks - 1) / blocks;
   for (int64_t n = 0; n < panels_of(c.N); ++n)
     for (int64_t b = 0; b < blocks; ++b) {
@@ -122,3 +128,5 @@ static void gemm(const float* a, int64_t lda, int64_t T, int64_t K, const float*
                               scratch + t * PANEL, b == 0, b == blocks - 1, c, t, n * PANEL);
     }
 }
+
+}  // namespace transnext::ISA

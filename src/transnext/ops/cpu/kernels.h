@@ -1,13 +1,16 @@
 // What the kernels take, and the table of kernels that each instruction set fills. No code of a kernel is here.
 //
-// Shape legend: `B` batch, `H W` feature map, `M` heads, `D` channels of a head, `w` window side, `K = w * w`, `P_h P_w`
-// pooled grid, `P = P_h * P_w`, `F` hidden channels. Maps are channels-last. Strides count elements.
+// Shape legend: `B` batch, `H W` feature map, `M` heads, `D` channels of a head, `w` window side, `K = w * w`, `P_h
+// P_w` pooled grid, `P = P_h * P_w`, `F` hidden channels. Maps are channels-last. Strides count elements.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 namespace transnext {
+
+// Length below which a vector is not normalised but divided by this, as torch.nn.functional.normalize does.
+constexpr float NORM_EPS = 1e-12f;
 
 enum class Dtype { Float, BFloat16, Half };
 
@@ -22,7 +25,8 @@ struct Axis {
   int64_t entries;                  // distinct offsets, U
   int64_t step;                     // table entries between neighbouring queries, 1 or 2
   std::vector<int32_t> key_offset;  // entry = step * query + key_offset[key], in trained positions
-  // Only when the bias is resized from a trained size: each position blends two trained ones, (1 - share) first + share second.
+  // Only when the bias is resized from a trained size: each position blends two trained ones, (1 - share) first + share
+  // second.
   bool resized = false;
   std::vector<int32_t> query_first, query_second, key_first, key_second;
   std::vector<float> query_share, key_share;
@@ -43,61 +47,77 @@ struct Attention {
   std::vector<float> local_bias;       // [M, K]
   std::vector<float> tokens;           // [M, K, D]
   std::vector<float> tokens_bias;      // [M, K]
-  std::vector<float> log_length;       // [w + 1, w + 1]: log(rows * cols + P) by the rows and columns of the window inside
-  // [M, U_h, row_length]: rows of the table, even entries before odd ones where queries step by 2, then TABLE_SLACK zeros.
+  std::vector<float> log_length;  // [w + 1, w + 1]: log(rows * cols + P) by the rows and columns of the window inside
+  // [M, U_h, row_length]: rows of the table, even entries before odd ones where queries step by 2, then TABLE_SLACK
+  // zeros.
   std::vector<float> table;
   int64_t row_length, odd_start;
 
+  // Where entry `u` of a row of the table lies.
+  int64_t column_of(int64_t u) const { return odd_start ? (u % 2) * odd_start + u / 2 : u; }
   int64_t K() const { return window * window; }
   int64_t P() const { return P_h * P_w; }
 };
 
-// Work is cut into strips of rows, ordered by head, image, row. What strips or workers share is accumulated apart, and added
-// up afterwards in an order that depends on the number of workers alone.
+// Work is cut into strips of rows, ordered by head, image, row: `units`. What strips or workers share is accumulated
+// apart, and added up afterwards in an order that depends on the number of workers alone.
 struct AttentionGradient {
-  Map grad;                      // of the output
-  void *q, *k, *v;               // results, contiguous [B, H, W, M, D], in the dtype of the inputs
-  int64_t strips;                // of each image and head; every strip has at least w - 1 rows
+  Map grad;         // of the output
+  void *q, *k, *v;  // results, contiguous [B, H, W, M, D], in the dtype of the inputs
+  int64_t strips;   // of each image and head; every strip has at least w - 1 rows
   int64_t workers;
-  std::vector<float> seams;      // [strips of all][2 sides][w - 1 rows][k, v][D][W]
-  std::vector<float> pool;       // [strips of all][k, v][P][D]
-  std::vector<float> table;      // [M + workers - 1][U_h, row_length]
-  std::vector<double> parameters;  // [M + workers - 1][K D tokens, K tokens_bias, K local_bias, D query_embedding, 1 temperature]
+  std::vector<float> seams;  // [units][2 sides][w - 1 rows][k, v][D][W]
+  std::vector<float> pool;   // [units][k, v][P][D]
+  std::vector<float>
+      table;  // [slots][U_h, row_length]; a slot holds one head's, worker w's share of head m is in m + w
+  std::vector<double> parameters;  // [slots][K D tokens, K tokens_bias, K local_bias, D query_embedding, 1 temperature]
 
+  int64_t units(const Attention& a) const { return a.M * a.B * strips; }
+  int64_t first_unit(const Attention& a, int64_t worker) const { return units(a) * worker / workers; }
+  int64_t slots(const Attention& a) const { return a.M + (workers > 1 ? workers : 1) - 1; }
   int64_t parameters_of_slot(const Attention& a) const { return a.K() * a.D + 2 * a.K() + a.D + 1; }
   int64_t seam_floats(const Attention& a) const { return 2 * (a.window - 1) * 2 * a.D * a.W; }
 };
 
-struct Gate {
-  Dtype dtype;
-  int64_t B, H, W, F, window;
-  int64_t all;               // channels of the tensors: F, or more where F of them are taken, from `first` on
-  int64_t first;
-  const void* x;             // [B, H, W, 2 all]
-  int64_t x_b, x_y, x_x;
-  const float* weight;       // [w * w, F]
-  const float* bias;         // [F]
-  void* out;                 // [B, H, W, all]
-  // backward
-  const void* grad;          // [B, H, W, all]
-  void* grad_x;              // [B, H, W, 2 all]
-  float* grad_parameters;    // [workers, w * w + 1, all]
+// What the shares of strips and workers come to, in the order of the parameters' own elements.
+struct AttentionTotals {
+  std::vector<float> k_pool, v_pool;                   // [B, P, M, D]
+  std::vector<float> query_embedding, temperature;     // [M, D], [M]
+  std::vector<float> local_bias, tokens, tokens_bias;  // [M, K], [M, D, K], [M, K]
+  std::vector<float> table;                            // [M, U_h, U_w]
 };
 
-// LayerNorm (if `norm_weight`), then a product with packed weights, then GELU on columns from `gelu_from` on, then a sum
-// with `residual` (if given). Rows are channels-last pixels.
+// Depthwise 3x3 convolution, GELU and gate.
+struct Gate {
+  Dtype dtype;
+  int64_t B, H, W, F;
+  int64_t all;  // channels of the tensors: F, or more where F of them are taken, from `first` on
+  int64_t first;
+  const void* x;  // [B, H, W, 2 all]
+  int64_t x_b, x_y, x_x;
+  const float* weight;  // [9, F]
+  const float* bias;    // [F]
+  void* out;            // [B, H, W, all]
+  // backward
+  const void* grad;        // [B, H, W, all]
+  void* grad_x;            // [B, H, W, 2 all]
+  float* grad_parameters;  // [workers, 9 + 1, all]
+};
+
+// LayerNorm (if `norm_weight`), then a product with packed weights, then GELU on columns from `gelu_from` on, then a
+// sum with `residual` (if given). Rows are channels-last pixels.
 struct NormLinear {
   Dtype dtype;
   int64_t rows, K, N;
-  const void* x;             // [rows, K], row stride `x_row`
+  const void* x;  // [rows, K], row stride `x_row`
   int64_t x_row;
   const float *norm_weight, *norm_bias;
   float eps;
-  const float* panels;       // [ceil(N / PANEL), K, PANEL]
-  const float* bias;         // ceil(N / PANEL) * PANEL
+  const float* panels;  // [ceil(N / PANEL), K, PANEL]
+  const float* bias;    // ceil(N / PANEL) * PANEL
   int64_t gelu_from;
-  const void* residual;      // [rows, N]
-  void* out;                 // [rows, N]
+  const void* residual;  // [rows, N]
+  void* out;             // [rows, N]
 };
 
 // Weights `[N, K]`, element (n, k) at `k * k_step + n * n_step`, to panels `[ceil(N / PANEL), K, PANEL]`.
@@ -111,10 +131,10 @@ struct PackPanels {
 // out[m, n] = sum over t of left[t, m] right[t, n].
 struct OuterProduct {
   int64_t rows, M, N;
-  const float *left, *right;        // [rows, M], [rows, N]
-  int64_t left_row, right_row;      // their row strides
-  float *left_sums, *right_sums;    // column sums are added to these, [M], [N], where they are not null
-  float* out;                       // [M, N], or [N, M] if `transposed`
+  const float *left, *right;      // [rows, M], [rows, N]
+  int64_t left_row, right_row;    // their row strides
+  float *left_sums, *right_sums;  // column sums are added to these, [M], [N], where they are not null
+  float* out;                     // [M, N], or [N, M] if `transposed`
   bool transposed;
 };
 
@@ -122,15 +142,15 @@ struct OuterProduct {
 struct Pool {
   Dtype dtype;
   int64_t B, H, W, C, P_h, P_w;
-  const void* x;             // [B, H, W, C], channels side by side
+  const void* x;  // [B, H, W, C], channels side by side
   int64_t x_b, x_y, x_x;
-  void* out;                 // [B, P_h, P_w, C]
+  void* out;  // [B, P_h, P_w, C]
 };
 
 struct ConvGlu {
   Dtype dtype;
   int64_t B, H, W, C, F;
-  const void* x;             // [B, H, W, C], also the residual
+  const void* x;  // [B, H, W, C], also the residual
   const float *norm_weight, *norm_bias;
   float eps;
   const float *panels_in, *bias_in;    // C -> 2 F
@@ -142,20 +162,21 @@ struct ConvGlu {
 // A convolutional GLU in training: out = fc2(gate(fc1(x))), and its gradients.
 struct ConvGluTraining {
   int64_t B, H, W, C, F;
-  const float* x;                          // [B, H, W, C]
-  float* hidden;                           // [B, H, W, 2 F]: fc1(x), written by the forward pass
-  const float *weight, *bias;              // depthwise, [9, F], [F]
+  const float* x;              // [B, H, W, C]
+  float* hidden;               // [B, H, W, 2 F]: fc1(x), written by the forward pass
+  const float *weight, *bias;  // depthwise, [9, F], [F]
   // Packed weights, forward of fc1 (C -> 2 F) and fc2 (F -> C), backward of those that undo them (2 F -> C and C -> F).
   const float *panels_in, *panels_out;
-  const float *bias_in, *bias_out;         // forward
-  float* out;                              // [B, H, W, C]
-  const float* grad;                       // backward: of the output
+  const float *bias_in, *bias_out;  // forward
+  float* out;                       // [B, H, W, C]
+  const float* grad;                // backward: of the output
   float* grad_x;
-  float *grad_weight_in, *grad_weight_out; // [2 F, C], [C, F]
-  float* totals;                           // [workers, conv_glu_totals()], zeros; last come 2 F + C + 10 F of biases and depthwise
+  float *grad_weight_in, *grad_weight_out;  // [2 F, C], [C, F]
+  float* totals;  // [workers, conv_glu_totals()], zeros; last come 2 F + C + 10 F of biases and depthwise
 };
 
-// out[m, u, v] = out_bias[m] + sum_k out_weight[m, k] relu(row_weight[k] rows[u] + column_weight[k] columns[v] + bias[k])
+// out[m, u, v] = out_bias[m] + sum_k out_weight[m, k] relu(row_weight[k] rows[u] + column_weight[k] columns[v] +
+// bias[k])
 struct BiasTable {
   int64_t M, hidden, rows, columns;
   const float *row_coordinates, *column_coordinates;
@@ -166,31 +187,41 @@ struct BiasTable {
 
 // Gradients of the parameters of a BiasTable, of whose result `grad` is the gradient. Vectors `[hidden]` each.
 struct BiasTableGradient {
-  const float* grad;                               // [M, rows, columns]
+  const float* grad;  // [M, rows, columns]
   float *row_weight, *column_weight, *bias;
-  float* out_weight;                               // [M, hidden]
+  float* out_weight;  // [M, hidden]
 };
 
+// Every kernel: what it returns, its name, what it takes. `begin` and `end` count the units that are named behind it.
+#define TRANSNEXT_KERNELS(KERNEL)                                                                                     \
+  KERNEL(double, multiply_adds, (int64_t rounds))                                            /* how many were done */ \
+  KERNEL(void, attention_forward, (const Attention&, void* out, int64_t begin, int64_t end)) /* rows (b, m, i) */     \
+  KERNEL(void, attention_backward, (const Attention&, AttentionGradient&, int64_t worker))                            \
+  KERNEL(void, attention_backward_seams,                                                                              \
+         (const Attention&, AttentionGradient&, int64_t begin, int64_t end)) /* seams */                              \
+  KERNEL(void, attention_backward_totals, (const Attention&, const AttentionGradient&, AttentionTotals&))             \
+  KERNEL(void, gate_forward, (const Gate&, int64_t begin, int64_t end)) /* rows (b, i) */                             \
+  KERNEL(void, gate_backward, (const Gate&, int64_t worker, int64_t workers))                                         \
+  KERNEL(void, bias_table, (const BiasTable&, int64_t begin, int64_t end)) /* rows of the table */                    \
+  KERNEL(void, bias_table_backward,                                                                                   \
+         (const BiasTable&, const BiasTableGradient&, int64_t begin, int64_t end))      /* hidden units / VL */       \
+  KERNEL(void, norm_linear, (const NormLinear&, int64_t begin, int64_t end))            /* rows */                    \
+  KERNEL(void, pack_panels, (const PackPanels&, int64_t begin, int64_t end))            /* panels */                  \
+  KERNEL(void, outer_product, (const OuterProduct&, int64_t begin, int64_t end))        /* panels of n */             \
+  KERNEL(void, pool, (const Pool&, int64_t begin, int64_t end))                         /* rows (b, p) */             \
+  KERNEL(void, conv_glu, (const ConvGlu&, int64_t begin, int64_t end))                  /* rows (b, i) */             \
+  KERNEL(void, conv_glu_training, (const ConvGluTraining&, int64_t begin, int64_t end)) /* images */                  \
+  KERNEL(int64_t, conv_glu_totals, (const ConvGluTraining&))                            /* floats of a worker */      \
+  KERNEL(void, conv_glu_training_backward, (const ConvGluTraining&, int64_t worker, int64_t workers))                 \
+  KERNEL(void, conv_glu_weights, (const ConvGluTraining&, int64_t begin, int64_t end)) /* panels of 2 F, then of F */
+
+// One instruction set's.
 struct Kernels {
   const char* name;
-  int64_t panel;             // columns of a panel of packed weights
-  double (*multiply_adds)(int64_t rounds);  // how many were done
-  void (*attention_forward)(const Attention&, void* out, int64_t begin, int64_t end);  // rows of (b, m, i)
-  void (*attention_backward)(const Attention&, AttentionGradient&, int64_t worker);
-  void (*attention_backward_seams)(const Attention&, AttentionGradient&, int64_t begin, int64_t end);  // seams of all
-  void (*gate_forward)(const Gate&, int64_t begin, int64_t end);                       // rows of (b, i)
-  void (*gate_backward)(const Gate&, int64_t worker, int64_t workers);
-  void (*bias_table)(const BiasTable&, int64_t begin, int64_t end);                    // rows of the table
-  void (*bias_table_backward)(const BiasTable&, const BiasTableGradient&, int64_t begin, int64_t end);  // hidden units / VL
-  void (*norm_linear)(const NormLinear&, int64_t begin, int64_t end);                  // rows
-  void (*pack_panels)(const PackPanels&, int64_t begin, int64_t end);                  // panels
-  void (*outer_product)(const OuterProduct&, int64_t begin, int64_t end);              // panels of n
-  void (*pool)(const Pool&, int64_t begin, int64_t end);                               // rows of (b, p)
-  void (*conv_glu)(const ConvGlu&, int64_t begin, int64_t end);                        // rows of (b, i)
-  void (*conv_glu_training)(const ConvGluTraining&, int64_t begin, int64_t end);       // images
-  int64_t (*conv_glu_totals)(const ConvGluTraining&);                                  // floats of a worker
-  void (*conv_glu_training_backward)(const ConvGluTraining&, int64_t worker, int64_t workers);
-  void (*conv_glu_weights)(const ConvGluTraining&, int64_t begin, int64_t end);        // panels of 2 F, then of F, from totals
+  int64_t panel;  // columns of a panel of packed weights
+#define TRANSNEXT_FIELD(result, name, arguments) result(*name) arguments;
+  TRANSNEXT_KERNELS(TRANSNEXT_FIELD)
+#undef TRANSNEXT_FIELD
 };
 
 // Memory of the calling thread, kept between calls: at least `floats` floats, at a cache line's start, not initialised.

@@ -1,6 +1,17 @@
-// Vectors of VL floats in the compiler's own vector types, so that one source serves every instruction set.
-//
-// Included once by each isa_*.cpp, inside its namespace and under its target options; `VL` is set there.
+// Vectors of VL floats in the compiler's own vector types, so that one source serves every instruction set, and what is
+// done to them: functions, rows of other dtypes, loops over channels.
+#pragma once
+
+#include "headers.h"
+
+// Each isa_*.cpp sets these, under its target options. A header that is read alone, by an editor, is of the smallest
+// set.
+#ifndef VL
+#define VL 4
+#define ISA baseline
+#endif
+
+namespace transnext::ISA {
 
 typedef float vf __attribute__((vector_size(VL * 4)));
 typedef int32_t vi __attribute__((vector_size(VL * 4)));
@@ -10,6 +21,7 @@ typedef float vf4_unaligned __attribute__((vector_size(16), aligned(4), may_alia
 
 #define ALWAYS_INLINE __attribute__((always_inline))
 #define INLINE static inline ALWAYS_INLINE
+#define INLINE_MEMBER inline ALWAYS_INLINE
 
 INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 INLINE void store(float* p, vf x) { *reinterpret_cast<vf_unaligned*>(p) = x; }
@@ -95,7 +107,9 @@ INLINE Pair operator+(Pair x, float y) { return {x.a + y, x.b + y}; }
 INLINE Pair operator*(Pair x, float y) { return {x.a * y, x.b * y}; }
 INLINE PairMask operator<(Pair x, float y) { return {x.a < y, x.b < y}; }
 INLINE PairMask operator>(Pair x, float y) { return {x.a > y, x.b > y}; }
-INLINE Pair select(PairMask mask, Pair yes, Pair no) { return {select(mask.a, yes.a, no.a), select(mask.b, yes.b, no.b)}; }
+INLINE Pair select(PairMask mask, Pair yes, Pair no) {
+  return {select(mask.a, yes.a, no.a), select(mask.b, yes.b, no.b)};
+}
 
 INLINE vf filled(vf, float x) { return broadcast(x); }
 INLINE Pair filled(Pair, float x) { return {broadcast(x), broadcast(x)}; }
@@ -117,8 +131,9 @@ INLINE V exp_nonpositive(V x) {
   return select(x < -87.3f, filled(x, 0.0f), p * power_of_two(n));
 }
 
-// The normal distribution function and exp(-x^2 / 2). Its tail is exp(-x^2 / 2) P(|x|) / Q(|x|), our own minimax fit for
-// |x| < 6, relative error 6e-8: small results of GELU are not differences of large ones, as 1 + erf would have them.
+// The normal distribution function and exp(-x^2 / 2). Its tail is exp(-x^2 / 2) P(|x|) / Q(|x|), our own minimax fit
+// for |x| < 6, relative error 6e-8: small results of GELU are not differences of large ones, as 1 + erf would have
+// them.
 template <class V>
 INLINE V normal_cdf(V x, V& exponential) {
   const V size = select(x < 0.0f, x * -1.0f, x), a = select(size > 15.0f, filled(x, 15.0f), size);
@@ -165,14 +180,36 @@ static void narrow_row(const float* from, int64_t n, T* to) {
 }
 
 // `count` pieces of `n` elements, `step` elements apart from `offset` on, to or from floats that lie side by side.
-static void widen_rows(Dtype dtype, const void* from, int64_t offset, int64_t step, int64_t count, int64_t n, float* to) {
+static void widen_rows(Dtype dtype, const void* from, int64_t offset, int64_t step, int64_t count, int64_t n,
+                       float* to) {
   for_dtype(dtype, [&](auto* type) {
-    for (int64_t i = 0; i < count; ++i) widen_row(static_cast<decltype(type)>(const_cast<void*>(from)) + offset + i * step, n, to + i * n);
+    for (int64_t i = 0; i < count; ++i)
+      widen_row(static_cast<decltype(type)>(const_cast<void*>(from)) + offset + i * step, n, to + i * n);
   });
 }
 
-static void narrow_rows(Dtype dtype, const float* from, int64_t count, int64_t n, void* to, int64_t offset, int64_t step) {
+static void narrow_rows(Dtype dtype, const float* from, int64_t count, int64_t n, void* to, int64_t offset,
+                        int64_t step) {
   for_dtype(dtype, [&](auto* type) {
-    for (int64_t i = 0; i < count; ++i) narrow_row(from + i * n, n, static_cast<decltype(type)>(to) + offset + i * step);
+    for (int64_t i = 0; i < count; ++i)
+      narrow_row(from + i * n, n, static_cast<decltype(type)>(to) + offset + i * step);
   });
 }
+
+INLINE int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Calls `vector(c)` for whole vectors of channels and `single(c)` for the rest.
+template <class Vector, class Single>
+INLINE void for_channels(int64_t F, const Vector& vector, const Single& single) {
+  int64_t c = 0;
+  for (; c + VL <= F; c += VL) vector(c);
+  for (; c < F; ++c) single(c);
+}
+
+INLINE vf first_lane(float x) {
+  vf v{};
+  v[0] = x;
+  return v;
+}
+
+}  // namespace transnext::ISA

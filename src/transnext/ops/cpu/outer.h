@@ -1,4 +1,10 @@
-// What training needs of a Linear besides the product: weights packed anew at each step, and the gradient of the weights.
+// What training needs of a Linear besides the product: weights packed anew at each step, and the gradient of the
+// weights.
+#pragma once
+
+#include "gemm.h"
+
+namespace transnext::ISA {
 
 // Panels [begin, end) of `[ceil(N / PANEL), K, PANEL]`, zero-padded, from elements `k * k_step + n * n_step`.
 static void pack_panels(const PackPanels& p, int64_t begin, int64_t end) {
@@ -22,7 +28,8 @@ static void pack_panels(const PackPanels& p, int64_t begin, int64_t end) {
 // Rows whose products are summed in registers before they are added to the rest: long sums are sums of sums.
 constexpr int64_t OUTER_BLOCK = 256;
 
-// Adds the outer products of `count` rows of a tile's columns of `left` and of a panel of `right` to `total`, ROWS x PANEL.
+// Adds the outer products of `count` rows of a tile's columns of `left` and of a panel of `right` to `total`, ROWS x
+// PANEL.
 static void outer_tile(const float* left, const float* right, int64_t count, float* total) {
   vf acc[ROWS][2] = {};
   for (int64_t t = 0; t < count; ++t) {
@@ -41,11 +48,12 @@ static void outer_tile(const float* left, const float* right, int64_t count, flo
   }
 }
 
-// `rows` rows of `count` neighbouring columns, side by side in rows of WIDTH, the rest zeros; their sums are added to `sums`.
-// Where a whole vector can be read it is, even if it is wider than WIDTH: what it writes too much, the next row overwrites. After
-// the last row that is up to VL floats.
+// `rows` rows of `count` neighbouring columns, side by side in rows of WIDTH, the rest zeros; their sums are added to
+// `sums`. Where a whole vector can be read it is, even if it is wider than WIDTH: what it writes too much, the next row
+// overwrites. After the last row that is up to VL floats.
 template <int WIDTH>
-static void take_columns(const float* from, int64_t step, int64_t rows, int64_t count, bool readable, float* to, float* sums) {
+static void take_columns(const float* from, int64_t step, int64_t rows, int64_t count, bool readable, float* to,
+                         float* sums) {
   constexpr int VECTORS = (WIDTH + VL - 1) / VL;
   if (readable) {
     vf block[VECTORS] = {};
@@ -74,7 +82,8 @@ INLINE int64_t tiles_of(int64_t M) { return (M + ROWS - 1) / ROWS; }
 INLINE int64_t outer_floats(int64_t M, int64_t panels) { return panels * tiles_of(M) * ROWS * PANEL; }
 INLINE int64_t outer_scratch(int64_t M) { return OUTER_BLOCK * (tiles_of(M) * ROWS + PANEL) + VL; }
 
-// Adds the outer products of rows of `left` and of panels [begin, end) of `right` to `totals`, [panel][tile][ROWS][PANEL].
+// Adds the outer products of rows of `left` and of panels [begin, end) of `right` to `totals`,
+// [panel][tile][ROWS][PANEL].
 static void add_outer(const OuterProduct& p, int64_t begin, int64_t end, float* totals, float* work) {
   const int64_t tiles = tiles_of(p.M);
   float *right = work, *left = right + OUTER_BLOCK * PANEL;
@@ -82,8 +91,9 @@ static void add_outer(const OuterProduct& p, int64_t begin, int64_t end, float* 
     const int64_t count = std::min(OUTER_BLOCK, p.rows - first);
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t m = tile * ROWS;
-      take_columns<ROWS>(p.left + first * p.left_row + m, p.left_row, count, std::min<int64_t>(ROWS, p.M - m), m + VL <= p.M,
-                         left + tile * OUTER_BLOCK * ROWS, p.left_sums && begin == 0 ? p.left_sums + m : nullptr);
+      take_columns<ROWS>(p.left + first * p.left_row + m, p.left_row, count, std::min<int64_t>(ROWS, p.M - m),
+                         m + VL <= p.M, left + tile * OUTER_BLOCK * ROWS,
+                         p.left_sums && begin == 0 ? p.left_sums + m : nullptr);
     }
     for (int64_t panel = begin; panel < end; ++panel) {
       const int64_t n = panel * PANEL;
@@ -108,8 +118,8 @@ static void write_outer(const OuterProduct& p, int64_t begin, int64_t end, const
   }
 }
 
-// out[m, n] = sum over rows t of left[t, m] right[t, n], for panels [begin, end) of n. No panel is shared between workers, so
-// the result does not depend on how many there are.
+// out[m, n] = sum over rows t of left[t, m] right[t, n], for panels [begin, end) of n. No panel is shared between
+// workers, so the result does not depend on how many there are.
 static void outer_product(const OuterProduct& p, int64_t begin, int64_t end) {
   const int64_t floats = outer_floats(p.M, end - begin);
   float* totals = scratch(floats + outer_scratch(p.M));
@@ -117,3 +127,5 @@ static void outer_product(const OuterProduct& p, int64_t begin, int64_t end) {
   add_outer(p, begin, end, totals, totals + floats);
   write_outer(p, begin, end, totals);
 }
+
+}  // namespace transnext::ISA

@@ -1,5 +1,11 @@
-// Inference without memory for what lies between: LayerNorm, product, activation and residual sum in one pass over strips of
-// rows that stay in the second-level cache.
+// LayerNorm, product, activation and residual sum of inference in one pass over strips of rows that stay in the
+// second-level cache: nothing that lies between is written to memory.
+#pragma once
+
+#include "gate.h"
+#include "gemm.h"
+
+namespace transnext::ISA {
 
 // Hidden floats in a strip: 512 KB, about the second-level cache. Measured to be flat from half to twice that.
 constexpr int64_t STRIP_FLOATS = 128 * 1024;
@@ -12,7 +18,8 @@ static void norm_row(float* x, const float* weight, const float* bias, float eps
   const auto sum_of = [&](auto&& each) {
     vf lanes{};
     float rest = 0;
-    for_channels(K, [&](int64_t c) { lanes += each(load(x + c)); }, [&](int64_t c) { rest += each(first_lane(x[c]))[0]; });
+    for_channels(
+        K, [&](int64_t c) { lanes += each(load(x + c)); }, [&](int64_t c) { rest += each(first_lane(x[c]))[0]; });
     return sum_lanes(lanes) + rest;
   };
   const float mean = sum_of([](vf v) { return v; }) / K;
@@ -23,7 +30,8 @@ static void norm_row(float* x, const float* weight, const float* bias, float eps
       [&](int64_t c) { x[c] = (x[c] - mean) * scale * weight[c] + bias[c]; });
 }
 
-// Rows of a residual sum as floats, and where their results go: in place if the tensors are floats, through scratch if not.
+// Rows of a residual sum as floats, and where their results go: in place if the tensors are floats, through scratch if
+// not.
 struct ResidualRows {
   Dtype dtype;
   const void* residual;
@@ -60,8 +68,8 @@ static void norm_linear(const NormLinear& n, int64_t begin, int64_t end) {
   }
 }
 
-// x + fc2(gate(fc1(norm(x)))) for rows of (b, y). Hidden rows are kept in a window that slides down the map: the two last rows
-// of a strip are the first of the next.
+// x + fc2(gate(fc1(norm(x)))) for rows of (b, y). Hidden rows are kept in a window that slides down the map: the two
+// last rows of a strip are the first of the next.
 static void conv_glu(const ConvGlu& g, int64_t begin, int64_t end) {
   const int64_t C = g.C, F = g.F, W = g.W, hidden = 2 * F;
   const int64_t strip = std::min(g.H, std::max((MIN_STRIP_PIXELS + W - 1) / W, STRIP_FLOATS / (W * hidden)));
@@ -93,7 +101,8 @@ static void conv_glu(const ConvGlu& g, int64_t begin, int64_t end) {
         around.step = hidden;
         for (int64_t dy = -1; dy <= 1; ++dy)
           around.row[dy + 1] = y + dy < 0 || y + dy >= g.H ? nullptr : rows + (y + dy - origin) * W * hidden;
-        gate_row(g.weight, g.bias, 3, W, F, around, rows + (y - origin) * W * hidden + F, hidden, gated + (y - y0) * W * F, F);
+        gate_row(g.weight, g.bias, W, F, around, rows + (y - origin) * W * hidden + F, hidden, gated + (y - y0) * W * F,
+                 F);
       }
       const int64_t place = (b * g.H + y0) * W * C;
       const float* residual = result.residual_of(place, count * W * C);
@@ -106,30 +115,4 @@ static void conv_glu(const ConvGlu& g, int64_t begin, int64_t end) {
   }
 }
 
-static void pool(const Pool& p, int64_t begin, int64_t end) {
-  float* sums = scratch(2 * p.C);
-  float* pixel = sums + p.C;
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t b = unit / p.P_h, py = unit % p.P_h;
-    const int64_t top = py * p.H / p.P_h, bottom = ((py + 1) * p.H + p.P_h - 1) / p.P_h;
-    for (int64_t px = 0; px < p.P_w; ++px) {
-      const int64_t left = px * p.W / p.P_w, right = ((px + 1) * p.W + p.P_w - 1) / p.P_w;
-      std::fill_n(sums, p.C, 0.0f);
-      for (int64_t y = top; y < bottom; ++y)
-        for (int64_t x = left; x < right; ++x) {
-          const int64_t place = b * p.x_b + y * p.x_y + x * p.x_x;
-          const float* source = static_cast<const float*>(p.x) + place;
-          if (p.dtype != Dtype::Float) {
-            widen_rows(p.dtype, p.x, place, 0, 1, p.C, pixel);
-            source = pixel;
-          }
-          for_channels(
-              p.C, [&](int64_t c) { store(sums + c, load(sums + c) + load(source + c)); },
-              [&](int64_t c) { sums[c] += source[c]; });
-        }
-      const float share = 1.0f / static_cast<float>((bottom - top) * (right - left));
-      for (int64_t c = 0; c < p.C; ++c) sums[c] *= share;
-      narrow_rows(p.dtype, sums, 1, p.C, p.out, (unit * p.P_w + px) * p.C, 0);
-    }
-  }
-}
+}  // namespace transnext::ISA

@@ -1,0 +1,171 @@
+// Tiles of pixels with channels as rows, `[D][TQ]`, and their products with rows of channels, `[N][D]`. Lanes are
+// pixels.
+#pragma once
+
+#include "vec.h"
+
+namespace transnext::ISA {
+
+constexpr int KEY_BLOCK = 6, CHANNEL_BLOCK = 6;  // with 2 vectors of queries: 12 accumulators
+
+INLINE vf square_root(vf x) {
+  vf y;
+  for (int i = 0; i < VL; ++i) y[i] = __builtin_sqrtf(x[i]);
+  return y;
+}
+
+// `count` pixels of `D` channels, `step` elements apart, to `to[d * ld + i]`.
+template <class T>
+static void load_transposed(const T* from, int64_t step, int64_t count, int64_t D, float* to, int64_t ld) {
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    const T* p = from + i * step;
+    // Pixels are far apart, in a pattern that the processor does not foresee.
+    for (int64_t k = 8; k < 12; ++k)
+      for (int64_t line = 0; line < D; line += static_cast<int64_t>(64 / sizeof(T)))
+        __builtin_prefetch(p + k * step + line);
+    int64_t d = 0;
+    for (; d + 4 <= D; d += 4) {
+      vf4 a = load4(p + d), b = load4(p + step + d), c = load4(p + 2 * step + d), e = load4(p + 3 * step + d);
+      transpose4(a, b, c, e);
+      store4(to + d * ld + i, a);
+      store4(to + (d + 1) * ld + i, b);
+      store4(to + (d + 2) * ld + i, c);
+      store4(to + (d + 3) * ld + i, e);
+    }
+    for (; d < D; ++d)
+      for (int64_t k = 0; k < 4; ++k) to[d * ld + i + k] = widen(p[k * step + d]);
+  }
+  for (; i < count; ++i)
+    for (int64_t d = 0; d < D; ++d) to[d * ld + i] = widen(from[i * step + d]);
+}
+
+// The way back: `from[d * ld + i]` to `count` pixels of `D` channels, `step` elements apart.
+template <class T>
+static void store_transposed(const float* from, int64_t ld, int64_t count, int64_t D, T* to, int64_t step) {
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    T* p = to + i * step;
+    int64_t d = 0;
+    for (; d + 4 <= D; d += 4) {
+      vf4 a = load4(from + d * ld + i), b = load4(from + (d + 1) * ld + i);
+      vf4 c = load4(from + (d + 2) * ld + i), e = load4(from + (d + 3) * ld + i);
+      transpose4(a, b, c, e);
+      store4(p + d, a);
+      store4(p + step + d, b);
+      store4(p + 2 * step + d, c);
+      store4(p + 3 * step + d, e);
+    }
+    for (; d < D; ++d)
+      for (int64_t k = 0; k < 4; ++k) narrow(from[d * ld + i + k], p + k * step + d);
+  }
+  for (; i < count; ++i)
+    for (int64_t d = 0; d < D; ++d) narrow(from[d * ld + i], to + i * step + d);
+}
+
+static void load_transposed(Dtype dtype, const void* from, int64_t offset, int64_t step, int64_t count, int64_t D,
+                            float* to, int64_t ld) {
+  for_dtype(dtype, [&](auto* type) {
+    load_transposed(static_cast<decltype(type)>(const_cast<void*>(from)) + offset, step, count, D, to, ld);
+  });
+}
+
+static void store_transposed(Dtype dtype, const float* from, int64_t ld, int64_t count, int64_t D, void* to,
+                             int64_t offset, int64_t step) {
+  for_dtype(dtype,
+            [&](auto* type) { store_transposed(from, ld, count, D, static_cast<decltype(type)>(to) + offset, step); });
+}
+
+INLINE vf column_length(const float* x, int64_t ld, int64_t D) {
+  vf sum{};
+  for (int64_t d = 0; d < D; ++d) {
+    const vf value = load(x + d * ld);
+    sum += value * value;
+  }
+  return square_root(sum);
+}
+
+INLINE vf inverse_length(vf length) { return 1.0f / maximum(broadcast(NORM_EPS), length); }
+
+// Divides the columns of `x[D][ld]` by their lengths; `n` is a multiple of VL.
+static void normalise_columns(float* x, int64_t ld, int64_t n, int64_t D) {
+  for (int64_t i = 0; i < n; i += VL) {
+    const vf inverse = inverse_length(column_length(x + i, ld, D));
+    for (int64_t d = 0; d < D; ++d) store(x + d * ld + i, load(x + d * ld + i) * inverse);
+  }
+}
+
+// result[n][lanes] = start[n] + sum_d x[d][lanes] * y[n][d]; `start(n)` gives the lanes' start values.
+template <int N, int QV, class Start>
+INLINE void dot_block(const float* x, const float* y, int64_t D, float* result, const Start& start) {
+  constexpr int TQ = QV * VL;
+  vf acc[N][QV];
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n)
+#pragma GCC unroll 2
+    for (int v = 0; v < QV; ++v) acc[n][v] = start(n, v);
+  for (int64_t d = 0; d < D; ++d) {
+    vf lanes[QV];
+#pragma GCC unroll 2
+    for (int v = 0; v < QV; ++v) lanes[v] = load(x + d * TQ + v * VL);
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) {
+      const vf value = broadcast(y[n * D + d]);
+#pragma GCC unroll 2
+      for (int v = 0; v < QV; ++v) acc[n][v] += lanes[v] * value;
+    }
+  }
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n)
+#pragma GCC unroll 2
+    for (int v = 0; v < QV; ++v) store(result + n * TQ + v * VL, acc[n][v]);
+}
+
+template <int QV, class Start>
+static void dots(const float* x, const float* y, int64_t N, int64_t D, float* result, const Start& start) {
+  constexpr int TQ = QV * VL;
+  int64_t n = 0;
+  const auto from_n = [&](int i, int v) ALWAYS_INLINE { return start(n + i, v); };
+  for (; n + KEY_BLOCK <= N; n += KEY_BLOCK) dot_block<KEY_BLOCK, QV>(x, y + n * D, D, result + n * TQ, from_n);
+  switch (N - n) {
+    case 5: return dot_block<5, QV>(x, y + n * D, D, result + n * TQ, from_n);
+    case 4: return dot_block<4, QV>(x, y + n * D, D, result + n * TQ, from_n);
+    case 3: return dot_block<3, QV>(x, y + n * D, D, result + n * TQ, from_n);
+    case 2: return dot_block<2, QV>(x, y + n * D, D, result + n * TQ, from_n);
+    case 1: return dot_block<1, QV>(x, y + n * D, D, result + n * TQ, from_n);
+  }
+}
+
+// result[d][lanes] = sum_n weights[n][lanes] * y[n][d], in blocks of channels.
+template <int DB, int QV>
+INLINE void mix_block(const float* weights, const float* y, int64_t N, int64_t D, float* result) {
+  constexpr int TQ = QV * VL;
+  vf acc[DB][QV] = {};
+  for (int64_t n = 0; n < N; ++n) {
+    vf lanes[QV];
+#pragma GCC unroll 2
+    for (int v = 0; v < QV; ++v) lanes[v] = load(weights + n * TQ + v * VL);
+#pragma GCC unroll 8
+    for (int d = 0; d < DB; ++d) {
+      const vf value = broadcast(y[n * D + d]);
+#pragma GCC unroll 2
+      for (int v = 0; v < QV; ++v) acc[d][v] += lanes[v] * value;
+    }
+  }
+#pragma GCC unroll 8
+  for (int d = 0; d < DB; ++d)
+#pragma GCC unroll 2
+    for (int v = 0; v < QV; ++v) store(result + d * TQ + v * VL, acc[d][v]);
+}
+
+template <int QV>
+static void mix(const float* weights, const float* y, int64_t N, int64_t D, float* result) {
+  constexpr int TQ = QV * VL;
+  int64_t d = 0;
+  for (; d + CHANNEL_BLOCK <= D; d += CHANNEL_BLOCK)
+    mix_block<CHANNEL_BLOCK, QV>(weights, y + d, N, D, result + d * TQ);
+  for (; d + 2 <= D; d += 2) mix_block<2, QV>(weights, y + d, N, D, result + d * TQ);
+  for (; d < D; ++d) mix_block<1, QV>(weights, y + d, N, D, result + d * TQ);
+}
+
+}  // namespace transnext::ISA
