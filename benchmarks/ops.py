@@ -18,7 +18,7 @@ import tyro
 from torch import Tensor
 
 from transnext.ops import aggregated_attention, axis_index, depthwise_conv_gelu_gate
-from transnext.ops.library import CPU_KERNELS
+from transnext.ops.register import CPU_KERNELS
 
 STAGES = ((56, 7, 3, 384), (28, 7, 6, 768), (14, 7, 12, 768))
 """Map side, pooled side, heads and hidden channels of the first three stages."""

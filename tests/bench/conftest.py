@@ -28,10 +28,5 @@ def gpu_ops() -> Iterator[ModuleType]:
 
 
 @pytest.fixture(scope="module")
-def roofline() -> Iterator[ModuleType]:
-    yield from loaded("gpu_roofline")
-
-
-@pytest.fixture(scope="module")
 def released_style() -> Iterator[ModuleType]:
     yield from loaded("released_style")

@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from transnext import TransNeXt
 from transnext.ops import Backend, backend
-from transnext.ops.library import CPU_KERNELS
+from transnext.ops.register import CPU_KERNELS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -25,7 +25,7 @@ from transnext.models.attention import AggregatedAttention
 from transnext.models.inference import run_block, why_not_one_pass
 from transnext.models.layers import Block
 from transnext.ops import backend
-from transnext.ops.library import CPU_KERNELS
+from transnext.ops.register import CPU_KERNELS
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from transnext.ops.library import CPU_KERNELS
+from transnext.ops.register import CPU_KERNELS
 
 
 @pytest.fixture(scope="module", params=CPU_KERNELS.instruction_sets() if CPU_KERNELS is not None else [])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from transnext.ops import BACKENDS, aggregated_attention, axis_index, backend, depthwise_conv_gelu_gate
 from transnext.ops.backend import kernels_missing, use_fused, why_not_cpu_kernels, why_not_fused
-from transnext.ops.library import CPU_KERNELS
+from transnext.ops.register import CPU_KERNELS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -224,7 +224,7 @@ sys.path.insert(0, sys.argv[1])
 import torch
 from attention_cases import attention_inputs, cast
 from transnext.ops import aggregated_attention, depthwise_conv_gelu_gate
-from transnext.ops.library import CPU_KERNELS
+from transnext.ops.register import CPU_KERNELS
 
 inputs = cast(attention_inputs(4, 5, 2, 2), torch.float32)
 x, weight = torch.randn(1, 4, 5, 6), torch.randn(3, 1, 3, 3)

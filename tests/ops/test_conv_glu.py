@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from test_linear import check_budget, results, tensors
 from torch import Tensor
 
-from transnext.ops.conv_glu import _definition, conv_glu_training
+from transnext.ops.products import conv_glu_training
+from transnext.ops.reference import conv_glu
 
 pytestmark = pytest.mark.usefixtures("one_thread", "poisoned_memory", "instruction_set")
 
@@ -33,21 +34,21 @@ def test_any_shape(B: int, H: int, W: int, C: int, hidden: int, with_biases: boo
     x, w1, b1, w, b, w2, b2 = inputs_of(B, H, W, C, hidden)
     biases = (b1, b, b2) if with_biases else (None, None, None)
     with threads(num_threads):
-        check_budget(conv_glu_training, _definition, [x, w1, biases[0], w, biases[1], w2, biases[2]])
+        check_budget(conv_glu_training, conv_glu, [x, w1, biases[0], w, biases[1], w2, biases[2]])
 
 
 @pytest.mark.parametrize(
     ("H", "W"), [(14, 14), (41, 30), (3, 250), (2, 201), (201, 1), (5, 100), (7, 67)], ids=lambda n: str(n)
 )
 def test_strips_of_rows(H: int, W: int) -> None:
-    check_budget(conv_glu_training, _definition, list(inputs_of(2, H, W, 12, 20)))
+    check_budget(conv_glu_training, conv_glu, list(inputs_of(2, H, W, 12, 20)))
 
 
 def test_only_the_gradients_that_are_wanted() -> None:
     inputs = inputs_of(2, 4, 5, 6, 7)
     for frozen in range(len(inputs)):
         some = [t.detach().requires_grad_(i != frozen) for i, t in enumerate(inputs)]
-        check_budget(conv_glu_training, _definition, list(some))
+        check_budget(conv_glu_training, conv_glu, list(some))
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
@@ -70,7 +71,7 @@ def test_not_finite(value: float) -> None:
     with torch.no_grad():
         inputs[0][0, 2, 3, 1] = value
     weight = torch.ones(1, 5, 6, 4)
-    found, expected = (results(f, list(inputs), weight) for f in (conv_glu_training, _definition))
+    found, expected = (results(f, list(inputs), weight) for f in (conv_glu_training, conv_glu))
     for f, e in zip(found, expected, strict=True):
         assert torch.equal(f.isfinite(), e.isfinite())
         torch.testing.assert_close(f.where(f.isfinite(), torch.zeros(())), e.where(e.isfinite(), torch.zeros(())))
@@ -93,7 +94,7 @@ def test_second_derivatives() -> None:
         gradients = torch.autograd.grad(function(*inputs).pow(2).sum(), inputs, create_graph=True)
         return list(torch.autograd.grad(sum(g.pow(2).sum() for g in gradients), inputs))
 
-    torch.testing.assert_close(penalty(conv_glu_training), penalty(_definition), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(penalty(conv_glu_training), penalty(conv_glu), rtol=1e-3, atol=1e-3)
 
 
 def test_opcheck() -> None:

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from transnext.ops.fused import (
+from transnext.ops.bias_table import position_bias_table
+from transnext.ops.pooling import adaptive_average_pool
+from transnext.ops.products import (
     Norm,
-    adaptive_average_pool,
     conv_glu,
     norm_linear,
     pack_linear,
     panel_width,
-    position_bias_table,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread", "poisoned_memory", "instruction_set")

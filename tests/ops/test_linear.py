@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from transnext.ops.fused import position_bias_table
-from transnext.ops.linear import linear
+from transnext.ops.bias_table import position_bias_table
+from transnext.ops.products import linear
 
 pytestmark = pytest.mark.usefixtures("one_thread", "poisoned_memory", "instruction_set")
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from transnext.engine.device import pick_device
 from transnext.models.inference import has_16_bit_products
 from transnext.ops.backend import kernels_missing, why_not_fused
-from transnext.ops.library import CPU_KERNELS
+from transnext.ops.register import CPU_KERNELS
 from transnext.version import __version__
 
 

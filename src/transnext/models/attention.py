@@ -20,7 +20,7 @@ from transnext.models.weight_cache import WeightCache
 from transnext.ops import Backend, aggregated_attention, expand_bias_table
 from transnext.ops.pooling import pool_by_products
 from transnext.ops.reference import NORM_EPS
-from transnext.ops.symbolic import is_symbolic
+from transnext.ops.tracing import is_symbolic
 
 MAX_BIAS_ENTRIES = 1 << 24
 """Query-key pairs times heads whose bias global attention holds at once: 64 MB. A 2048x2048 image has 400 million."""

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transnext.models.attention import AggregatedAttention, GlobalCosineAttention, aggregate, attend_globally
 from transnext.models.untouched import PLAIN_TENSORS, global_hooks, is_untouched
 from transnext.ops.backend import why_not_cpu_kernels
-from transnext.ops.fused import (
+from transnext.ops.pooling import adaptive_average_pool
+from transnext.ops.products import (
     Norm,
     PackedLinear,
-    adaptive_average_pool,
     conv_glu,
     norm_linear,
     pack_linear,

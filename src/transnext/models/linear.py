@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from transnext.models.untouched import PLAIN_TENSORS, global_hooks, is_untouched
 from transnext.ops import Backend
 from transnext.ops.backend import why_not_cpu_kernels
-from transnext.ops.conv_glu import conv_glu_training
-from transnext.ops.linear import linear
+from transnext.ops.products import conv_glu_training, linear
 
 if TYPE_CHECKING:
     from transnext.models.layers import ConvGLU

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transnext.models.size_cache import SizeCache
 from transnext.ops import AxisIndex, axis_index, log_spaced
 from transnext.ops.backend import why_not_cpu_kernels
-from transnext.ops.fused import position_bias_table
-from transnext.ops.symbolic import is_symbolic
+from transnext.ops.bias_table import position_bias_table
+from transnext.ops.tracing import is_symbolic
 
 BiasMode = Literal["extrapolate", "interpolate"]
 BIAS_MODES: tuple[str, ...] = get_args(BiasMode)

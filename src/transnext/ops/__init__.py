@@ -1,11 +1,13 @@
 """The operations TransNeXt is made of. They import torch alone and know of no model.
 
-`reference` holds their definition in plain PyTorch; every faster implementation is held to it. `aggregated_attention`
-and `gate` choose between it and the compiled kernels of `cpu`.
+`reference` holds their definition in plain PyTorch; every faster implementation is held to it. Each op has a file that
+says all of it: checks, schema, gradient, cost. `cpu` has the compiled kernels of all, `triton` those of attention and
+gate for GPUs; `backend` says which run.
 """
 
-from transnext.ops import flops as flops  # registers what the ops cost
-from transnext.ops.aggregated_attention import aggregated_attention
+from transnext.ops import bias_table as bias_table  # the ops that models alone use are registered, too
+from transnext.ops import products as products
+from transnext.ops.attention import aggregated_attention
 from transnext.ops.backend import BACKENDS, Backend
 from transnext.ops.gate import depthwise_conv_gelu_gate
 from transnext.ops.position_bias import AxisIndex, axis_index, expand_bias_table, log_spaced

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from transnext.ops.library import CPU_KERNELS
+from transnext.ops.register import CPU_KERNELS
 
 Backend = Literal["auto", "fused", "reference"]
 BACKENDS: tuple[str, ...] = get_args(Backend)

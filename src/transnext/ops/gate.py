@@ -1,14 +1,12 @@
-"""Depthwise convolution, GELU and gate: the public op, its checks, its gradient and the choice of implementation."""
+"""Depthwise convolution, GELU and gate: the op, its checks, the choice of implementation, its gradient and its cost."""
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from transnext.ops import reference
 from transnext.ops.backend import FUSED_DTYPES, use_fused, why_not_fused
-from transnext.ops.library import LIBRARY
-from transnext.ops.second_order import differentiable_gradients
+from transnext.ops.register import OPS, costs, define, register_gradient, register_triton
 
 
 def depthwise_conv_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str = "auto") -> Tensor:
@@ -50,22 +48,39 @@ def depthwise_conv_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None, bac
         why_not = f"the kernel has side {k}, and the compiled one has 3"
     if not use_fused(backend, why_not):
         return reference.depthwise_conv_gelu_gate(x, weight, bias)
-    out: Tensor = torch.ops.transnext.depthwise_conv_gelu_gate(x, weight, bias)
+    out: Tensor = OPS.depthwise_conv_gelu_gate(x, weight, bias)
     return out
 
 
-def _keep_inputs(ctx: Any, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+@define("depthwise_conv_gelu_gate(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((*x.shape[:3], weight.shape[0]))
 
 
-def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, bias = ctx.saved_tensors
-    if torch.is_grad_enabled():  # create_graph=True
-        return differentiable_gradients(reference.depthwise_conv_gelu_gate, (x, weight, bias), grad)
-    grad_x, grad_weight, grad_bias = torch.ops.transnext.depthwise_conv_gelu_gate_backward(grad, x, weight, bias)
-    return grad_x, grad_weight, None if bias is None else grad_bias
-
-
-torch.library.register_autograd(
-    "transnext::depthwise_conv_gelu_gate", _gradient, setup_context=_keep_inputs, lib=LIBRARY
+@define(
+    "depthwise_conv_gelu_gate_backward(Tensor grad, Tensor x, Tensor weight, Tensor? bias) -> (Tensor, Tensor, Tensor)"
 )
+def _(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    grad_bias = weight.new_empty(0) if bias is None else bias.new_empty(bias.shape)
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), grad_bias
+
+
+def _gradient(wanted: tuple[bool, ...], grad: Tensor, *arguments: Tensor | None) -> tuple[Tensor, ...]:
+    gradients: tuple[Tensor, ...] = OPS.depthwise_conv_gelu_gate_backward(grad, *arguments)
+    return gradients
+
+
+register_gradient("depthwise_conv_gelu_gate", reference.depthwise_conv_gelu_gate, _gradient, num_tensors=3)
+register_triton("depthwise_conv_gelu_gate", "gate")
+
+Shape = list[int]
+
+
+@costs("depthwise_conv_gelu_gate")
+def _(x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+    return 2 * x[0] * x[1] * x[2] * weight[0] * weight[2] * weight[3]
+
+
+@costs("depthwise_conv_gelu_gate_backward")
+def _(grad: Shape, x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+    return 6 * x[0] * x[1] * x[2] * weight[0] * weight[2] * weight[3]

@@ -1,4 +1,4 @@
-"""Adaptive average pooling: its bins, and the pooling as two matrix products.
+"""Adaptive average pooling: its bins, the op, and the pooling as two matrix products.
 
 Shape letters are those of `transnext.ops.reference`.
 """
@@ -6,7 +6,8 @@ Shape letters are those of `transnext.ops.reference`.
 import torch
 from torch import Tensor
 
-from transnext.ops.autocast import no_autocast
+from transnext.ops.register import OPS, define
+from transnext.ops.tracing import no_autocast
 
 
 def pooling_bins(size: int, bins: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
@@ -19,6 +20,17 @@ def pooling_bins(size: int, bins: int, device: torch.device | str | None = None)
     """
     p = torch.arange(bins, device=device)
     return p * size // bins, ((p + 1) * size + bins - 1) // bins
+
+
+def adaptive_average_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Adaptive average pooling of a channels-last map of any strides, `[B, H, W, C]` to `[B, P_h, P_w, C]`."""
+    out: Tensor = OPS.adaptive_average_pool(x, *size)
+    return out
+
+
+@define("adaptive_average_pool(Tensor x, SymInt P_h, SymInt P_w) -> Tensor")
+def _(x: Tensor, P_h: int, P_w: int) -> Tensor:
+    return x.new_empty((x.shape[0], P_h, P_w, x.shape[3]))
 
 
 def pool_by_products(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from transnext.ops.pooling import pooling_bins
-from transnext.ops.symbolic import is_symbolic
+from transnext.ops.tracing import is_symbolic
 
 COORDINATE_SCALE = 8.0
 """The far end of the pre-training map lies at 8, where log2(1 + r) / log2(8) is about 1."""

@@ -1,4 +1,4 @@
-"""The two operations of TransNeXt in plain PyTorch: the definition that every faster implementation is held to.
+"""The ops in plain PyTorch: the definitions that every faster implementation is held to.
 
 Shape legend: `B` batch, `H W` feature map, `M` heads, `D` channels of a head, `w` window side, `K = w * w`,
 `P_h P_w` pooled grid, `P = P_h * P_w`, `F` hidden channels. Maps are channels-last.
@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from transnext.ops.autocast import no_autocast
 from transnext.ops.position_bias import AxisIndex, expand_bias_table
+from transnext.ops.tracing import no_autocast
 
 NORM_EPS = 1e-12
 """Smallest length by which queries and keys are divided when they are normalised."""
@@ -82,29 +82,7 @@ def aggregated_attention(
 ) -> Tensor:
     """Attention of each pixel to its neighbourhood and to a pooled view of the map, under one softmax.
 
-    Follows TransNeXt, section 3.3. With `qn`, `kn` the normalised queries and keys and `L` the number of keys that
-    a query really sees, logits are `(qn + query_embedding) * softplus(temperature) * log(L) . kn + bias`; after the
-    softmax `qn . learnable_tokens + learnable_bias` is added to the weights of the window. Neighbours outside the map
-    get no softmax weight and have value 0.
-
-    Args:
-        q: Queries, `[B, H, W, M, D]`, any strides.
-        k: Keys, `[B, H, W, M, D]`.
-        v: Values, `[B, H, W, M, D]`.
-        k_pool: Keys of the pooled map, `[B, P_h, P_w, M, D]`.
-        v_pool: Values of the pooled map, `[B, P_h, P_w, M, D]`.
-        query_embedding: Added to every normalised query, `[M, 1, D]`.
-        temperature: Scale before softplus, `[M, 1, 1]`.
-        relative_pos_bias_local: Position bias of the window, `[M, K]`, row-major from the top left.
-        learnable_tokens: `[M, D, K]`.
-        learnable_bias: `[M, 1, K]`.
-        bias_table: Position bias of the pooled keys, `[M, U_h, U_w]`, read through `rows` and `cols`.
-        rows: Index of the `H` query and `P_h` key rows into the table.
-        cols: Index of the `W` query and `P_w` key columns into the table.
-        dropout_p: Probability with which softmax weights are dropped.
-
-    Returns:
-        `[B, H, W, M, D]` in the dtype of `q`.
+    Formula, arguments and result are those of `transnext.ops.aggregated_attention`.
     """
     out_dtype, dtype = q.dtype, torch.promote_types(q.dtype, torch.float32)
     q, k, v, k_pool, v_pool = (t.to(dtype) for t in (q, k, v, k_pool, v_pool))
@@ -155,6 +133,50 @@ def depthwise_conv_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None) -> 
         )
         out = F.gelu(a).permute(0, 2, 3, 1) * g
     return out.to(out_dtype)
+
+
+def conv_glu(
+    x: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor | None,
+) -> Tensor:
+    """A convolutional GLU; formula and arguments are those of `transnext.ops.products.conv_glu_training`."""
+    hidden = F.linear(x, fc1_weight, fc1_bias)
+    return F.linear(depthwise_conv_gelu_gate(hidden, weight, bias), fc2_weight, fc2_bias)
+
+
+def norm_linear(
+    x: Tensor,
+    norm: tuple[Tensor, Tensor, float] | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None = None,
+    gelu_from: int | None = None,
+) -> Tensor:
+    """LayerNorm, Linear, GELU on the channels from `gelu_from` on, and `residual`; see `transnext.ops.products`."""
+    if norm is not None:
+        x = F.layer_norm(x, x.shape[-1:], *norm)
+    out = F.linear(x, weight, bias)
+    if gelu_from is not None:
+        out = torch.cat((out[..., :gelu_from], F.gelu(out[..., gelu_from:])), -1)
+    return out if residual is None else out + residual
+
+
+def adaptive_average_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Adaptive average pooling of a channels-last map, `[B, H, W, C]` to `[B, P_h, P_w, C]`."""
+    return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
+
+
+def position_bias_table(
+    rows: Tensor, columns: Tensor, fc1: Tensor, bias1: Tensor | None, fc2: Tensor, bias2: Tensor | None
+) -> Tensor:
+    """The MLP of the position bias over a grid; arguments and result are those of `transnext.ops.bias_table`."""
+    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+    return F.linear(F.relu(F.linear(grid, fc1, bias1)), fc2, bias2).permute(2, 0, 1)
 
 
 def _softmax_weights(

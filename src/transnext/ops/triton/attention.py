@@ -1,4 +1,4 @@
-"""Aggregated attention and its gradient on a GPU. Arguments are those of the op in `transnext.ops.library`."""
+"""Aggregated attention and its gradient on a GPU. Arguments are those of the op in `transnext.ops.register`."""
 
 import math
 from functools import lru_cache

@@ -1,7 +1,6 @@
-"""Aggregated attention: the public op, its checks, its gradient and the choice of implementation."""
+"""Aggregated attention: the op, its checks, the choice of implementation, its gradient and its cost."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,9 +8,8 @@ from torch import Tensor
 
 from transnext.ops import reference
 from transnext.ops.backend import FUSED_DTYPES, use_fused, why_not_fused
-from transnext.ops.library import LIBRARY
 from transnext.ops.position_bias import AxisIndex, axis_index
-from transnext.ops.second_order import differentiable_gradients
+from transnext.ops.register import OPS, costs, define, register_gradient, register_triton
 
 
 def aggregated_attention(
@@ -91,7 +89,7 @@ def aggregated_attention(
     if not use_fused(backend, why_not) or rows.table_size is None or cols.table_size is None:
         return reference.aggregated_attention(q, k, v, k_pool, v_pool, *parameters, rows, cols, dropout_p)
     table_size = (rows.table_size[0], cols.table_size[0], rows.table_size[1], cols.table_size[1])
-    out: Tensor = torch.ops.transnext.aggregated_attention(q, k, v, k_pool, v_pool, *parameters, *table_size)
+    out: Tensor = OPS.aggregated_attention(q, k, v, k_pool, v_pool, *parameters, *table_size)
     return out
 
 
@@ -136,36 +134,55 @@ def _check_shapes(q: Tensor, *, rows: AxisIndex, cols: AxisIndex, **others: Tens
             raise ValueError(f"{name} is an index of {tuple(axis.taps.shape[:2])} queries and keys: expected {size}")
 
 
-def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:11])
-    ctx.table_size = inputs[11:]
+# The sizes that a bias table is made for come as four numbers, so that the kernels need no index.
+_ARGUMENTS = (
+    "Tensor q, Tensor k, Tensor v, Tensor k_pool, Tensor v_pool, Tensor query_embedding, Tensor temperature, "
+    "Tensor relative_pos_bias_local, Tensor learnable_tokens, Tensor learnable_bias, Tensor bias_table, "
+    "SymInt table_H, SymInt table_W, SymInt table_P_h, SymInt table_P_w"
+)
+_NUM_TENSORS = 11
 
 
-def _reference_of(ctx: Any) -> Callable[..., Tensor]:
-    """The reference for the sizes of a call, as a function of the tensors alone."""
-
-    def attention(q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, *rest: Any) -> Tensor:
-        axes: Any = [
-            axis_index(
-                q.shape[1 + i],
-                k_pool.shape[1 + i],
-                trained_queries=ctx.table_size[i],
-                trained_keys=ctx.table_size[2 + i],
-                device=q.device,
-            )
-            for i in (0, 1)
-        ]
-        return reference.aggregated_attention(q, k, v, k_pool, *rest, *axes)
-
-    return attention
+@define(f"aggregated_attention({_ARGUMENTS}) -> Tensor")
+def _(q: Tensor, *_: object) -> Tensor:
+    return q.new_empty(q.shape)
 
 
-def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    inputs = ctx.saved_tensors
-    if torch.is_grad_enabled():  # create_graph=True
-        return (*differentiable_gradients(_reference_of(ctx), inputs, grad), None, None, None, None)
-    gradients = torch.ops.transnext.aggregated_attention_backward(grad, *inputs, *ctx.table_size)
-    return (*gradients, None, None, None, None)
+@define(f"aggregated_attention_backward(Tensor grad, {_ARGUMENTS}) -> ({', '.join(['Tensor'] * _NUM_TENSORS)})")
+def _(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return tuple(t.new_empty(t.shape) for t in arguments[:_NUM_TENSORS])
 
 
-torch.library.register_autograd("transnext::aggregated_attention", _gradient, setup_context=_keep_inputs, lib=LIBRARY)
+def _definition(*arguments: Any) -> Tensor:
+    tensors, (H, W, P_h, P_w) = arguments[:_NUM_TENSORS], arguments[_NUM_TENSORS:]
+    q, k_pool = tensors[0], tensors[3]
+    rows = axis_index(q.shape[1], k_pool.shape[1], trained_queries=H, trained_keys=P_h, device=q.device)
+    cols = axis_index(q.shape[2], k_pool.shape[2], trained_queries=W, trained_keys=P_w, device=q.device)
+    return reference.aggregated_attention(*(*tensors, rows, cols))
+
+
+def _gradient(wanted: tuple[bool, ...], grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    gradients: tuple[Tensor, ...] = OPS.aggregated_attention_backward(grad, *arguments)
+    return gradients
+
+
+register_gradient("aggregated_attention", _definition, _gradient, _NUM_TENSORS)
+register_triton("aggregated_attention", "attention")
+
+Shape = list[int]
+
+
+@costs("aggregated_attention")
+def _(q: Shape, k: Shape, v: Shape, k_pool: Shape, *others: Any, out_shape: Any = None, **_: Any) -> int:
+    B, H, W, M, D = q
+    K = others[3][1]
+    # Logits, weighted sums of values, and what learnable tokens add to the weights of the window.
+    return 2 * B * H * W * M * D * (2 * (K + k_pool[1] * k_pool[2]) + K)
+
+
+@costs("aggregated_attention_backward")
+def _(grad: Shape, q: Shape, k: Shape, v: Shape, k_pool: Shape, *others: Any, **_: Any) -> int:
+    B, H, W, M, D = q
+    K = others[3][1]
+    # Logits again, and the gradients of weights, queries, keys, values and tokens.
+    return 2 * B * H * W * M * D * (5 * (K + k_pool[1] * k_pool[2]) + 3 * K)
