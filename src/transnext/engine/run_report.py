@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from transnext.atomic import write_text
 from transnext.data import ImageSource, open_dataset
 from transnext.engine.config import TrainConfig
 from transnext.engine.evaluation import Evaluator, held_out_split
 from transnext.engine.robustness import measure_robustness, measure_scales
-from transnext.engine.run_folder import RunFolder, write_atomically
+from transnext.engine.run_folder import RunFolder
 from transnext.explain import where_it_looks
 from transnext.report import Example, build_report
 from transnext.tasks.classification.build import Preprocessing
@@ -67,7 +68,7 @@ def write_run_report(
         robustness=_measured(folder, ROBUSTNESS_FILE, robustness_from_dict),
         scales=_measured(folder, SCALES_FILE, scales_from_dict),
     )
-    write_atomically(folder.report_file, page)
+    write_text(folder.report_file, page)
 
 
 def report(
@@ -122,7 +123,7 @@ def report(
 
 def _keep(folder: RunFolder, name: str, values: dict[str, Any]) -> None:
     values = {"weights": _digest(folder), **values}
-    write_atomically(folder.path / name, json.dumps(values) + "\n")
+    write_text(folder.path / name, json.dumps(values) + "\n")
 
 
 def _measured(folder: RunFolder, name: str, read: Callable[[dict[str, Any]], T]) -> T | None:

@@ -3,7 +3,7 @@
 import dataclasses
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,14 @@ from torch import nn
 from transnext.data import Batch, LabelledImages, cached, open_dataset
 from transnext.engine.batching import divide_batch
 from transnext.engine.build import build_accelerator, build_model, train_images
-from transnext.engine.checkpoints import Checkpoints, load_state, naming_last_good, verify_checkpoint
+from transnext.engine.checkpoints import Checkpoints, load_state, naming_last_good
 from transnext.engine.config import TrainConfig
 from transnext.engine.display import Display
 from transnext.engine.distributed import fail, gather, join_outputs, on_main_process, restarts
 from transnext.engine.loader import eval_loader, naming_dead_workers, train_loader
 from transnext.engine.optim import make_mixer, make_optimizer, make_scheduler, train_mode
 from transnext.engine.progress import EpochTotals, Progress, epoch_line, update_figures
+from transnext.engine.resume import going_on, parse_resume, saved_state
 from transnext.engine.run_folder import RunFolder
 from transnext.engine.signals import STOP_SIGNALS, Stopped, StopRequest
 from transnext.engine.state import load_training_state, training_state, whole_weights
@@ -61,7 +62,13 @@ class TrainResult:
     signal: int | None
 
 
-def train(config: TrainConfig, *, resume: bool | str | Path = "never", quiet: bool = False) -> TrainResult:
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool | str | Path = "never",
+    accept_changed: Collection[str] = (),
+    quiet: bool = False,
+) -> TrainResult:
     """Trains a classifier, evaluates it on every split and writes a report.
 
     Under torchrun or `accelerate launch` all processes call it. A process that torchrun has started again goes on by
@@ -71,6 +78,8 @@ def train(config: TrainConfig, *, resume: bool | str | Path = "never", quiet: bo
         config: What to train, on what and how.
         resume: "auto" to go on with the run in `config.output` from its newest whole checkpoint, or start it if it has
             none; the path of a checkpoint to go on from there; "never" to start. True is "auto", False "never".
+        accept_changed: Options, and "data", that may be others than the run was started with, of
+            `transnext.engine.resume.ON_REQUEST`.
         quiet: Print nothing.
 
     Raises:
@@ -80,25 +89,17 @@ def train(config: TrainConfig, *, resume: bool | str | Path = "never", quiet: bo
     """
     try:
         with naming_dead_workers():
-            return _train(config, _resume_from(resume), quiet)
+            return _train(config, quiet, "auto" if restarts() else parse_resume(resume), accept_changed)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def _train(config: TrainConfig, resume: Path | str, quiet: bool) -> TrainResult:
-    trainer = Trainer(config, quiet)
+def _train(config: TrainConfig, quiet: bool, resume: Path | str, accept_changed: Collection[str]) -> TrainResult:
+    trainer = Trainer(config, quiet, resume, accept_changed)
     try:
-        return trainer.run(resume)
+        return trainer.run()
     finally:
         trainer.close()
-
-
-def _resume_from(resume: bool | str | Path) -> Path | str:
-    if restarts() or resume is True:
-        return "auto"
-    if resume is False:
-        return "never"
-    return str(resume) if resume in ("auto", "never") else Path(resume)
 
 
 class Trainer:
@@ -107,9 +108,25 @@ class Trainer:
     Args:
         config: What to train, on what and how.
         quiet: Print nothing.
+        resume: "auto", "never" or a checkpoint.
+        accept_changed: As in `train`.
     """
 
-    def __init__(self, config: TrainConfig, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        quiet: bool = False,
+        resume: Path | str = "never",
+        accept_changed: Collection[str] = (),
+    ) -> None:
+        self.folder = RunFolder(config.output)
+        self.checkpoints = Checkpoints(self.folder.checkpoints, config.keep)
+        self.resume = resume
+        self.accept_changed = accept_changed
+        saved = saved_state(resume, self.folder)
+        self.given, config = config, config.with_absolute_paths()
+        if saved is not None:
+            config = self._going_on(saved["config"], config)
         self.config = config
         self.progress = Progress()
         self.stop = StopRequest()
@@ -119,15 +136,17 @@ class Trainer:
                 f"{config.data} has no images to train on, only those of {', '.join(sources)}: name the others, too"
             )
         self.splits = {split: cached(source, config.cache) for split, source in sources.items()}
-        self.folder = RunFolder(config.output)
-        self.checkpoints = Checkpoints(self.folder.checkpoints, config.keep)
         self.class_names = list(self.splits["train"].classes)
         if config.patience and "val" not in self.splits:
             raise ValueError(f"patience is {config.patience}, but {config.data} has no split val to judge by: use 0")
         set_seed(config.seed)
-        model = build_model(config, len(self.class_names))
+        model = build_model(config, len(self.class_names), saved and saved["model_args"])
         self.model_args = {"num_classes": len(self.class_names), **trained_sizes(model)}
-        self.preprocessing = Preprocessing.of_model(model, config.image_size, config.crop_pct, config.crop_mode)
+        self.preprocessing = (
+            Preprocessing.from_mapping(saved["preprocessing"])
+            if saved and saved["preprocessing"]
+            else Preprocessing.of_model(model, config.image_size, config.crop_pct, config.crop_mode)
+        )
         self.train_images = train_images(config, self.splits["train"], self.preprocessing)
 
         self.accelerator = build_accelerator(config, self.folder, model)
@@ -178,16 +197,12 @@ class Trainer:
 
     # The run
 
-    def run(self, resume: Path | str = "never") -> TrainResult:
-        """Trains to the end or to a signal, then evaluates and reports.
-
-        Args:
-            resume: "auto", "never" or a checkpoint.
-        """
+    def run(self) -> TrainResult:
+        """Trains to the end or to a signal, then evaluates and reports."""
         stopped: int | None = None
         results: list[SplitResult] = []
         with self.stop:
-            self._start(resume)
+            self._start()
             try:
                 while not self._is_finished():
                     results = self._epoch()
@@ -212,11 +227,14 @@ class Trainer:
         self.accelerator.end_training()
         self.folder.close()
 
-    def _start(self, resume: Path | str) -> None:
-        path = on_main_process(lambda: self._open_folder(resume))
+    def _start(self) -> None:
+        path = on_main_process(self._open_folder)
         if path is not None:
             self._load(path)
         if self.accelerator.is_main_process:
+            if path is not None and self.checkpoints.has(path):
+                self.checkpoints.remove_after(int(path.name))
+            self.folder.write_config(self.config, self.given)
             self.folder.write_history(self.progress.history)
             start_trackers(
                 self.accelerator,
@@ -230,20 +248,19 @@ class Trainer:
             self._checkpoint()
         self._say_what_is_trained(path)
 
-    def _open_folder(self, resume: Path | str) -> Path | None:
+    def _open_folder(self) -> Path | None:
         """Takes the folder; the checkpoint to go on from, if there is one."""
-        inside = resume == "auto"
-        if isinstance(resume, Path):
-            verify_checkpoint(resume)
-            inside = resume.resolve().parent == self.folder.checkpoints.resolve()
-        self.folder.open(self.config, resume=inside)
+        chosen = self.resume if isinstance(self.resume, Path) else None
+        self.folder.open(resume=self.resume == "auto" or (chosen is not None and self.checkpoints.has(chosen)))
         self.checkpoints.clean()
-        found = self.checkpoints.newest_whole() if resume == "auto" else None
-        if isinstance(resume, Path):
-            found = resume
-        if inside and found is not None:
-            self.checkpoints.remove_after(int(found.name))
+        found = self.checkpoints.newest_whole() if self.resume == "auto" else chosen
+        if found is None and self.folder.config_file.exists():
+            self._going_on(dataclasses.asdict(self.folder.config()), self.config)
         return found
+
+    def _going_on(self, old: Mapping[str, Any], new: TrainConfig) -> TrainConfig:
+        run = self.resume if isinstance(self.resume, Path) else self.folder.path
+        return going_on(old, new, run=run, accepted=self.accept_changed)
 
     def _is_finished(self) -> bool:
         progress = self.progress
@@ -452,6 +469,8 @@ class Trainer:
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "progress": dataclasses.asdict(progress),
             "class_names": self.class_names,
+            "model_args": self.model_args,
+            "preprocessing": self.preprocessing.to_dict(),
             "config": dataclasses.asdict(self.config),
             "order_depends_on": self.loader.order_depends_on,
         }
@@ -459,7 +478,7 @@ class Trainer:
 
     def _load(self, path: Path) -> None:
         state = load_state(path)
-        self.folder.check(state["config"], self.config)
+        self._going_on(state["config"], self.config)
         if state["class_names"] != self.class_names:
             fail(
                 ValueError(

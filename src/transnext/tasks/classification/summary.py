@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from transnext.atomic import write_text
 from transnext.tasks.classification.intervals import wilson_interval
 from transnext.tasks.classification.results import SplitResult
 
@@ -45,7 +46,7 @@ def results_as_dict(results: Sequence[SplitResult]) -> dict[str, Any]:
 
 def write_results(path: Path, results: Sequence[SplitResult]) -> None:
     """Writes `results_as_dict` to a JSON file."""
-    path.write_text(json.dumps(results_as_dict(results)) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(results_as_dict(results)) + "\n")
 
 
 def _as_dict(result: SplitResult) -> dict[str, Any]:
