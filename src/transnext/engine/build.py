@@ -15,9 +15,11 @@ from accelerate.utils import (
 from torch import nn
 
 from transnext.data import ImageSource, LabelledImages, min_side_for, train_transform
+from transnext.engine.batching import Batching
 from transnext.engine.config import TrainConfig
 from transnext.engine.device import pick_device
 from transnext.engine.distributed import join_restarted_group
+from transnext.engine.loader import EpochLoader, train_loader
 from transnext.engine.optim import freeze_stages
 from transnext.engine.run_folder import RunFolder
 from transnext.engine.trackers import require_tracker
@@ -77,6 +79,28 @@ def train_images(config: TrainConfig, source: ImageSource, preprocessing: Prepro
         erasing_prob=config.erasing,
     )
     return LabelledImages(source, transform, min_side_for(preprocessing.input_size, math.sqrt(config.crop_scale[0])))
+
+
+def build_loader(
+    config: TrainConfig, images: LabelledImages, batching: Batching, accelerator: Accelerator
+) -> EpochLoader:
+    """The training batches of this process.
+
+    Raises:
+        ValueError: The images cannot be read in the way that is asked for.
+    """
+    return train_loader(
+        images,
+        batch_size=batching.micro_batch_size,
+        seed=config.seed,
+        workers=config.workers,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        timeout=config.worker_timeout,
+        repeats=config.repeats,
+        balanced=config.balanced,
+        pin_memory=accelerator.device.type == "cuda",
+    )
 
 
 def build_accelerator(config: TrainConfig, folder: RunFolder, model: nn.Module) -> Accelerator:

@@ -53,12 +53,13 @@ class Checkpoints:
         """Whether a checkpoint is one of these."""
         return path.resolve().parent == self.folder.resolve()
 
-    def write(self, update: int, state: dict[str, Any]) -> Path:
+    def write(self, update: int, state: dict[str, Any], *, alone: bool = False) -> Path:
         """Writes the state after an update, and then removes the checkpoints that are too many.
 
         Args:
             update: Its number, from 0.
             state: Tensors and plain values.
+            alone: Remove all others: the numbers of their updates no longer count the same.
 
         Raises:
             OSError: It cannot be written. What was there before still is.
@@ -77,7 +78,7 @@ class Checkpoints:
                 _replace_folder(temporary, path)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-        for old in self.paths()[: -self.keep]:
+        for old in [other for other in self.paths() if other != path] if alone else self.paths()[: -self.keep]:
             _remove(old)
         return path
 

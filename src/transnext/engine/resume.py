@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from transnext.data.fingerprint import DataFingerprint
 from transnext.engine.checkpoints import Checkpoints, load_state, verify_checkpoint
 from transnext.engine.config import TrainConfig
 from transnext.engine.run_folder import RunFolder
@@ -127,7 +128,7 @@ def saved_state(resume: Path | str, folder: RunFolder) -> dict[str, Any] | None:
     return None
 
 
-def going_on(old: Mapping[str, Any], new: TrainConfig, *, run: Path, accepted: Collection[str] = ()) -> TrainConfig:
+def going_on(old: Mapping[str, Any], new: TrainConfig, run: Path, accepted: Collection[str] = ()) -> TrainConfig:
     """The configuration with which a run goes on: the new one, and where the first weights came from.
 
     Args:
@@ -158,6 +159,39 @@ def going_on(old: Mapping[str, Any], new: TrainConfig, *, run: Path, accepted: C
             way = "or start another run from its weights with --checkpoint and another --output"
         raise ValueError(f"{run} was started with {differences}: give the same to go on with it, {way}")
     return dataclasses.replace(new, pretrained=before.pretrained, checkpoint=before.checkpoint)
+
+
+def data_changed(
+    state: Mapping[str, Any], new: DataFingerprint, config: TrainConfig, run: Path, accepted: Collection[str] = ()
+) -> bool:
+    """Whether the images are others than those that a checkpoint was trained on, which is accepted then.
+
+    Args:
+        state: As in `saved_state`.
+        new: Of the images that are there.
+        config: The configuration, with absolute paths.
+        run: The run folder or checkpoint, for messages.
+        accepted: Options that may be others.
+
+    Raises:
+        ValueError: They are others, and that is not accepted, or their classes are.
+    """
+    if list(state["class_names"]) != list(new.classes):
+        raise ValueError(
+            f"{run} is of a run with the classes {', '.join(state['class_names'])}, and {config.data} now has "
+            f"{', '.join(new.classes)}: choose another --output"
+        )
+    if "data" in state:
+        difference = DataFingerprint.from_dict(state["data"]).difference(new)
+    else:  # of a version that knew only their path
+        before = TrainConfig(**state["config"]).with_absolute_paths().data
+        difference = "" if before == config.data else f"its path was {before}"
+    if difference and "data" not in accepted:
+        raise ValueError(
+            f"{config.data} is not what {run} was trained on: {difference}; give the same images, or add "
+            "--accept-changed data to begin the epoch anew with those that are there"
+        )
+    return bool(difference)
 
 
 def _option(name: str, value: object) -> str:

@@ -16,6 +16,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,32 @@ from filelock import FileLock, Timeout
 
 from transnext.atomic import write_text
 from transnext.engine.config import GIVEN, TrainConfig
+from transnext.tasks.classification import SplitResult
+from transnext.tasks.classification.summary import results_as_dict
 
 _LOCK_SECONDS = 2
 """How long to wait for the lock: readers of a run that was just killed may hold it for a moment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What is left of a training run.
+
+    Attributes:
+        folder: The run folder.
+        report: The page to look at, in the run folder.
+        history: One mapping for each epoch.
+        results: Accuracy on each split: of the best weights, or of the last ones if the run was interrupted.
+        interrupted: Whether a signal ended it early; `train(config, resume="auto")` goes on.
+        signal: That signal, or None.
+    """
+
+    folder: Path
+    report: Path
+    history: list[dict[str, Any]]
+    results: list[SplitResult]
+    interrupted: bool
+    signal: int | None
 
 
 class RunFolder:
@@ -123,6 +147,10 @@ class RunFolder:
     def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes the lines of all epochs."""
         write_text(self.metrics_file, "".join(json.dumps(_finite(row)) + "\n" for row in rows))
+
+    def write_results(self, results: Sequence[SplitResult]) -> None:
+        """Writes what splits gave as JSON."""
+        write_text(self.results_file, json.dumps(results_as_dict(results)) + "\n")
 
     def write_skipped(self, skipped: Mapping[str, str]) -> None:
         """Lists images that could not be read, one line each: name, tab, reason."""

@@ -3,11 +3,9 @@
 import dataclasses
 import signal
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
@@ -16,17 +14,18 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from transnext.data import Batch, LabelledImages, cached, open_dataset
+from transnext.data.fingerprint import fingerprint
 from transnext.engine.batching import divide_batch
-from transnext.engine.build import build_accelerator, build_model, train_images
+from transnext.engine.build import build_accelerator, build_loader, build_model, train_images
 from transnext.engine.checkpoints import Checkpoints, load_state, naming_last_good
 from transnext.engine.config import TrainConfig
 from transnext.engine.display import Display
 from transnext.engine.distributed import fail, gather, join_outputs, on_main_process, restarts
-from transnext.engine.loader import eval_loader, naming_dead_workers, train_loader
+from transnext.engine.loader import eval_loader, naming_dead_workers
 from transnext.engine.optim import make_mixer, make_optimizer, make_scheduler, train_mode
-from transnext.engine.progress import EpochTotals, Progress, epoch_line, update_figures
-from transnext.engine.resume import going_on, parse_resume, saved_state
-from transnext.engine.run_folder import RunFolder
+from transnext.engine.progress import EpochTotals, Progress, epoch_line, run_lines, update_figures
+from transnext.engine.resume import data_changed, going_on, parse_resume, saved_state
+from transnext.engine.run_folder import RunFolder, TrainResult
 from transnext.engine.signals import STOP_SIGNALS, Stopped, StopRequest
 from transnext.engine.state import load_training_state, training_state, whole_weights
 from transnext.engine.trackers import start_trackers
@@ -35,31 +34,10 @@ from transnext.models.checkpoint import load_checkpoint, save_checkpoint
 from transnext.tasks.classification import SplitResult, evaluate
 from transnext.tasks.classification.build import Preprocessing, trained_sizes
 from transnext.tasks.classification.evaluation import Outputs
-from transnext.tasks.classification.summary import results_table, write_results
+from transnext.tasks.classification.summary import results_table
 
 _NAMES_SHOWN = 3
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """What is left of a training run.
-
-    Attributes:
-        folder: The run folder.
-        report: The page to look at, in the run folder.
-        history: One mapping for each epoch.
-        results: Accuracy on each split: of the best weights, or of the last ones if the run was interrupted.
-        interrupted: Whether a signal ended it early; `train(config, resume="auto")` goes on.
-        signal: That signal, or None.
-    """
-
-    folder: Path
-    report: Path
-    history: list[dict[str, Any]]
-    results: list[SplitResult]
-    interrupted: bool
-    signal: int | None
 
 
 def train(
@@ -122,11 +100,11 @@ class Trainer:
         self.folder = RunFolder(config.output)
         self.checkpoints = Checkpoints(self.folder.checkpoints, config.keep)
         self.resume = resume
-        self.accept_changed = accept_changed
+        self.resuming = (resume if isinstance(resume, Path) else self.folder.path, accept_changed)
         saved = saved_state(resume, self.folder)
         self.given, config = config, config.with_absolute_paths()
         if saved is not None:
-            config = self._going_on(saved["config"], config)
+            config = going_on(saved["config"], config, *self.resuming)
         self.config = config
         self.progress = Progress()
         self.stop = StopRequest()
@@ -135,6 +113,9 @@ class Trainer:
             raise ValueError(
                 f"{config.data} has no images to train on, only those of {', '.join(sources)}: name the others, too"
             )
+        self.fingerprint = fingerprint(sources)
+        if saved is not None:
+            data_changed(saved, self.fingerprint, config, *self.resuming)
         self.splits = {split: cached(source, config.cache) for split, source in sources.items()}
         self.class_names = list(self.splits["train"].classes)
         if config.patience and "val" not in self.splits:
@@ -153,18 +134,7 @@ class Trainer:
         self.display = Display(enabled=not quiet and self.accelerator.is_main_process)
         self.batching = divide_batch(config, len(self.train_images), self.accelerator.num_processes)
         self.accelerator.gradient_accumulation_steps = self.batching.accumulation
-        self.loader = train_loader(
-            self.train_images,
-            batch_size=self.batching.micro_batch_size,
-            seed=config.seed,
-            workers=config.workers,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-            timeout=config.worker_timeout,
-            repeats=config.repeats,
-            balanced=config.balanced,
-            pin_memory=self.accelerator.device.type == "cuda",
-        )
+        self.loader = build_loader(config, self.train_images, self.batching, self.accelerator)
         self.updates_per_epoch = self.loader.batches_per_epoch // self.batching.accumulation
         if self.updates_per_epoch == 0:
             raise ValueError(
@@ -202,8 +172,8 @@ class Trainer:
         stopped: int | None = None
         results: list[SplitResult] = []
         with self.stop:
-            self._start()
             try:
+                self._start()
                 while not self._is_finished():
                     results = self._epoch()
                 results = self._evaluate_all()
@@ -229,10 +199,10 @@ class Trainer:
 
     def _start(self) -> None:
         path = on_main_process(self._open_folder)
-        if path is not None:
-            self._load(path)
+        inside = path is not None and self.checkpoints.has(path)
+        changed = path is not None and self._load(path, inside)
         if self.accelerator.is_main_process:
-            if path is not None and self.checkpoints.has(path):
+            if path is not None and inside:
                 self.checkpoints.remove_after(int(path.name))
             self.folder.write_config(self.config, self.given)
             self.folder.write_history(self.progress.history)
@@ -243,9 +213,10 @@ class Trainer:
                 run_id=self.progress.run_id,
                 epochs_done=self.progress.epoch,
             )
-        if path is None:
+        if not inside:
             self._save_weights(None)
-            self._checkpoint()
+        if changed or not inside:
+            self._checkpoint(alone=changed)
         self._say_what_is_trained(path)
 
     def _open_folder(self) -> Path | None:
@@ -255,12 +226,8 @@ class Trainer:
         self.checkpoints.clean()
         found = self.checkpoints.newest_whole() if self.resume == "auto" else chosen
         if found is None and self.folder.config_file.exists():
-            self._going_on(dataclasses.asdict(self.folder.config()), self.config)
+            going_on(dataclasses.asdict(self.folder.config()), self.config, *self.resuming)
         return found
-
-    def _going_on(self, old: Mapping[str, Any], new: TrainConfig) -> TrainConfig:
-        run = self.resume if isinstance(self.resume, Path) else self.folder.path
-        return going_on(old, new, run=run, accepted=self.accept_changed)
 
     def _is_finished(self) -> bool:
         progress = self.progress
@@ -270,7 +237,7 @@ class Trainer:
     def _finish(self, results: list[SplitResult], report: bool) -> None:
         self.folder.write_skipped(self.progress.skipped)
         if report:
-            write_results(self.folder.results_file, results)
+            self.folder.write_results(results)
             self._write_report(results)
             if self.display.enabled and results:
                 self.display.console.print(results_table(results))
@@ -458,8 +425,8 @@ class Trainer:
 
         on_main_process(save)
 
-    def _checkpoint(self) -> None:
-        """Writes what it takes to go on from here. All processes must call it."""
+    def _checkpoint(self, alone: bool = False) -> None:
+        """Writes what it takes to go on from here, in place of all others if `alone`. All processes must call it."""
         progress = self.progress
         for part in gather(progress.skipped):
             progress.skipped.update(part)
@@ -472,21 +439,29 @@ class Trainer:
             "model_args": self.model_args,
             "preprocessing": self.preprocessing.to_dict(),
             "config": dataclasses.asdict(self.config),
+            "data": self.fingerprint.to_dict(),
             "order_depends_on": self.loader.order_depends_on,
         }
-        on_main_process(lambda: self.checkpoints.write(self._updates_done(), state))
+        on_main_process(lambda: self.checkpoints.write(self._updates_done(), state, alone=alone))
 
-    def _load(self, path: Path) -> None:
+    def _load(self, path: Path, inside: bool) -> bool:
+        """Takes up the run of a checkpoint, of this folder if `inside`; whether its images are others than before."""
         state = load_state(path)
-        self._going_on(state["config"], self.config)
-        if state["class_names"] != self.class_names:
-            fail(
-                ValueError(
-                    f"{path} is of a run with the classes {', '.join(state['class_names'])}, and {self.config.data} "
-                    f"now has {', '.join(self.class_names)}: choose another --output"
-                )
-            )
+        try:
+            going_on(state["config"], self.config, *self.resuming)
+            changed = data_changed(state, self.fingerprint, self.config, *self.resuming)
+        except ValueError as error:
+            fail(error)
         progress = Progress.from_dict(state["progress"])
+        if changed:
+            progress.totals = EpochTotals()
+        if not inside:
+            progress.best_top1, progress.best_epoch = -1.0, progress.epoch
+        elif changed and "val" in self.splits:
+            # The best so far was best on other images.
+            model = self._evaluated_model()
+            load_checkpoint(model, self.folder.best)
+            progress.best_top1 = self._evaluate("val", model).top1
         if progress.totals.updates and state["order_depends_on"] != self.loader.order_depends_on:
             fail(
                 ValueError(
@@ -500,23 +475,13 @@ class Trainer:
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.progress = progress
+        return changed
 
     # What is said
 
     def _say_what_is_trained(self, resumed: Path | None) -> None:
-        parameters = sum(p.numel() for p in self.model.parameters())
-        _, rows, cols = self.preprocessing.input_size
-        sizes = ", ".join(f"{name} {len(source)}" for name, source in self.splits.items())
-        self.display.line(
-            f"{self.config.model}, {parameters / 1e6:.2f} M parameters, {rows}x{cols} pixels, "
-            f"{len(self.class_names)} classes; images: {sizes}"
-        )
-        batching = self.batching
-        if batching.processes > 1 or batching.accumulation > 1:
-            self.display.line(
-                f"{batching.batch_size} images in an update: {batching.processes} processes x "
-                f"{batching.accumulation} x {batching.micro_batch_size}"
-            )
+        for line in run_lines(self.config.model, self.model, self.preprocessing, self.splits, self.batching):
+            self.display.line(line)
         if resumed is not None:
             self.display.line(f"Going on from {resumed}, {self._where()}.")
 
