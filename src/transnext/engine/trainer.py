@@ -21,7 +21,7 @@ from transnext.engine.checkpoints import Checkpoints, load_state, naming_last_go
 from transnext.engine.config import TrainConfig
 from transnext.engine.display import Display
 from transnext.engine.distributed import fail, gather, join_outputs, on_main_process, restarts
-from transnext.engine.loader import eval_loader, naming_dead_workers
+from transnext.engine.loader import EvalLoader, eval_loader, naming_dead_workers
 from transnext.engine.optim import make_mixer, make_optimizer, make_scheduler, train_mode
 from transnext.engine.progress import EpochTotals, Progress, epoch_line, run_lines, update_figures
 from transnext.engine.resume import data_changed, going_on, parse_resume, saved_state
@@ -135,6 +135,8 @@ class Trainer:
         self.batching = divide_batch(config, len(self.train_images), self.accelerator.num_processes)
         self.accelerator.gradient_accumulation_steps = self.batching.accumulation
         self.loader = build_loader(config, self.train_images, self.batching, self.accelerator)
+        for split in self.splits:
+            self._eval_loader(split)  # what it lacks is said before the training
         self.updates_per_epoch = self.loader.batches_per_epoch // self.batching.accumulation
         if self.updates_per_epoch == 0:
             raise ValueError(
@@ -348,9 +350,9 @@ class Trainer:
             return self._whole_copy
         return self.model
 
-    def _evaluate(self, split: str, model: nn.Module) -> SplitResult:
+    def _eval_loader(self, split: str) -> EvalLoader:
         images = LabelledImages(self.splits[split], self.preprocessing.transform(), self.preprocessing.min_side())
-        loader = eval_loader(
+        return eval_loader(
             images,
             2 * self.batching.micro_batch_size,
             self.config.workers,
@@ -358,6 +360,10 @@ class Trainer:
             world_size=self.accelerator.num_processes,
             timeout=self.config.worker_timeout,
         )
+
+    def _evaluate(self, split: str, model: nn.Module) -> SplitResult:
+        loader = self._eval_loader(split)
+        images = loader.images
         with self.display.bar(f"evaluating {split}", len(images) // self.accelerator.num_processes) as bar:
             result = evaluate(
                 model,
