@@ -40,3 +40,16 @@ def sync_folder(path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all.
+
+    What is not Unicode, as in names of files that are not UTF-8, is written as `\\udcff`: the file can be read by all.
+
+    Args:
+        path: The file to write; there may be one already.
+        text: Its contents.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -112,7 +112,7 @@ class Predictor:
             from transnext.explain import where_it_looks  # imports matplotlib
 
             heats = list(where_it_looks(self.classifier.model, inputs).cpu().numpy())
-            seen = [self._as_image(x) for x in inputs]
+            seen = [self.classifier.preprocessing.picture(x) for x in inputs]
         return [
             ImagePrediction(
                 name=name,
@@ -125,9 +125,3 @@ class Predictor:
                 names, places.tolist(), values.tolist(), heats, seen, strict=True
             )
         ]
-
-    def _as_image(self, x: torch.Tensor) -> Image.Image:
-        preprocessing = self.classifier.preprocessing
-        mean, std = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
-        pixels = ((x * std + mean).clamp(0, 1) * 255).round().byte()
-        return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())

@@ -8,6 +8,7 @@ from rich.console import Console
 
 def report(
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    data: str | None = None,
     robustness: bool = False,
     scales: bool = False,
     batch_size: int = 128,
@@ -18,6 +19,7 @@ def report(
 
     Args:
         run: A run folder.
+        data: Where its images are now, if they have been moved or are others; those that it was trained on by default.
         robustness: Also measure the accuracy on images corrupted in 15 ways at 5 severities.
         scales: Also measure accuracy and cost from 0.5 to 3 times the trained image size.
         batch_size: Images in a forward pass.
@@ -28,6 +30,7 @@ def report(
 
     page = write_report(
         run,
+        data=data,
         robustness=robustness,
         scales=scales,
         batch_size=batch_size,

@@ -11,12 +11,15 @@ from transnext.cli.allocator import keep_freed_memory
 from transnext.engine import TrainConfig
 from transnext.engine import train as run_training
 from transnext.engine.recipes import recipe as named_recipe
+from transnext.engine.resume import config_of_run, parse_resume
+from transnext.engine.run_folder import RunFolder
 
 
 def train(
     config: Annotated[TrainConfig, tyro.conf.arg(name="")],
     recipe: str | None = None,
     resume: Annotated[str, tyro.conf.arg(metavar="auto|never|CHECKPOINT")] = "never",
+    accept_changed: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[OPTION ...]")] = (),
 ) -> None:
     """Train a classifier, evaluate it on every split and write a report.
 
@@ -24,25 +27,39 @@ def train(
         config: What to train, on what and how.
         recipe: Take the values of a recipe for the options that are not given; `transnext recipes` lists them.
         resume: Go on with the run in --output: auto from its newest whole checkpoint, or from the one at this path.
+            Options that are not given are then those of the run.
+        accept_changed: What may be others than the run was started with, for example data, epochs or lr.
     """
     keep_freed_memory()
-    result = run_training(config, resume=resume)
+    result = run_training(config, resume=resume, accept_changed=accept_changed)
     if result.signal == signal.SIGINT:
         sys.exit(130)
 
 
 def recipe_defaults(args: Sequence[str]) -> TrainConfig | None:
-    """The configuration of the recipe that command-line arguments name, without its data; None if they name none.
+    """The values of options that command-line arguments leave out; None for those of `TrainConfig`.
 
-    Its values have to be known before the arguments are parsed, whose defaults they are.
+    They are those of the recipe that the arguments name, without its data, or of the run that they resume. They have to
+    be known before the arguments are parsed, whose defaults they are.
 
     Raises:
-        ValueError: There is no such recipe.
+        ValueError: There is no such recipe, or the run cannot be read.
     """
-    name = None
+    if not args or args[0] != "train":
+        return None
+    name, resume, output = (_value_of(option, args) for option in ("--recipe", "--resume", "--output"))
+    if name is not None:
+        return named_recipe(name, data=tyro.MISSING)
+    if resume in (None, "never"):
+        return None
+    return config_of_run(parse_resume(resume), RunFolder(output or TrainConfig.output))
+
+
+def _value_of(option: str, args: Sequence[str]) -> str | None:
+    value = None
     for i, arg in enumerate(args):
-        if arg == "--recipe" and i + 1 < len(args):
-            name = args[i + 1]
-        elif arg.startswith("--recipe="):
-            name = arg.removeprefix("--recipe=")
-    return None if name is None or args[0] != "train" else named_recipe(name, data=tyro.MISSING)
+        if arg == option and i + 1 < len(args):
+            value = args[i + 1]
+        elif arg.startswith(f"{option}="):
+            value = arg.removeprefix(f"{option}=")
+    return value

@@ -1,6 +1,7 @@
 """What a configuration stands for: model, training images, accelerator."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -14,9 +15,11 @@ from accelerate.utils import (
 from torch import nn
 
 from transnext.data import ImageSource, LabelledImages, min_side_for, train_transform
+from transnext.engine.batching import Batching
 from transnext.engine.config import TrainConfig
 from transnext.engine.device import pick_device
 from transnext.engine.distributed import join_restarted_group
+from transnext.engine.loader import EpochLoader, train_loader
 from transnext.engine.optim import freeze_stages
 from transnext.engine.run_folder import RunFolder
 from transnext.engine.trackers import require_tracker
@@ -29,8 +32,13 @@ _SHARD_PARAMETERS = 1_000_000
 """Modules of models other than ours are sharded by themselves when they have more parameters."""
 
 
-def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
+def build_model(config: TrainConfig, num_classes: int, saved_args: Mapping[str, Any] | None = None) -> nn.Module:
     """The classifier to train, with its initial weights, some of them frozen as the configuration says.
+
+    Args:
+        config: What to build.
+        num_classes: Classes.
+        saved_args: Arguments of a model whose weights will be loaded later; the initial weights are then random.
 
     Raises:
         ValueError: There is no such model, or it cannot do what is asked of it.
@@ -38,13 +46,16 @@ def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
     """
     args: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": config.drop_path, "drop_rate": config.dropout}
     ours = config.model.startswith("transnext_")
-    if ours and config.image_size is not None:
-        args["img_size"] = config.image_size
-    if ours and config.checkpoint is not None:
-        args["pretrain_size"] = _pretrain_size(config.checkpoint, config.model)
-    model = create(config.model, args, pretrained=config.pretrained)
-    if config.checkpoint is not None:
-        load_checkpoint(model, config.checkpoint, new_head=True)
+    if saved_args is not None:
+        model = create(config.model, {**args, **saved_args})
+    else:
+        if ours and config.image_size is not None:
+            args["img_size"] = config.image_size
+        if ours and config.checkpoint is not None:
+            args["pretrain_size"] = _pretrain_size(config.checkpoint, config.model)
+        model = create(config.model, args, pretrained=config.pretrained)
+        if config.checkpoint is not None:
+            load_checkpoint(model, config.checkpoint, new_head=True)
     freeze_stages(model, config.freeze_stages)
     if config.grad_checkpointing:
         recompute = getattr(model, "set_grad_checkpointing", None)
@@ -68,6 +79,28 @@ def train_images(config: TrainConfig, source: ImageSource, preprocessing: Prepro
         erasing_prob=config.erasing,
     )
     return LabelledImages(source, transform, min_side_for(preprocessing.input_size, math.sqrt(config.crop_scale[0])))
+
+
+def build_loader(
+    config: TrainConfig, images: LabelledImages, batching: Batching, accelerator: Accelerator
+) -> EpochLoader:
+    """The training batches of this process.
+
+    Raises:
+        ValueError: The images cannot be read in the way that is asked for.
+    """
+    return train_loader(
+        images,
+        batch_size=batching.micro_batch_size,
+        seed=config.seed,
+        workers=config.workers,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        timeout=config.worker_timeout,
+        repeats=config.repeats,
+        balanced=config.balanced,
+        pin_memory=accelerator.device.type == "cuda",
+    )
 
 
 def build_accelerator(config: TrainConfig, folder: RunFolder, model: nn.Module) -> Accelerator:

@@ -49,12 +49,17 @@ class Checkpoints:
             (path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)), key=lambda path: int(path.name)
         )
 
-    def write(self, update: int, state: dict[str, Any]) -> Path:
+    def has(self, path: Path) -> bool:
+        """Whether a checkpoint is one of these."""
+        return path.resolve().parent == self.folder.resolve()
+
+    def write(self, update: int, state: dict[str, Any], *, alone: bool = False) -> Path:
         """Writes the state after an update, and then removes the checkpoints that are too many.
 
         Args:
             update: Its number, from 0.
             state: Tensors and plain values.
+            alone: Remove all others: the numbers of their updates no longer count the same.
 
         Raises:
             OSError: It cannot be written. What was there before still is.
@@ -73,7 +78,7 @@ class Checkpoints:
                 _replace_folder(temporary, path)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-        for old in self.paths()[: -self.keep]:
+        for old in [other for other in self.paths() if other != path] if alone else self.paths()[: -self.keep]:
             _remove(old)
         return path
 
@@ -111,8 +116,12 @@ class Checkpoints:
                 _remove(path)
 
 
-def load_state(path: Path) -> dict[str, Any]:
+def load_state(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     """The state in a checkpoint that is whole, with its tensors on the CPU.
+
+    Args:
+        path: The checkpoint.
+        mmap: Read tensors only when they are used.
 
     Raises:
         FileNotFoundError: It is not there, for example because another machine wrote it to a disk of its own.
@@ -120,7 +129,7 @@ def load_state(path: Path) -> dict[str, Any]:
     file = path / STATE
     if not file.exists():
         raise FileNotFoundError(f"there is no {file}: --output must be on a disk that all machines see")
-    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     return state
 
 

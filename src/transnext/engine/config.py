@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from transnext.data import NAMED_SETS
+from transnext.data.decoded import MEMORY
 from transnext.data.transforms import CropMode
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -15,6 +18,11 @@ Optimizer = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "constant"]
 Strategy = Literal["ddp", "fsdp"]
 Tracker = Literal["tensorboard", "wandb", "trackio", "none"]
+
+PATHS = ("data", "output", "checkpoint", "cache")
+"""Options that name files or folders."""
+GIVEN = "given"
+"""Entry of `config.json` that holds paths as they were given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,9 +175,30 @@ class TrainConfig:
                 "pretrained and checkpoint are both given: start from one of them (--no-pretrained beside a recipe)"
             )
 
-    def to_json(self) -> str:
-        """The configuration as readable JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+    def with_absolute_paths(self, base: str | Path = "") -> "TrainConfig":
+        """The same with absolute paths. Names of sets, URLs and "memory" stay.
+
+        Args:
+            base: Where relative paths start; the current folder by default.
+        """
+        changed: dict[str, Any] = {}
+        for name in PATHS:
+            path = getattr(self, name)
+            is_name = path in {"data": NAMED_SETS, "cache": (MEMORY,)}.get(name, ())
+            if path is not None and not is_name and "://" not in path:
+                changed[name] = os.path.abspath(Path(base, path))  # noqa: PTH100 - Path.resolve follows links
+        return dataclasses.replace(self, **changed)
+
+    def to_json(self, given: "TrainConfig | None" = None) -> str:
+        """The configuration as readable JSON.
+
+        Args:
+            given: The same with the paths as the user gave them, which are written beside.
+        """
+        values = dataclasses.asdict(self)
+        if given is not None:
+            values[GIVEN] = {name: getattr(given, name) for name in PATHS if getattr(given, name) != values[name]}
+        return json.dumps(values, indent=2) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> "TrainConfig":
@@ -180,9 +209,10 @@ class TrainConfig:
         """
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            values.pop(GIVEN, None)
             values["crop_scale"] = tuple(values["crop_scale"])
             return cls(**values)
-        except (json.JSONDecodeError, TypeError, KeyError) as error:
+        except (json.JSONDecodeError, AttributeError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is not the configuration of a run: {error}") from None
 
 

@@ -5,23 +5,35 @@ So they depend neither on the number of processes nor on that of workers, and tr
 
 import ctypes
 import itertools
+import multiprocessing.queues
+import os
 import random
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torch.utils.data._utils import signal_handling
 
 from transnext.data import Batch, LabelledImages, Sample, Skipped, collate
 from transnext.engine.samplers import epoch_order
 from transnext.engine.stream_loader import StreamBatches, evaluation_batches, shards_of
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Where reading processes put batches, on Linux."""
+_FIRST_WORDS_OF_DEATH = "DataLoader worker (pid"
+_CANNOT_HAND_OVER = "while it handed over a batch"
+_PREFETCHED = 2
 
 Order = Callable[[int], tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]]
 """From the number of an epoch to its images and the seeds of their augmentation, for all processes together."""
@@ -72,6 +84,7 @@ class ImageLoader:
         self.images = images
         self.timeout = timeout
         self._batches = batches
+        check_shared_memory(images, batches.batch_size, batches.per_epoch, workers)
         self._iterator: Iterator[Batch] | None = None
         self._loader = DataLoader(
             SeededImages(images),
@@ -79,6 +92,7 @@ class ImageLoader:
             num_workers=workers,
             collate_fn=collate,
             persistent_workers=workers > 0,
+            prefetch_factor=_PREFETCHED if workers else None,
             pin_memory=pin_memory,
             timeout=timeout if workers else 0,
             worker_init_fn=_init_worker,
@@ -250,10 +264,12 @@ class EvalLoader:
         self.images = images
         self.batches = batches
         self.timeout = timeout
+        check_shared_memory(images, max(map(len, batches), default=0), len(batches), workers)
         self._loader = DataLoader(
             images,
             batch_sampler=batches,
             num_workers=workers,
+            prefetch_factor=_PREFETCHED if workers else None,
             collate_fn=collate,
             timeout=timeout if workers else 0,
             worker_init_fn=_init_worker,
@@ -311,7 +327,8 @@ def _watched(batches: Iterator[Batch], timeout: float, names: Callable[[int], Se
         except StopIteration:
             return
         except (RuntimeError, OSError, EOFError) as error:
-            died = "DataLoader worker" in str(error) or _has_dead_worker(batches)
+            full = _CANNOT_HAND_OVER in str(error)
+            died = full or _FIRST_WORDS_OF_DEATH in str(error) or _has_dead_worker(batches)
             if not died and "DataLoader timed out" not in str(error):
                 raise
             _end_workers(batches, hung=True)
@@ -335,16 +352,52 @@ def naming_dead_workers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if _FIRST_WORDS_OF_DEATH not in str(error):
             raise
         raise _death(error) from None
 
 
 def _death(error: Exception) -> ChildProcessError:
     reason = " ".join(str(error).split()) or type(error).__name__
+    if "Bus error" in reason or "shared memory" in reason:
+        return ChildProcessError(
+            f"{SHARED_MEMORY} is full, in which reading processes hand over batches ({_free_bytes() / 1e6:.1f} MB are "
+            "free now): make it larger (docker run --shm-size=8g), or use --workers 0"
+        )
     return ChildProcessError(
         f"a reading process died ({reason}), as the system does to them when memory is short: use fewer --workers"
     )
+
+
+def check_shared_memory(images: LabelledImages, batch_size: int, batches: int, workers: int) -> None:
+    """Refuses reading processes that could not hand over their batches, for which they would be waited in vain.
+
+    Args:
+        images: What they read.
+        batch_size: Images of a batch.
+        batches: Batches in all.
+        workers: Reading processes of this process; 0 to need nothing.
+
+    Raises:
+        OSError: There is too little shared memory.
+    """
+    if not workers or not batches or not SHARED_MEMORY.is_dir():
+        return
+    with _generators_kept():
+        image = images.transform(Image.new("RGB", (32, 32)))
+    # All that are read ahead, and the one that is being used.
+    held = min(batches, _PREFETCHED * workers + 1) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    needed, free = held * batch_size * image.nbytes, _free_bytes()
+    if free < needed:
+        raise OSError(
+            f"{SHARED_MEMORY} has {free / 1e6:.1f} MB free, and {workers} reading processes hand over batches of "
+            f"{batch_size * image.nbytes / 1e6:.1f} MB in it, {held} at a time: make it larger (docker run "
+            "--shm-size=8g), or use --workers 0, fewer --workers or a smaller batch"
+        )
+
+
+def _free_bytes() -> int:
+    return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
 
 
 def _has_dead_worker(iterator: Any) -> bool:
@@ -375,11 +428,18 @@ def _end_workers(iterator: Any, hung: bool = False) -> None:
 
 def _init_worker(_: int) -> None:
     torch.set_num_threads(1)
+    # PyTorch would print the error and send nothing, for which the training process waits.
+    multiprocessing.queues.Queue._on_queue_feeder_error = _send_the_reason  # type: ignore[attr-defined]
     # Signals to the whole group are for the training process, which first finishes its update.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _die_with_parent()
     sys.excepthook = _report_unless_parent_left
+
+
+def _send_the_reason(queue: Any, error: Exception, message: tuple[int, object]) -> None:
+    """Sends, in place of a batch that cannot be handed over, why."""
+    queue.put((message[0], ExceptionWrapper(where=_CANNOT_HAND_OVER)))
 
 
 def _die_with_parent() -> None:

@@ -1,10 +1,16 @@
 """How far a run is: what is summed up within an epoch, what is known after each, and how both are said."""
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
+from transnext.data import ImageSource
+from transnext.engine.batching import Batching
 from transnext.engine.update import UpdateResult
+from transnext.tasks.classification.build import Preprocessing
 
 DATA_BOUND = 0.2
 """Share of the time spent waiting for images above which it is said."""
@@ -82,6 +88,23 @@ class Progress:
     def from_dict(cls, values: dict[str, Any]) -> "Progress":
         """From what `dataclasses.asdict` gives."""
         return cls(**{**values, "totals": EpochTotals(**values["totals"])})
+
+
+def run_lines(
+    name: str, model: nn.Module, preprocessing: Preprocessing, splits: Mapping[str, ImageSource], batching: Batching
+) -> list[str]:
+    """What is said before the first epoch: of the model, the images, and how a batch is divided."""
+    parameters = sum(p.numel() for p in model.parameters())
+    _, rows, cols = preprocessing.input_size
+    sizes = ", ".join(f"{split} {len(source)}" for split, source in splits.items())
+    classes = len(next(iter(splits.values())).classes)
+    lines = [f"{name}, {parameters / 1e6:.2f} M parameters, {rows}x{cols} pixels, {classes} classes; images: {sizes}"]
+    if batching.processes > 1 or batching.accumulation > 1:
+        lines.append(
+            f"{batching.batch_size} images in an update: {batching.processes} processes x "
+            f"{batching.accumulation} x {batching.micro_batch_size}"
+        )
+    return lines
 
 
 def update_figures(totals: EpochTotals) -> str:

@@ -16,30 +16,40 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from transnext.atomic import replacing
-from transnext.engine.config import TrainConfig
+from transnext.atomic import write_text
+from transnext.engine.config import GIVEN, TrainConfig
+from transnext.tasks.classification import SplitResult
+from transnext.tasks.classification.summary import results_as_dict
 
 _LOCK_SECONDS = 2
 """How long to wait for the lock: readers of a run that was just killed may hold it for a moment."""
 
-_FIXED = (
-    "data",
-    "model",
-    "image_size",
-    "seed",
-    "batch_size",
-    "repeats",
-    "balanced",
-    "val_fraction",
-    "freeze_stages",
-    "layer_decay",
-)
-"""What must stay the same when a run goes on: else its images, its weights or its order would be others."""
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What is left of a training run.
+
+    Attributes:
+        folder: The run folder.
+        report: The page to look at, in the run folder.
+        history: One mapping for each epoch.
+        results: Accuracy on each split: of the best weights, or of the last ones if the run was interrupted.
+        interrupted: Whether a signal ended it early; `train(config, resume="auto")` goes on.
+        signal: That signal, or None.
+    """
+
+    folder: Path
+    report: Path
+    history: list[dict[str, Any]]
+    results: list[SplitResult]
+    interrupted: bool
+    signal: int | None
 
 
 class RunFolder:
@@ -63,12 +73,11 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self._lock = FileLock(self.path / ".lock")
 
-    def open(self, config: TrainConfig, *, resume: bool) -> None:
+    def open(self, *, resume: bool) -> None:
         """Makes the folder, or takes up the run that is there, and keeps other processes out until `close`.
 
         Raises:
-            ValueError: It holds a run that is not to be resumed or was of another kind, or another process trains in
-                it.
+            ValueError: It holds a run that is not to be resumed, or another process trains in it.
             OSError: It cannot be written.
         """
         try:
@@ -86,28 +95,43 @@ class RunFolder:
             raise ValueError(
                 f"{self.path} already holds a run: add --resume auto to go on with it, or choose another --output"
             )
-        if self.config_file.exists():
-            self.check(dataclasses.asdict(TrainConfig.load(self.config_file)), config)
         for leftover in self.path.glob(".*.tmp"):
             leftover.unlink()
-        write_atomically(self.config_file, config.to_json())
 
-    def check(self, old: Mapping[str, Any], new: TrainConfig) -> None:
-        """Refuses to go on with a run of another kind.
+    def write_config(self, config: TrainConfig, given: TrainConfig) -> None:
+        """Writes the configuration, which has absolute paths, with the paths as they were given beside them."""
+        write_text(self.config_file, config.to_json(given))
+
+    def config(self, data: str | None = None) -> TrainConfig:
+        """The configuration of the run, with absolute paths.
+
+        Older versions wrote paths as they were given: these start where the run was started, as far as the end of the
+        folder's own path tells.
 
         Args:
-            old: The configuration that it was started with, by field.
-            new: That which it is to go on with.
+            data: Where the data are now; where they were by default.
 
         Raises:
-            ValueError: The configurations differ in what must not change.
+            ValueError: The file is not a configuration, or does not say where the data are.
         """
-        for name in _FIXED:
-            if old[name] != getattr(new, name):
-                raise ValueError(
-                    f"{self.path} was started with {name} {old[name]!r}, not {getattr(new, name)!r}: "
-                    "give the same to resume it, or choose another --output"
-                )
+        config = TrainConfig.load(self.config_file)
+        if data is not None:
+            config = dataclasses.replace(config, data=dataclasses.replace(config, data=data).with_absolute_paths().data)
+        here, output = self.path.absolute().parts, Path(config.output).parts
+        base = here[: len(here) - len(output)]
+        if not Path(config.output).is_absolute() and base + output == here:
+            return config.with_absolute_paths(Path(*base))
+        if config.with_absolute_paths().data != config.data:
+            raise ValueError(
+                f"{self.path} calls its data {config.data!r} and does not say where: name them with --data"
+            )
+        return config.with_absolute_paths()
+
+    def given(self, name: str) -> str | None:
+        """A path of the configuration as it was given."""
+        values = json.loads(self.config_file.read_text(encoding="utf-8"))
+        path: str | None = values.get(GIVEN, {}).get(name, values[name])
+        return path
 
     def close(self) -> None:
         """Lets other processes in."""
@@ -122,22 +146,20 @@ class RunFolder:
 
     def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes the lines of all epochs."""
-        write_atomically(self.metrics_file, "".join(json.dumps(_finite(row)) + "\n" for row in rows))
+        write_text(self.metrics_file, "".join(json.dumps(_finite(row)) + "\n" for row in rows))
+
+    def write_results(self, results: Sequence[SplitResult]) -> None:
+        """Writes what splits gave as JSON."""
+        write_text(self.results_file, json.dumps(results_as_dict(results)) + "\n")
 
     def write_skipped(self, skipped: Mapping[str, str]) -> None:
         """Lists images that could not be read, one line each: name, tab, reason."""
         if skipped:
-            write_atomically(self.skipped_file, "".join(f"{name}\t{why}\n" for name, why in sorted(skipped.items())))
+            write_text(self.skipped_file, "".join(f"{name}\t{why}\n" for name, why in sorted(skipped.items())))
 
     def write_nan_batch(self, names: Sequence[str]) -> None:
         """Lists the images of an update whose loss was not finite, one line each."""
-        write_atomically(self.nan_file, "".join(f"{name}\n" for name in names))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that a reader or a crash sees the old one or the new one, never a part."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        write_text(self.nan_file, "".join(f"{name}\n" for name in names))
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:

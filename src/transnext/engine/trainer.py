@@ -3,11 +3,9 @@
 import dataclasses
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
@@ -16,16 +14,18 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from transnext.data import Batch, LabelledImages, cached, open_dataset
+from transnext.data.fingerprint import fingerprint
 from transnext.engine.batching import divide_batch
-from transnext.engine.build import build_accelerator, build_model, train_images
-from transnext.engine.checkpoints import Checkpoints, load_state, naming_last_good, verify_checkpoint
+from transnext.engine.build import build_accelerator, build_loader, build_model, train_images
+from transnext.engine.checkpoints import Checkpoints, load_state, naming_last_good
 from transnext.engine.config import TrainConfig
 from transnext.engine.display import Display
 from transnext.engine.distributed import fail, gather, join_outputs, on_main_process, restarts
-from transnext.engine.loader import eval_loader, naming_dead_workers, train_loader
+from transnext.engine.loader import EvalLoader, eval_loader, naming_dead_workers
 from transnext.engine.optim import make_mixer, make_optimizer, make_scheduler, train_mode
-from transnext.engine.progress import EpochTotals, Progress, epoch_line, update_figures
-from transnext.engine.run_folder import RunFolder
+from transnext.engine.progress import EpochTotals, Progress, epoch_line, run_lines, update_figures
+from transnext.engine.resume import data_changed, going_on, parse_resume, saved_state
+from transnext.engine.run_folder import RunFolder, TrainResult
 from transnext.engine.signals import STOP_SIGNALS, Stopped, StopRequest
 from transnext.engine.state import load_training_state, training_state, whole_weights
 from transnext.engine.trackers import start_trackers
@@ -34,34 +34,19 @@ from transnext.models.checkpoint import load_checkpoint, save_checkpoint
 from transnext.tasks.classification import SplitResult, evaluate
 from transnext.tasks.classification.build import Preprocessing, trained_sizes
 from transnext.tasks.classification.evaluation import Outputs
-from transnext.tasks.classification.summary import results_table, write_results
+from transnext.tasks.classification.summary import results_table
 
 _NAMES_SHOWN = 3
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """What is left of a training run.
-
-    Attributes:
-        folder: The run folder.
-        report: The page to look at, in the run folder.
-        history: One mapping for each epoch.
-        results: Accuracy on each split: of the best weights, or of the last ones if the run was interrupted.
-        interrupted: Whether a signal ended it early; `train(config, resume="auto")` goes on.
-        signal: That signal, or None.
-    """
-
-    folder: Path
-    report: Path
-    history: list[dict[str, Any]]
-    results: list[SplitResult]
-    interrupted: bool
-    signal: int | None
-
-
-def train(config: TrainConfig, *, resume: bool | str | Path = "never", quiet: bool = False) -> TrainResult:
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool | str | Path = "never",
+    accept_changed: Collection[str] = (),
+    quiet: bool = False,
+) -> TrainResult:
     """Trains a classifier, evaluates it on every split and writes a report.
 
     Under torchrun or `accelerate launch` all processes call it. A process that torchrun has started again goes on by
@@ -71,6 +56,8 @@ def train(config: TrainConfig, *, resume: bool | str | Path = "never", quiet: bo
         config: What to train, on what and how.
         resume: "auto" to go on with the run in `config.output` from its newest whole checkpoint, or start it if it has
             none; the path of a checkpoint to go on from there; "never" to start. True is "auto", False "never".
+        accept_changed: Options, and "data", that may be others than the run was started with, of
+            `transnext.engine.resume.ON_REQUEST`.
         quiet: Print nothing.
 
     Raises:
@@ -80,25 +67,17 @@ def train(config: TrainConfig, *, resume: bool | str | Path = "never", quiet: bo
     """
     try:
         with naming_dead_workers():
-            return _train(config, _resume_from(resume), quiet)
+            return _train(config, quiet, "auto" if restarts() else parse_resume(resume), accept_changed)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def _train(config: TrainConfig, resume: Path | str, quiet: bool) -> TrainResult:
-    trainer = Trainer(config, quiet)
+def _train(config: TrainConfig, quiet: bool, resume: Path | str, accept_changed: Collection[str]) -> TrainResult:
+    trainer = Trainer(config, quiet, resume, accept_changed)
     try:
-        return trainer.run(resume)
+        return trainer.run()
     finally:
         trainer.close()
-
-
-def _resume_from(resume: bool | str | Path) -> Path | str:
-    if restarts() or resume is True:
-        return "auto"
-    if resume is False:
-        return "never"
-    return str(resume) if resume in ("auto", "never") else Path(resume)
 
 
 class Trainer:
@@ -107,9 +86,25 @@ class Trainer:
     Args:
         config: What to train, on what and how.
         quiet: Print nothing.
+        resume: "auto", "never" or a checkpoint.
+        accept_changed: As in `train`.
     """
 
-    def __init__(self, config: TrainConfig, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        quiet: bool = False,
+        resume: Path | str = "never",
+        accept_changed: Collection[str] = (),
+    ) -> None:
+        self.folder = RunFolder(config.output)
+        self.checkpoints = Checkpoints(self.folder.checkpoints, config.keep)
+        self.resume = resume
+        self.resuming = (resume if isinstance(resume, Path) else self.folder.path, accept_changed)
+        saved = saved_state(resume, self.folder)
+        self.given, config = config, config.with_absolute_paths()
+        if saved is not None:
+            config = going_on(saved["config"], config, *self.resuming)
         self.config = config
         self.progress = Progress()
         self.stop = StopRequest()
@@ -118,34 +113,30 @@ class Trainer:
             raise ValueError(
                 f"{config.data} has no images to train on, only those of {', '.join(sources)}: name the others, too"
             )
+        self.fingerprint = fingerprint(sources)
+        if saved is not None:
+            data_changed(saved, self.fingerprint, config, *self.resuming)
         self.splits = {split: cached(source, config.cache) for split, source in sources.items()}
-        self.folder = RunFolder(config.output)
-        self.checkpoints = Checkpoints(self.folder.checkpoints, config.keep)
         self.class_names = list(self.splits["train"].classes)
         if config.patience and "val" not in self.splits:
             raise ValueError(f"patience is {config.patience}, but {config.data} has no split val to judge by: use 0")
         set_seed(config.seed)
-        model = build_model(config, len(self.class_names))
+        model = build_model(config, len(self.class_names), saved and saved["model_args"])
         self.model_args = {"num_classes": len(self.class_names), **trained_sizes(model)}
-        self.preprocessing = Preprocessing.of_model(model, config.image_size, config.crop_pct, config.crop_mode)
+        self.preprocessing = (
+            Preprocessing.from_mapping(saved["preprocessing"])
+            if saved and saved["preprocessing"]
+            else Preprocessing.of_model(model, config.image_size, config.crop_pct, config.crop_mode)
+        )
         self.train_images = train_images(config, self.splits["train"], self.preprocessing)
 
         self.accelerator = build_accelerator(config, self.folder, model)
         self.display = Display(enabled=not quiet and self.accelerator.is_main_process)
         self.batching = divide_batch(config, len(self.train_images), self.accelerator.num_processes)
         self.accelerator.gradient_accumulation_steps = self.batching.accumulation
-        self.loader = train_loader(
-            self.train_images,
-            batch_size=self.batching.micro_batch_size,
-            seed=config.seed,
-            workers=config.workers,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-            timeout=config.worker_timeout,
-            repeats=config.repeats,
-            balanced=config.balanced,
-            pin_memory=self.accelerator.device.type == "cuda",
-        )
+        self.loader = build_loader(config, self.train_images, self.batching, self.accelerator)
+        for split in self.splits:
+            self._eval_loader(split)  # what it lacks is said before the training
         self.updates_per_epoch = self.loader.batches_per_epoch // self.batching.accumulation
         if self.updates_per_epoch == 0:
             raise ValueError(
@@ -178,17 +169,13 @@ class Trainer:
 
     # The run
 
-    def run(self, resume: Path | str = "never") -> TrainResult:
-        """Trains to the end or to a signal, then evaluates and reports.
-
-        Args:
-            resume: "auto", "never" or a checkpoint.
-        """
+    def run(self) -> TrainResult:
+        """Trains to the end or to a signal, then evaluates and reports."""
         stopped: int | None = None
         results: list[SplitResult] = []
         with self.stop:
-            self._start(resume)
             try:
+                self._start()
                 while not self._is_finished():
                     results = self._epoch()
                 results = self._evaluate_all()
@@ -212,11 +199,14 @@ class Trainer:
         self.accelerator.end_training()
         self.folder.close()
 
-    def _start(self, resume: Path | str) -> None:
-        path = on_main_process(lambda: self._open_folder(resume))
-        if path is not None:
-            self._load(path)
+    def _start(self) -> None:
+        path = on_main_process(self._open_folder)
+        inside = path is not None and self.checkpoints.has(path)
+        changed = path is not None and self._load(path, inside)
         if self.accelerator.is_main_process:
+            if path is not None and inside:
+                self.checkpoints.remove_after(int(path.name))
+            self.folder.write_config(self.config, self.given)
             self.folder.write_history(self.progress.history)
             start_trackers(
                 self.accelerator,
@@ -225,24 +215,20 @@ class Trainer:
                 run_id=self.progress.run_id,
                 epochs_done=self.progress.epoch,
             )
-        if path is None:
+        if not inside:
             self._save_weights(None)
-            self._checkpoint()
+        if changed or not inside:
+            self._checkpoint(alone=changed)
         self._say_what_is_trained(path)
 
-    def _open_folder(self, resume: Path | str) -> Path | None:
+    def _open_folder(self) -> Path | None:
         """Takes the folder; the checkpoint to go on from, if there is one."""
-        inside = resume == "auto"
-        if isinstance(resume, Path):
-            verify_checkpoint(resume)
-            inside = resume.resolve().parent == self.folder.checkpoints.resolve()
-        self.folder.open(self.config, resume=inside)
+        chosen = self.resume if isinstance(self.resume, Path) else None
+        self.folder.open(resume=self.resume == "auto" or (chosen is not None and self.checkpoints.has(chosen)))
         self.checkpoints.clean()
-        found = self.checkpoints.newest_whole() if resume == "auto" else None
-        if isinstance(resume, Path):
-            found = resume
-        if inside and found is not None:
-            self.checkpoints.remove_after(int(found.name))
+        found = self.checkpoints.newest_whole() if self.resume == "auto" else chosen
+        if found is None and self.folder.config_file.exists():
+            going_on(dataclasses.asdict(self.folder.config()), self.config, *self.resuming)
         return found
 
     def _is_finished(self) -> bool:
@@ -253,7 +239,7 @@ class Trainer:
     def _finish(self, results: list[SplitResult], report: bool) -> None:
         self.folder.write_skipped(self.progress.skipped)
         if report:
-            write_results(self.folder.results_file, results)
+            self.folder.write_results(results)
             self._write_report(results)
             if self.display.enabled and results:
                 self.display.console.print(results_table(results))
@@ -364,9 +350,9 @@ class Trainer:
             return self._whole_copy
         return self.model
 
-    def _evaluate(self, split: str, model: nn.Module) -> SplitResult:
+    def _eval_loader(self, split: str) -> EvalLoader:
         images = LabelledImages(self.splits[split], self.preprocessing.transform(), self.preprocessing.min_side())
-        loader = eval_loader(
+        return eval_loader(
             images,
             2 * self.batching.micro_batch_size,
             self.config.workers,
@@ -374,6 +360,10 @@ class Trainer:
             world_size=self.accelerator.num_processes,
             timeout=self.config.worker_timeout,
         )
+
+    def _evaluate(self, split: str, model: nn.Module) -> SplitResult:
+        loader = self._eval_loader(split)
+        images = loader.images
         with self.display.bar(f"evaluating {split}", len(images) // self.accelerator.num_processes) as bar:
             result = evaluate(
                 model,
@@ -441,8 +431,8 @@ class Trainer:
 
         on_main_process(save)
 
-    def _checkpoint(self) -> None:
-        """Writes what it takes to go on from here. All processes must call it."""
+    def _checkpoint(self, alone: bool = False) -> None:
+        """Writes what it takes to go on from here, in place of all others if `alone`. All processes must call it."""
         progress = self.progress
         for part in gather(progress.skipped):
             progress.skipped.update(part)
@@ -452,22 +442,32 @@ class Trainer:
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "progress": dataclasses.asdict(progress),
             "class_names": self.class_names,
+            "model_args": self.model_args,
+            "preprocessing": self.preprocessing.to_dict(),
             "config": dataclasses.asdict(self.config),
+            "data": self.fingerprint.to_dict(),
             "order_depends_on": self.loader.order_depends_on,
         }
-        on_main_process(lambda: self.checkpoints.write(self._updates_done(), state))
+        on_main_process(lambda: self.checkpoints.write(self._updates_done(), state, alone=alone))
 
-    def _load(self, path: Path) -> None:
+    def _load(self, path: Path, inside: bool) -> bool:
+        """Takes up the run of a checkpoint, of this folder if `inside`; whether its images are others than before."""
         state = load_state(path)
-        self.folder.check(state["config"], self.config)
-        if state["class_names"] != self.class_names:
-            fail(
-                ValueError(
-                    f"{path} is of a run with the classes {', '.join(state['class_names'])}, and {self.config.data} "
-                    f"now has {', '.join(self.class_names)}: choose another --output"
-                )
-            )
+        try:
+            going_on(state["config"], self.config, *self.resuming)
+            changed = data_changed(state, self.fingerprint, self.config, *self.resuming)
+        except ValueError as error:
+            fail(error)
         progress = Progress.from_dict(state["progress"])
+        if changed:
+            progress.totals = EpochTotals()
+        if not inside:
+            progress.best_top1, progress.best_epoch = -1.0, progress.epoch
+        elif changed and "val" in self.splits:
+            # The best so far was best on other images.
+            model = self._evaluated_model()
+            load_checkpoint(model, self.folder.best)
+            progress.best_top1 = self._evaluate("val", model).top1
         if progress.totals.updates and state["order_depends_on"] != self.loader.order_depends_on:
             fail(
                 ValueError(
@@ -481,23 +481,13 @@ class Trainer:
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.progress = progress
+        return changed
 
     # What is said
 
     def _say_what_is_trained(self, resumed: Path | None) -> None:
-        parameters = sum(p.numel() for p in self.model.parameters())
-        _, rows, cols = self.preprocessing.input_size
-        sizes = ", ".join(f"{name} {len(source)}" for name, source in self.splits.items())
-        self.display.line(
-            f"{self.config.model}, {parameters / 1e6:.2f} M parameters, {rows}x{cols} pixels, "
-            f"{len(self.class_names)} classes; images: {sizes}"
-        )
-        batching = self.batching
-        if batching.processes > 1 or batching.accumulation > 1:
-            self.display.line(
-                f"{batching.batch_size} images in an update: {batching.processes} processes x "
-                f"{batching.accumulation} x {batching.micro_batch_size}"
-            )
+        for line in run_lines(self.config.model, self.model, self.preprocessing, self.splits, self.batching):
+            self.display.line(line)
         if resumed is not None:
             self.display.line(f"Going on from {resumed}, {self._where()}.")
 

@@ -13,8 +13,6 @@ from transnext.report.text import count, escape, percent
 
 MAX_EXAMPLES = 48
 """Shown in all, shared evenly among the splits; keeps the page small."""
-THUMBNAIL = 208
-"""Longer side of the pictures, pixels."""
 QUALITY = 82
 CENTRE = (0.5, 0.5)
 
@@ -32,7 +30,7 @@ class Example:
     Attributes:
         split: Split that the image belongs to.
         name: Path or name of the image.
-        image: The image as the model was shown it, not normalised.
+        image: The image as the model saw it, RGB, cut and scaled but not normalised. It is shown at its own size.
         target: Name of the true class.
         predicted: Name of the class of the highest probability.
         probability: That probability, 0..1.
@@ -79,7 +77,7 @@ def _balanced(group: Sequence[Example], limit: int) -> list[Example]:
 
 def _card(example: Example) -> str:
     correct = example.target == example.predicted
-    picture = _thumbnail(example.image)
+    picture = on_white(example.image)
     pictures = _img(picture, f"{example.name}, {example.target}")
     if example.heat is not None:
         where = overlay(picture, example.heat, position=CENTRE)
@@ -92,13 +90,6 @@ def _card(example: Example) -> str:
         f"<b>{escape(example.predicted)}</b> <span>{percent(example.probability, 0)}</span>{target}</p>"
         f'<p class="name" title="{escape(example.name)}">{escape(example.name)}</p></li>'
     )
-
-
-def _thumbnail(image: Image.Image) -> Image.Image:
-    """The image in RGB, its longer side `THUMBNAIL` pixels: small ones grow, so that the heat map is smooth."""
-    scale = THUMBNAIL / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return on_white(image).resize(size, Image.Resampling.BICUBIC)
 
 
 def _img(image: Image.Image, alt: str) -> str:

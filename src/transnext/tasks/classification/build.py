@@ -6,7 +6,9 @@ from typing import Any
 
 import timm
 import timm.data
-from torch import nn
+import torch
+from PIL import Image
+from torch import Tensor, nn
 
 from transnext.data import eval_transform, min_side_for
 from transnext.data.transforms import CropMode, Transform
@@ -78,6 +80,12 @@ class Preprocessing:
             self.crop_pct,
             self.crop_mode,  # type: ignore[arg-type]
         )
+
+    def picture(self, x: Tensor) -> Image.Image:
+        """What `transform` gives, `[channels, H, W]`, as an RGB image again: as the model sees it."""
+        mean, std = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        pixels = ((x * std + mean).clamp(0, 1) * 255).round().byte()
+        return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
 
     def min_side(self) -> int:
         """The shorter side below which an image must not be shrunk when it is read, pixels."""

@@ -1,8 +1,6 @@
 """Results of an evaluation as a table and as JSON."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -41,11 +39,6 @@ def interval_text(interval: tuple[float, float]) -> str:
 def results_as_dict(results: Sequence[SplitResult]) -> dict[str, Any]:
     """Plain values, by split."""
     return {r.split: _as_dict(r) for r in results}
-
-
-def write_results(path: Path, results: Sequence[SplitResult]) -> None:
-    """Writes `results_as_dict` to a JSON file."""
-    path.write_text(json.dumps(results_as_dict(results)) + "\n", encoding="utf-8")
 
 
 def _as_dict(result: SplitResult) -> dict[str, Any]:
