@@ -1,3 +1,4 @@
+import os
 import pickle
 import re
 
@@ -102,9 +103,18 @@ def test_many_paths_pickle_compactly():
 
 
 def test_name_that_is_not_unicode(tmp_path):
-    name = b"\xff\xfe.png".decode("utf-8", "surrogateescape")
-    source = FolderImages(FolderIndex(("a",), ((f"{tmp_path}/{name}", 0),)))
-    assert source.name(0) == f"{tmp_path}/{name}"
+    """It is read by its bytes, and named so that any file and terminal takes the name."""
+    folder = tmp_path / "cat"
+    folder.mkdir()
+    Image.new("RGB", (5, 4)).save(folder / os.fsdecode(b"\xff\xfe.png"))
+    (folder / os.fsdecode(b"\xff\n.png")).write_bytes(b"no image")
+    dataset = LabelledImages(FolderImages(scan_image_folder(tmp_path)), TRANSFORM)
+    assert dataset[1].image.shape == (3, 16, 16)
+    assert dataset.source.name(1) == rf"{folder}/\xff\xfe.png"
+    assert dataset[0].name == rf"{folder}/\xff\n.png"
+    with pytest.raises(ValueError, match=r"cannot read image [^\n]*/\\xff\\n.png: "):
+        dataset.source.load(0)
+    assert dataset.source.version(1) != "unknown"
 
 
 # open_dataset

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from transnext.data import images
 from transnext.data.images import UnreadableImage, image_extensions, read_image
+from transnext.data.names import printable
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -185,7 +186,7 @@ def unreadable(source, match):
         read_image(source)
     error = caught.value
     assert "\n" not in str(error)
-    assert error.path in str(error)
+    assert printable(error.path) in str(error)
     assert error.reason in str(error)
     return error
 

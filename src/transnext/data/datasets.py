@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -17,7 +17,7 @@ from transnext.data.emoji import SPLITS, load_emoji
 from transnext.data.fashion_mnist import fashion_mnist_splits
 from transnext.data.folder import FolderIndex, image_folder_splits
 from transnext.data.images import UnreadableImage, composite_on_white, read_image
-from transnext.data.names import PackedNames
+from transnext.data.names import PackedNames, printable
 from transnext.data.shards import holds_shards, open_shards
 from transnext.data.transforms import Transform
 
@@ -51,6 +51,7 @@ class FolderImages:
 
     def __init__(self, index: FolderIndex) -> None:
         self.classes = index.classes
+        self._root = index.root
         self._paths = PackedNames.pack([path for path, _ in index.samples])
         self._labels = np.array([label for _, label in index.samples], np.int32)
 
@@ -59,20 +60,24 @@ class FolderImages:
 
     def load(self, index: int, min_side: int | None = None) -> Image.Image:
         """Read image `index`; see `ImageSource`."""
-        return read_image(self.name(index), min_side)
+        return read_image(self._paths[index], min_side)
 
     def label(self, index: int) -> int:
         """Return the class of image `index`."""
         return int(self._labels[index])
 
     def name(self, index: int) -> str:
-        """Return the path of image `index`."""
-        return self._paths[index]
+        """Return the path of image `index`, printable."""
+        return printable(self._paths[index])
+
+    def names_below(self) -> Iterator[str]:
+        """Yield the path of each image from the folder that holds the class folders, with `/`, wherever that lies."""
+        return (path[len(self._root) :].lstrip(os.sep).replace(os.sep, "/") for path in self._paths)
 
     def version(self, index: int) -> str:
         """Return size and time of the file of image `index`; see `transnext.data.decoded.VersionedSource`."""
         try:
-            status = Path(self.name(index)).stat()
+            status = Path(self._paths[index]).stat()
         except FileNotFoundError:
             raise
         except (OSError, ValueError):  # the reader says it better

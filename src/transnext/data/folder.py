@@ -21,10 +21,12 @@ class FolderIndex:
     Attributes:
         classes: Class names, sorted.
         samples: Pairs `(path, class_index)`, sorted by class and then by path.
+        root: The folder that holds the class folders, with which all paths begin.
     """
 
     classes: tuple[str, ...]
     samples: tuple[tuple[str, int], ...]
+    root: str = ""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -144,7 +146,7 @@ def index_classes(
         raise ValueError(f"there are no images in the sub-folders of {root} ({_listing(empty)}); add images")
     if empty and not allow_empty:
         raise ValueError(f"no images in class folder {_listing(empty)} of {root}; add images or remove the folder")
-    return FolderIndex(classes, tuple(samples))
+    return FolderIndex(classes, tuple(samples), root)
 
 
 def class_folders(root: str) -> dict[str, str]:
@@ -214,7 +216,7 @@ def _random_split(root: str, index: FolderIndex, val_fraction: float, seed: int)
         for draw, path in draws:
             (val if draw < threshold else train).append((path, label))
     splits = {"train": train, "val": val}
-    return {name: FolderIndex(index.classes, tuple(samples)) for name, samples in splits.items() if samples}
+    return {name: FolderIndex(index.classes, tuple(samples), root) for name, samples in splits.items() if samples}
 
 
 def _uniform(relative_path: str, seed: int) -> float:

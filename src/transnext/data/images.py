@@ -13,6 +13,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageFile
 
+from transnext.data.names import printable
+
 MAX_PIXELS = 2**29
 """Images with more pixels than this are refused: as RGB they would need more than 2 GB."""
 
@@ -52,7 +54,7 @@ class UnreadableImage(ValueError):  # noqa: N818 - the name says what it is; cal
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"cannot read image {self.path}: {self.reason}"
+        return f"cannot read image {printable(self.path)}: {self.reason}"
 
 
 def read_image(source: str | os.PathLike[str] | BinaryIO | bytes, min_side: int | None = None) -> Image.Image:
@@ -129,7 +131,7 @@ def _open_file(path: str) -> BinaryIO:
     try:
         return Path(path).open("rb")
     except FileNotFoundError:
-        raise FileNotFoundError(f"there is no image file {path}") from None
+        raise FileNotFoundError(f"there is no image file {printable(path)}") from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         is_folder = Path(path).is_dir() if isinstance(error, OSError) else False
         reason = "it is a folder, not a file" if is_folder else _one_line(error)

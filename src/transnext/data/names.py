@@ -1,10 +1,28 @@
-"""Many names in little memory."""
+"""File names: many in little memory, and any of them as text that can be written anywhere."""
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+
+# Control characters, the line breaks of Unicode, and what `os.fsdecode` makes of bytes that are not UTF-8.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def printable(name: str | bytes | os.PathLike[str]) -> str:
+    """Return a name as text of one line that every terminal, JSON, HTML and UTF-8 file takes.
+
+    Bytes that are not UTF-8 become `\\xff`, control characters `\\n`, `\\x1b`; all else stays. Such a text cannot be
+    opened: keep the path for that.
+    """
+    return _UNPRINTABLE.sub(_escaped, os.fsdecode(name))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else match[0].encode("unicode_escape").decode()
 
 
 class PackedNames(Sequence[str]):
@@ -30,6 +48,12 @@ class PackedNames(Sequence[str]):
 
     def __len__(self) -> int:
         return len(self.ends)
+
+    def __iter__(self) -> Iterator[str]:
+        data, start = self.data.tobytes(), 0
+        for end in self.ends.tolist():
+            yield os.fsdecode(data[start:end])
+            start = end
 
     def __getitem__(self, index: int) -> str:  # type: ignore[override] # slices are not needed
         index = range(len(self))[index]

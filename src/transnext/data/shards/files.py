@@ -100,7 +100,7 @@ def open_file(url: str) -> BinaryIO:
 
 
 def version(url: str) -> str:
-    """Return a text that changes when the file does, as far as its file system tells.
+    """Return a text that changes when the file does, as far as its file system tells; it begins with the size, bytes.
 
     Raises:
         ShardError: If there is no such file.

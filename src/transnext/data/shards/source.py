@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import posixpath
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -29,6 +31,22 @@ class ShardRecord(NamedTuple):
     problem: str = ""
 
 
+class ShardContents(NamedTuple):
+    """Images of one shard, as far as they are known without reading it.
+
+    Attributes:
+        name: File name.
+        size: Size of the file, bytes, as text.
+        images: Number of images, of those that were chosen.
+        chosen: Hash of the places of these in the file.
+    """
+
+    name: str
+    size: str
+    images: int
+    chosen: str
+
+
 class Shard(Protocol):
     """One file of images, which are read in blocks of neighbours. Cheap to pickle."""
 
@@ -38,7 +56,7 @@ class Shard(Protocol):
 
     @property
     def version(self) -> str:
-        """A text that changes when the file does."""
+        """A text that changes when the file does; it begins with the size."""
 
     @property
     def block_sizes(self) -> npt.NDArray[np.int64]:
@@ -153,6 +171,21 @@ class ShardedImages:
         """Return the shard and what the image is called in it."""
         shard, place = self._place(index)
         return self._shards[shard].name(place)
+
+    def contents(self) -> list[ShardContents]:
+        """Return what each shard has to this sequence, wherever the shards lie."""
+        chosen = np.arange(len(self)) if self._chosen is None else self._chosen
+        ends = np.searchsorted(chosen, self._shard_starts)
+        parts = [chosen[ends[i] : ends[i + 1]] - self._shard_starts[i] for i in range(len(self._shards))]
+        return [
+            ShardContents(
+                posixpath.basename(shard.url),
+                shard.version.split()[0],
+                len(places),
+                hashlib.blake2b(places.astype("<i8").tobytes(), digest_size=16).hexdigest(),
+            )
+            for shard, places in zip(self._shards, parts, strict=True)
+        ]
 
     def version(self, index: int) -> str:
         """Return the version of the shard; see `transnext.data.decoded.VersionedSource`."""
