@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from transnext.data import ImageSource, open_dataset
+from transnext.data import ImageSource
 from transnext.engine.config import TrainConfig
 from transnext.engine.evaluation import Evaluator, held_out_split
 from transnext.engine.robustness import measure_robustness, measure_scales
@@ -105,9 +105,7 @@ def report(
         raise FileNotFoundError(f"{run} is not a run folder: it has no config.json and best.safetensors")
     config = TrainConfig.load(folder.config_file)
     evaluator = Evaluator(run, batch_size=batch_size, workers=workers, device=device, quiet=quiet)
-    splits = open_dataset(config.data, config.val_fraction, config.seed)
-    for source in splits.values():
-        evaluator.check_classes(source, config.data)
+    splits = evaluator.open(config.data, config.val_fraction, config.seed)
     results = [evaluator.run(evaluator.images(source), split) for split, source in splits.items()]
     write_results(folder.results_file, results)
     split = held_out_split(splits)
