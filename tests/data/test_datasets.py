@@ -160,8 +160,9 @@ def test_image_folder(folder):
 
 
 def test_a_known_name_wins_over_a_folder(tmp_path, monkeypatch):
-    (tmp_path / "emoji" / "cat").mkdir(parents=True)
-    Image.new("RGB", (8, 8)).save(tmp_path / "emoji" / "cat" / "a.png")
+    for name in ("cat", "dog"):
+        (tmp_path / "emoji" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "emoji" / name / "a.png")
     monkeypatch.chdir(tmp_path)
     assert "shift" in open_dataset("emoji")
     splits = open_dataset("./emoji")

@@ -138,7 +138,10 @@ def test_several_processes_fill_one_cache(photos, tmp_path):
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    assert len(list((tmp_path / "cache").rglob("*.*"))) == 8
+    assert len(list((tmp_path / "cache").rglob("*.rgb"))) == 8
+    assert (tmp_path / "cache" / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")
+    cached(FolderImages(scan_image_folder(photos)), photos / "a")
+    assert not (photos / "a" / "CACHEDIR.TAG").exists()  # it holds images
     counting = source(photos)
     images = cached(counting, tmp_path / "cache")
     for i in range(8):

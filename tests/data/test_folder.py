@@ -97,21 +97,21 @@ def test_given_splits(tmp_path):
 
 @pytest.mark.parametrize("name", ["valid", "validation", "test", "Val"])
 def test_names_of_the_validation_folder(tmp_path, name):
-    add(tmp_path, "Train/cat/1.png", f"{name}/cat/2.png")
+    add(tmp_path, "Train/cat/1.png", "Train/dog/1.png", f"{name}/cat/2.png")
     splits = image_folder_splits(tmp_path)
     assert list(splits) == ["train", "val"]
     assert relative(splits["val"], tmp_path) == [(f"{name}/cat/2.png", 0)]
 
 
 def test_errors_of_given_splits(tmp_path):
-    add(tmp_path / "a", "train/cat/1.png", "val/cat/1.png", "val/dgo/1.png")
+    add(tmp_path / "a", "train/cat/1.png", "train/dog/1.png", "val/cat/1.png", "val/dgo/1.png")
     with raises(ValueError, "", "val has classes that", "train lacks: 'dgo'; rename or remove"):
         image_folder_splits(tmp_path / "a")
     add(tmp_path / "b", "train/cat/1.png", "val/cat/1.png", "valid/cat/1.png")
     with raises(ValueError, "", "more than one validation folder (val, valid)"):
         image_folder_splits(tmp_path / "b")
-    add(tmp_path / "c", "train/cat/1.png", "val/cat/1.txt")
-    with raises(ValueError, "there are no images in the val folder"):
+    add(tmp_path / "c", "train/cat/1.png", "train/dog/1.png", "val/cat/1.txt")
+    with raises(ValueError, "there are no images in", "val; add images"):
         image_folder_splits(tmp_path / "c")
 
 
@@ -122,9 +122,161 @@ def test_lone_train_folder(tmp_path):
     assert sorted(map(len, splits.values())) == sorted(map(len, image_folder_splits(tmp_path / "train").values()))
 
 
-def test_train_may_be_a_class(tmp_path):
-    add_classes(tmp_path, {"bus": 5, "train": 5})
-    assert image_folder_splits(tmp_path)["train"].classes == ("bus", "train")
+CLASSES = ("cat/1.png", "dog/1.png")
+
+
+def under(*folders):
+    return [f"{folder}/{name}" for folder in folders for name in CLASSES]
+
+
+@pytest.mark.parametrize(
+    ("folders", "splits"),
+    [
+        (["training", "validation"], ["train", "val"]),
+        (["TRAIN", "Dev"], ["train", "val"]),
+        (["trn", "eval"], ["train", "val"]),
+        (["train", "holdout"], ["train", "val"]),
+        (["Train", "Test"], ["train", "val"]),
+        (["Training", "valid", "testing"], ["train", "val", "test"]),
+        (["train", "dev", "hold-out"], ["train", "val", "test"]),
+        (["train_images", "test_images"], ["train", "val"]),
+        (["images-train", "images-val"], ["train", "val"]),
+        (["train2017", "val2017", "test2017"], ["train", "val", "test"]),
+        (["trainset", "testset"], ["train", "val"]),
+        (["val"], ["val"]),
+        (["test", "val"], ["val", "test"]),
+    ],
+)
+def test_customary_names_of_splits(tmp_path, folders, splits):
+    add(tmp_path, *under(*folders))
+    found = image_folder_splits(tmp_path)
+    assert list(found) == splits
+    for index in found.values():
+        assert index.classes == ("cat", "dog")
+        assert [label for _, label in index.samples] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        # With images in place of class folders.
+        (["training/1.png", "validation/1.png"], ["'training', 'validation', named as splits are, but with images"]),
+        (["test/1.png"], ["'test', named as splits are, but with images"]),
+        (["train/1.png", "test/1.png", "more/1.png"], ["'test', 'train', named as splits are, but with images"]),
+        ([*under("train"), "val/1.png"], ["'val' with images and 'train' with sub-folders"]),
+        # Beside folders that are none.
+        ([*under("train", "kontrolle")], ["'train', named as a split is, beside 'kontrolle'", "validation"]),
+        ([*under("test"), "bus/1.png"], ["'test', named as a split is, beside 'bus'", "give it another name"]),
+        # Two for one.
+        ([*under("train", "val", "eval")], ["more than one validation folder (eval, val)"]),
+        ([*under("train", "training", "val")], ["more than one training folder (train, training)"]),
+        ([*under("train", "test", "holdout")], ["more than one test folder (holdout, test)"]),
+        # Inside the classes.
+        (
+            ["cat/train/1.png", "cat/test/1.png", "dog/train/1.png"],
+            ["the splits 'test', 'train' inside the class folder 'cat'", "test/cat"],
+        ),
+    ],
+)
+def test_splits_that_cannot_be_told(tmp_path, names, words):
+    add(tmp_path, *names)
+    with raises(ValueError, "", *words):
+        image_folder_splits(tmp_path)
+
+
+def test_folders_beside_splits_are_named(tmp_path, caplog):
+    add(tmp_path, *under("train", "val"), "unlabelled/1.png", "annotations/1.xml")
+    assert list(image_folder_splits(tmp_path)) == ["train", "val"]
+    assert caplog.messages == [f"{tmp_path}: folders beside the splits train, val left out: 'unlabelled'"]
+
+
+@pytest.mark.parametrize("name", ["train", "test", "val"])
+def test_a_class_may_be_called_as_a_split_is(tmp_path, name):
+    add_classes(tmp_path, {"bus": 5, name: 5, "cat": 5})
+    assert set(image_folder_splits(tmp_path)["train"].classes) == {"bus", "cat", name}
+
+
+@pytest.mark.parametrize(
+    ("inside", "meant"),
+    [
+        ("photos", "photos"),
+        ("a/b", "a/b"),
+        ("images", "images"),
+    ],
+)
+def test_unpacked_twice(tmp_path, inside, meant):
+    add(tmp_path, *under(inside), "__MACOSX/photos/._cat", ".ipynb_checkpoints/x.png", ".hidden/cat/1.png")
+    top = inside.split("/")[0]
+    with raises(
+        ValueError, "", f"one class alone, '{top}'", f"did you mean {tmp_path / meant}, which holds 'cat', 'dog'?"
+    ):
+        image_folder_splits(tmp_path)
+    assert image_folder_splits(tmp_path / meant)["train"].classes == ("cat", "dog")
+
+
+def test_splits_one_folder_below(tmp_path):
+    add(tmp_path, *under("images/train", "images/val"))
+    with raises(ValueError, "", f"did you mean {tmp_path / 'images'}, which holds 'train', 'val'?"):
+        image_folder_splits(tmp_path)
+
+
+def test_one_class_alone(tmp_path):
+    add(tmp_path / "a", "cat/1.png", "cat/2.png")
+    add(tmp_path / "b", "train/cat/1.png", "val/cat/1.png")
+    add(tmp_path / "c", "val/cat/1.png")
+    for name in "abc":
+        with raises(ValueError, "", "one class alone, 'cat'", "into a sub-folder of their own"):
+            image_folder_splits(tmp_path / name)
+        with raises(ValueError, "", "one class alone, 'cat'"):
+            image_folder_splits(tmp_path / name, known=("emu", "dog"))
+        for index in image_folder_splits(tmp_path / name, 0.0, known=("dog", "cat")).values():
+            assert index.classes == ("cat",)
+
+
+def test_classes_without_images_of_their_own(tmp_path, caplog):
+    add(tmp_path, "alps/cat/1.png", "alps/dog/1.png", "black forest/cat/1.png")
+    assert image_folder_splits(tmp_path)["train"].classes == ("alps", "black forest")
+    (message,) = caplog.messages
+    assert "the classes are 'alps', 'black forest'; if you meant their sub-folders 'cat', 'dog', give" in message
+    caplog.clear()
+    add(tmp_path, "black forest/2.png")
+    image_folder_splits(tmp_path)
+    assert not caplog.messages
+
+
+def test_for_evaluation_classes_may_be_missing(tmp_path):
+    add(tmp_path, "train/cat/1.png", "train/dog/1.png", "test/dog/2.png", "test/emu/1.png")
+    (tmp_path / "train" / "fox").mkdir()
+    splits = image_folder_splits(tmp_path, known=("cat", "dog", "emu", "fox"))
+    assert {name: index.classes for name, index in splits.items()} == dict.fromkeys(
+        ("train", "val"), ("cat", "dog", "emu")
+    )
+    assert [label for _, label in splits["val"].samples] == [1, 2]
+
+
+def test_what_transnext_wrote_into_the_data(tmp_path, caplog):
+    add(tmp_path, *CLASSES)
+    before = image_folder_splits(tmp_path)
+    add(tmp_path, "runs/latest/config.json", "runs/latest/checkpoints/1/x.png", "runs/latest/looks.png")
+    add(tmp_path, "run2/config.json", "run2/best.safetensors", "looks/.transnext", "looks/a.png")
+    add(tmp_path, "cat/cache/CACHEDIR.TAG", "cat/cache/00/1.rgb")
+    assert image_folder_splits(tmp_path) == before
+    assert caplog.messages == [
+        f"{tmp_path}: passed over what transnext itself has written: cat/cache, looks, run2, runs/latest"
+    ]
+    # A folder with files of the same names that is no run stays a class.
+    add(tmp_path, "emu/config.json", "emu/1.png")
+    assert image_folder_splits(tmp_path)["train"].classes == ("cat", "dog", "emu")
+
+
+def test_class_names_that_are_not_unicode(tmp_path):
+    add(tmp_path, os.fsdecode(b"caf\xe9/1.png"), os.fsdecode(b"caf\xe8/1.png"), "train\n/1.png")
+    splits = image_folder_splits(tmp_path, 0.0)
+    assert splits["train"].classes == (r"caf\xe8", r"caf\xe9", r"train\n")
+    assert [label for _, label in splits["train"].samples] == [0, 1, 2]
+    add(tmp_path, r"caf\xe9/1.png")
+    with raises(ValueError, "", "class folders whose names look the same"):
+        image_folder_splits(tmp_path)
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
@@ -160,13 +312,13 @@ def test_random_split_depends_on_paths_and_seed_alone(tmp_path):
 
 
 def test_random_split_is_the_same_on_every_machine(tmp_path):
-    add_classes(tmp_path, {"a": 20})
+    add_classes(tmp_path, {"a": 20, "b": 1})
     val = [name for name, _ in relative(image_folder_splits(tmp_path, seed=0)["val"], tmp_path)]
     assert val == ["a/0003.jpg", "a/0011.jpg", "a/0012.jpg", "a/0015.jpg"]
 
 
 def test_validation_fraction(tmp_path):
-    add_classes(tmp_path, {"a": 5})
+    add_classes(tmp_path, {"a": 5, "b": 5})
     assert list(image_folder_splits(tmp_path, 0.0)) == ["train"]
     for value in (-0.1, 1.0, 20):
         with raises(ValueError, f"val_fraction must be at least 0 and less than 1, got {value}"):

@@ -92,10 +92,23 @@ def test_a_pattern_and_one_file(tar_folder, png):
     assert list(open_dataset(f"{folder}/val-000.tar")) == ["val"]
 
 
-def test_one_image(tar_folder, png):
-    splits = open_dataset(str(tar_folder(train=[1])))
-    assert list(splits) == ["train"]
-    check_images(splits["train"], png, [0])
+def test_one_class_alone(tar_folder, tmp_path, png, tar):
+    folder = tar_folder(train=[1])
+    with pytest.raises(ShardError, match=r"shards has images of one class alone, '0', where a classifier needs two"):
+        open_dataset(str(folder))
+    check_images(open_dataset(str(folder), known=("0", "1"))["train"], png, [0])
+
+    # Two classes are known, but there are images of one.
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    (folder / "train-000.tar").write_bytes(tar({"a.png": png(0), "a.cls": b"dog", "b.png": png(1), "b.cls": b"1"}))
+    with pytest.raises(ShardError, match="one class alone, 'dog'"):
+        open_dataset(str(folder))
+    assert len(open_dataset(str(folder), 0.0, known=("cat", "dog"))["train"]) == 2
+
+    path = tmp_path / "one.parquet"
+    path.write_bytes(parquet(png, 3, names=("cat",), labels=[0, 0, 0]))
+    with pytest.raises(ShardError, match=r"one\.parquet has images of one class alone, 'cat'"):
+        open_dataset(str(path))
 
 
 def test_nothing_but_an_empty_shard(tar_folder):
@@ -392,10 +405,10 @@ class Flaky(MemoryFileSystem):
 def test_remote_files_are_tried_again(png, tar):
     fsspec.register_implementation("flaky", Flaky, clobber=True)
     fs = fsspec.filesystem("flaky")
-    fs.pipe("/a.tar", tar({"a.png": png(0), "a.cls": b"0"}))
+    fs.pipe("/a.tar", tar({"a.png": png(0), "a.cls": b"0", "b.png": png(1), "b.cls": b"1"}))
     source = open_dataset("flaky://a.tar", 0.0)["train"]
     Flaky.failures = 2
-    check_images(source, png, [0])
+    check_images(source, png, [0, 1])
     Flaky.failures = 3
     Flaky.asked.clear()
     source = pickle.loads(pickle.dumps(source))

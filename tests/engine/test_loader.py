@@ -101,6 +101,23 @@ class Stuck:
         return f"picture {index}"
 
 
+class Unlabelled(Stuck):
+    """Images whose labels must not be read."""
+
+    def label(self, index) -> int:
+        raise AssertionError("a label was read")
+
+
+def test_labels_are_read_only_where_the_order_depends_on_them() -> None:
+    images = LabelledImages(Unlabelled(), _tensor)
+    loader = train_loader(images, batch_size=3, seed=0)
+    labelled = train_loader(LabelledImages(Stuck(), _tensor), batch_size=3, seed=0)
+    assert loader.batches_per_epoch == 3
+    assert list(loader._batches) == list(labelled._batches)
+    with pytest.raises(AssertionError, match="a label was read"):
+        train_loader(images, batch_size=3, seed=0, balanced=True)
+
+
 def _tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.asarray(image).astype(np.float32)).permute(2, 0, 1)
 

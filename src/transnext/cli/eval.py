@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from transnext.data import ImageSource, open_dataset
+from transnext.data import ImageSource
 from transnext.engine.evaluation import Evaluator, check_splits, held_out_split
 from transnext.engine.imagenet_suite import evaluate_imagenet
 from transnext.engine.robustness import DEFAULT_SCALES, measure_robustness, measure_scales
@@ -31,8 +31,8 @@ def evaluate(
     batch_size: int = 128,
     workers: int = 1,
     device: str = "auto",
-    val_fraction: float = 0.2,
-    seed: int = 0,
+    val_fraction: float | None = None,
+    seed: int | None = None,
     json_file: Path | None = None,
     figure: Path | None = None,
 ) -> None:
@@ -42,7 +42,8 @@ def evaluate(
         model: A run folder, a checkpoint, an exported file (.onnx, .xml, .pt2), or the name of a model with pretrained
             weights.
         data: A set by name (emoji), a folder of images, or, for --suite, the folder that holds the sets.
-        splits: Which splits; all by default, with --corruptions and --scales the one that validates.
+        splits: Which splits; all by default, with --corruptions and --scales the one that validates. A folder of
+            classes is one split, "all", unless the model was trained on it.
         suite: Evaluate on ImageNet-1K, V2, A, R, Sketch, ReaL and C, as far as DATA holds them.
         corruptions: Corrupt the images at five severities in these ways; without names, in all 15.
         scales: Evaluate at these multiples of the trained image size; without numbers 0.5 1 1.5 2 3.
@@ -51,8 +52,9 @@ def evaluate(
         batch_size: Images in a forward pass.
         workers: Processes that read images.
         device: auto, cpu, cuda or mps.
-        val_fraction: Share held out where the data come without val/; as in training.
-        seed: Decides what is held out, as in training, and what is random in corruptions.
+        val_fraction: Share held out where the data come without splits; by default as in training, for the data that
+            the model was trained on.
+        seed: Decides what is held out, by default as in training, and what is random in corruptions.
         json_file: Also write the results, with confusion matrices and what they were measured with, to this file.
         figure: Draw the results of --corruptions or --scales to this file (png, svg or pdf).
     """
@@ -73,6 +75,7 @@ def evaluate(
         device=device,
         quiet=False,
     )
+    val_fraction, seed = evaluator.splitting(data, splits, val_fraction, seed)
     if not given:
         results = evaluator.run_splits(data, splits, val_fraction=val_fraction, seed=seed)
         console.print(results_table(results))
@@ -126,12 +129,11 @@ def evaluate(
 def _one_split(
     evaluator: Evaluator, data: str, splits: tuple[str, ...], val_fraction: float, seed: int
 ) -> tuple[str, ImageSource]:
-    sources = open_dataset(data, val_fraction, seed)
+    sources = evaluator.open(data, val_fraction, seed)
     check_splits(sources, splits, data)
     if len(splits) > 1:
         raise ValueError(f"{len(splits)} splits are given: --corruptions and --scales take one")
     split = splits[0] if splits else held_out_split(sources)
-    evaluator.check_classes(sources[split], data)
     return split, sources[split]
 
 

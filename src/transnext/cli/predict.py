@@ -7,7 +7,8 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from transnext.data import UnreadableImage, image_extensions
+from transnext.data import UnreadableImage, list_images
+from transnext.data.image_files import OUTPUT_MARK
 from transnext.engine.device import pick_device
 from transnext.predict import ImagePrediction, Predictor
 from transnext.tasks.classification.loading import DEFAULT_MODEL
@@ -65,7 +66,7 @@ def _files(paths: tuple[Path, ...]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in image_extensions())
+            found = [Path(image) for image in list_images(path)]
             if not found:
                 raise ValueError(f"{path} has no images in it")
             files += found
@@ -81,7 +82,9 @@ def _save_look(folder: Path, file: Path, prediction: ImagePrediction) -> Path:
 
     assert prediction.image is not None
     assert prediction.heat is not None
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        (folder / OUTPUT_MARK).touch()
     target = folder / f"{file.stem}-looks.png"
     overlay(prediction.image, prediction.heat, position=(0.5, 0.5)).save(target)
     return target

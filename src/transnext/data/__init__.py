@@ -2,6 +2,7 @@
 
 from transnext.data.datasets import (
     NAMED_SETS,
+    AlignedImages,
     Batch,
     ImageSource,
     LabelledImages,
@@ -13,12 +14,14 @@ from transnext.data.datasets import (
 from transnext.data.decoded import CachedImages, cached
 from transnext.data.emoji import EmojiSet, load_emoji
 from transnext.data.folder import FolderIndex, image_folder_splits, scan_image_folder
+from transnext.data.image_files import list_images
 from transnext.data.images import MAX_PIXELS, UnreadableImage, image_extensions, read_image, to_rgb
 from transnext.data.transforms import eval_transform, min_side_for, train_transform
 
 __all__ = [
     "MAX_PIXELS",
     "NAMED_SETS",
+    "AlignedImages",
     "Batch",
     "CachedImages",
     "EmojiSet",
@@ -33,6 +36,7 @@ __all__ = [
     "eval_transform",
     "image_extensions",
     "image_folder_splits",
+    "list_images",
     "load_emoji",
     "min_side_for",
     "open_dataset",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -83,6 +83,36 @@ class FolderImages:
         except (OSError, ValueError):  # the reader says it better
             return "unknown"
         return f"{status.st_size} {status.st_mtime_ns}"
+
+
+class AlignedImages:
+    """An `ImageSource` with the classes of another list.
+
+    Args:
+        source: The images.
+        classes: Class names; labels index them.
+        places: Which of them each class of the source is.
+    """
+
+    def __init__(self, source: ImageSource, classes: Sequence[str], places: Sequence[int]) -> None:
+        self.source = source
+        self.classes = tuple(classes)
+        self._places = tuple(places)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def load(self, index: int, min_side: int | None = None) -> Image.Image:
+        """Return image `index`; see `ImageSource`."""
+        return self.source.load(index, min_side)
+
+    def label(self, index: int) -> int:
+        """Return the class of image `index`."""
+        return self._places[self.source.label(index)]
+
+    def name(self, index: int) -> str:
+        """Return the name that image `index` has in the source."""
+        return self.source.name(index)
 
 
 class EmojiImages:
@@ -209,7 +239,9 @@ NAMED_SETS: dict[str, Callable[[float], Mapping[str, ImageSource]]] = {
 """Sets that are known by name: functions from the share of images that are to validate to the splits."""
 
 
-def open_dataset(data: str | os.PathLike[str], val_fraction: float = 0.2, seed: int = 0) -> dict[str, ImageSource]:
+def open_dataset(
+    data: str | os.PathLike[str], val_fraction: float = 0.2, seed: int = 0, known: Collection[str] | None = None
+) -> dict[str, ImageSource]:
     """Open a set by name, an image folder, or tar or Parquet shards.
 
     Args:
@@ -218,24 +250,26 @@ def open_dataset(data: str | os.PathLike[str], val_fraction: float = 0.2, seed: 
             write `./emoji` for the folder.
         val_fraction: Share of the images that validate, where the data do not come split.
         seed: Chooses these images.
+        known: For evaluation, what a classifier knows its classes by: the data may lack some of them, see
+            `image_folder_splits`.
 
     Returns:
         The splits in order, `train` first. `emoji` has `train`, `val`, `shift` and `both`; `fashion_mnist` has
-        `train`, `val` and `test`; others have `train`, and `val` and `test` as far as there are such images. Shards
-        of which none is of `train` have no `train` either.
+        `train`, `val` and `test`; others have `train`, `val` and `test` as far as there are such images.
 
     Raises:
         FileNotFoundError: If `data` is none of these.
-        ValueError: If the folder is not laid out as it should be, or a shard cannot be read.
+        ValueError: If the folder is not laid out as it should be, there is one class alone, or a shard cannot be read.
     """
     name = os.fspath(data)
     if name in NAMED_SETS:
         return dict(NAMED_SETS[name](val_fraction))
     if holds_shards(name):
-        return dict(open_shards(name, val_fraction, seed))
+        return dict(open_shards(name, val_fraction, seed, known))
     if not Path(name).exists():
         raise FileNotFoundError(
-            f"{name!r} is neither a folder nor a set that is known by name; give the path of an image folder or one "
-            "of: " + ", ".join(NAMED_SETS)
+            f"{printable(name)!r} is neither a folder nor a set that is known by name; "
+            f"give the path of an image folder or one of: {', '.join(NAMED_SETS)}"
         )
-    return {split: FolderImages(index) for split, index in image_folder_splits(name, val_fraction, seed).items()}
+    splits = image_folder_splits(name, val_fraction, seed, known)
+    return {split: FolderImages(index) for split, index in splits.items()}

@@ -19,6 +19,7 @@ from typing import Protocol, runtime_checkable
 from PIL import Image
 
 from transnext.data.datasets import ImageSource
+from transnext.data.image_files import CACHE_MARK
 
 MEMORY = "memory"
 """The value of `cache` that keeps images in shared memory instead of a folder."""
@@ -29,6 +30,7 @@ _SPARE_BYTES = 2**31
 _SPARE_SHARE_OF_MEMORY = 0.5
 _SHARED_MEMORY = Path("/dev/shm")
 
+_CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder holds decoded images; it may be removed.\n"
 _MAGIC = b"transnext image 1"
 # Magic, width, height, length of the version, CRC-32 of the version and pixels that follow.
 _HEADER = struct.Struct(f"<{len(_MAGIC)}sIIII")
@@ -125,6 +127,8 @@ class _Folder:
         self._root = root.absolute()
         try:
             root.mkdir(parents=True, exist_ok=True)
+            if not any(root.iterdir()):  # never mark what somebody has put there
+                (root / CACHE_MARK).write_text(_CACHE_TAG)
             tempfile.TemporaryFile(dir=root).close()
         except OSError as error:
             reason = (error.strerror or str(error)).lower()

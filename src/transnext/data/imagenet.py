@@ -83,7 +83,7 @@ def open_imagenet(folder: str | os.PathLike[str], subset: str | None = None) -> 
     if unknown:
         kind = "ImageNet-1K" if subset is None else f"ImageNet-{subset.upper()}"
         raise ValueError(f"{unknown[0]} is the folder of no class of {kind}: remove it")
-    index = index_classes(os.fspath(folder), classes, present, allow_empty=True)
+    index = index_classes(os.fspath(folder), present, classes, allow_empty=True)
     if not index.samples:
         raise ValueError(f"there are no images in the class folders of {folder}")
     return FolderImages(index)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import io
 import os
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +25,20 @@ _FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000",
     "MPO", "DIB", "ICO", "ICNS", "QOI", "PCX", "SGI", "SUN", "TGA",
 )  # fmt: skip
+
+_SIGNATURES = (
+    ("JPEG", b"\xff\xd8\xff"),
+    ("PNG", b"\x89PNG\r\n\x1a\n"),
+    ("GIF", b"GIF8"),
+    ("WEBP", b"RIFF....WEBP"),
+    ("JPEG2000", b"\0\0\0\x0cjP  "),
+    ("QOI", b"qoif"),
+    ("AVIF", b"....ftypavi[fs]"),
+    ("HEIF", b"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)"),
+)
+_SIGNATURE = re.compile(b"|".join(b"(?P<%s>%s)" % (name.encode(), text) for name, text in _SIGNATURES), re.DOTALL)
+_EXTRA_EXTENSIONS = {"AVIF": (".avif", ".avifs"), "HEIF": (".heic", ".heics", ".heif", ".heifs", ".hif")}
+_MISSING = {"AVIF": "Pillow 11.3 or newer reads AVIF", "HEIF": 'pip install "transnext[heif]" makes HEIC readable'}
 
 # Conversion goes in strips of about this many pixels, so that a large image is held once and not three times.
 _STRIP_PIXELS = 2**22
@@ -120,11 +135,51 @@ def composite_on_white(image: Image.Image) -> Image.Image:
 def image_extensions() -> frozenset[str]:
     """Return the file name extensions that `read_image` knows, in lower case and with the dot.
 
-    What is in it depends on how Pillow was built; a file's contents, not its extension, decide how it is decoded.
+    What is in it depends on how Pillow was built and on whether `pillow-heif` is installed; a file's contents, not its
+    extension, decide how it is decoded.
     """
     Image.init()
     registered = Image.registered_extensions()
-    return frozenset(ext.lower() for ext, name in registered.items() if name in _FORMATS and name in Image.OPEN)
+    extensions = {ext.lower() for ext, name in registered.items() if name in _FORMATS and name in Image.OPEN}
+    return frozenset(extensions).union(*(_EXTRA_EXTENSIONS[name] for name in _EXTRA_EXTENSIONS if _can_read(name)))
+
+
+@functools.cache
+def unreadable_extensions() -> dict[str, str]:
+    """Return the extensions of images that only other software than is installed can read, and which one that is."""
+    return {ext: _MISSING[name] for name, all_ in _EXTRA_EXTENSIONS.items() if not _can_read(name) for ext in all_}
+
+
+def recognise(head: bytes) -> str | None:
+    """Return the format of an image file by how it begins, None if it is none of the usual ones.
+
+    TIFF is not among them: the raw files of cameras begin in the same way.
+
+    Args:
+        head: The first 16 bytes or more.
+    """
+    match = _SIGNATURE.match(head)
+    return match.lastgroup if match else None
+
+
+def why_not_readable(kind: str) -> str:
+    """Return what is missing to read images of a format that `recognise` gave; empty if nothing is."""
+    return "" if _can_read(kind) else _MISSING.get(kind, f"this Pillow does not read {kind}")
+
+
+def _can_read(kind: str) -> bool:
+    Image.init()
+    return kind in Image.OPEN if kind != "HEIF" else _heif_reader() is not None
+
+
+@functools.cache
+def _heif_reader() -> Callable[[BinaryIO, str], ImageFile.ImageFile] | None:
+    """Return what opens HEIF files, without making it known to all of Pillow; None if it is not installed."""
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        return None
+    return HeifImageFile
 
 
 def _open_file(path: str) -> BinaryIO:
@@ -187,6 +242,12 @@ def _identify(stream: BinaryIO) -> ImageFile.ImageFile:
             return factory(stream, "")
         except (SyntaxError, IndexError, TypeError, struct.error):  # so Pillow's plugins say "not mine"
             continue
+    kind = recognise(prefix)
+    if kind in _MISSING and (missing := why_not_readable(kind)):
+        raise _RefusedError(missing)
+    if kind == "HEIF" and (reader := _heif_reader()):
+        stream.seek(0)
+        return reader(stream, "")
     raise _RefusedError("it is damaged, or not an image in a format that can be read")
 
 

@@ -241,7 +241,9 @@ def train_loader(
         )
         shards.kept_images = batches.kept_images
     else:
-        labels = np.fromiter((source.label(i) for i in range(len(source))), np.int64, len(source))
+        n = len(source)
+        # To read them may take long, and without `balanced` their number is all that counts.
+        labels = np.fromiter(map(source.label, range(n)), np.int64, n) if balanced else np.broadcast_to(np.int64(0), n)
 
         def order(epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
             return epoch_order(labels, seed, epoch, repeats=repeats, balanced=balanced)

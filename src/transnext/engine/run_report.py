@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from transnext.atomic import write_text
-from transnext.data import ImageSource, open_dataset
+from transnext.data import ImageSource
 from transnext.data.fingerprint import DataFingerprint, fingerprint
 from transnext.engine.config import TrainConfig
 from transnext.engine.evaluation import Evaluator, held_out_split
@@ -109,7 +109,8 @@ def report(
     if not folder.config_file.exists() or not folder.best.exists():
         raise FileNotFoundError(f"{run} is not a run folder: it has no config.json and best.safetensors")
     config = folder.config(data)
-    splits = open_dataset(config.data, config.val_fraction, config.seed)
+    evaluator = Evaluator(run, batch_size=batch_size, workers=workers, device=device, quiet=quiet)
+    splits = evaluator.open(config.data, config.val_fraction, config.seed)
     state = saved_state("auto", folder) if data is None else None
     if state is not None and "data" in state:
         difference = DataFingerprint.from_dict(state["data"]).difference(fingerprint(splits))
@@ -118,9 +119,6 @@ def report(
                 f"{config.data} is not what {run} was trained on: {difference}; bring the images back, or name them "
                 "with --data to evaluate on those that are there"
             )
-    evaluator = Evaluator(run, batch_size=batch_size, workers=workers, device=device, quiet=quiet)
-    for source in splits.values():
-        evaluator.check_classes(source, config.data)
     results = [evaluator.run(evaluator.images(source), split) for split, source in splits.items()]
     folder.write_results(results)
     split = held_out_split(splits)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
-from transnext.data import CachedImages, ImageSource
+from transnext.data import AlignedImages, CachedImages, ImageSource
 from transnext.data.shards import ShardedImages
 
 WINDOW = 2048
@@ -22,7 +22,7 @@ WINDOW = 2048
 
 def shards_of(source: ImageSource) -> ShardedImages | None:
     """The shards that a source reads, through a cache if it has one; None if it reads no shards."""
-    if isinstance(source, CachedImages):
+    while isinstance(source, (AlignedImages, CachedImages)):
         source = source.source
     return source if isinstance(source, ShardedImages) else None
 

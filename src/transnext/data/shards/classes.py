@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from transnext.data.names import printable
 from transnext.data.shards.files import ShardError, fetch_if_there
 
 _CLASS_FILE = "classes.txt"
@@ -59,7 +60,11 @@ def names_beside(url: str) -> list[str] | None:
     for place in (folder, posixpath.dirname(folder)):
         listed = posixpath.join(place, _CLASS_FILE)
         if (text := fetch_if_there(listed)) is not None:
-            names = [line.strip() for line in text.decode().splitlines() if line.strip()]
+            names = [
+                printable(line.strip())
+                for line in text.decode("utf-8-sig", "backslashreplace").splitlines()
+                if line.strip()
+            ]
             if len(set(names)) != len(names) or not names:
                 raise ShardError(f"{listed} must have one class name on each line, none of them twice")
             return names
@@ -89,8 +94,8 @@ def label_column(columns: Sequence[str]) -> str | None:
 
 
 def clean_label(label: str) -> str:
-    """Return a label without spaces around it, and a number without leading zeros; empty for one below zero."""
-    label = label.strip()
+    """Return a label without spaces around it, printable; a number without leading zeros, empty if below zero."""
+    label = printable(label.strip())
     if not re.fullmatch("[+-]?[0-9]+", label):
         return label
     return str(int(label)) if int(label) >= 0 else ""

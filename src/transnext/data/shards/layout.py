@@ -7,7 +7,7 @@ import posixpath
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,21 +19,12 @@ from transnext.data.shards.files import ShardError, attempt, fetch_if_there, fil
 from transnext.data.shards.parquet import ParquetShard
 from transnext.data.shards.source import Shard, ShardedImages
 from transnext.data.shards.tar import TarShard, index_path
+from transnext.data.split_names import SPLIT_WORDS, SPLITS, split_of_word
 
 _SUFFIXES = (".tar", ".parquet")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-_SPLIT_OF = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-}
-_SPLITS = ("train", "val", "test")
 # Shards may lie in these, too: `data` on the Hugging Face hub, `default` in what it converts to Parquet.
-_FOLDERS = frozenset({"data", "default", *_SPLIT_OF})
+_FOLDERS = SPLIT_WORDS | {"data", "default"}
 _LISTS = ("_info.json", "info.json", "index.json", "wids.json")
 _OPENED_AT_ONCE = 8
 _FEW = 20
@@ -52,7 +43,9 @@ def holds_shards(data: str) -> bool:
     return any(_is_shard(path) for path in expand_braces(data))
 
 
-def open_shards(data: str, val_fraction: float = 0.2, seed: int = 0) -> dict[str, ShardedImages]:
+def open_shards(
+    data: str, val_fraction: float = 0.2, seed: int = 0, known: Collection[str] | None = None
+) -> dict[str, ShardedImages]:
     """Open tar or Parquet shards.
 
     Args:
@@ -60,6 +53,7 @@ def open_shards(data: str, val_fraction: float = 0.2, seed: int = 0) -> dict[str
             belongs to is seen from a word in its name or from the name of its folder; `train` if there is none.
         val_fraction: Share of the images that become `val` if all are of `train`, 0 <= `val_fraction` < 1.
         seed: Chooses these images.
+        known: As in `image_folder_splits`.
 
     Returns:
         The splits that there are, of `train`, `val` and `test`. If there is `test` but no `val`, it is called `val`.
@@ -67,7 +61,7 @@ def open_shards(data: str, val_fraction: float = 0.2, seed: int = 0) -> dict[str
 
     Raises:
         FileNotFoundError: If there is no shard.
-        ShardError: If one cannot be read, or is not as it should be.
+        ShardError: If one cannot be read, or is not as it should be, or there is one class alone.
         ValueError: If `val_fraction` is out of range.
     """
     if not 0 <= val_fraction < 1:
@@ -78,7 +72,7 @@ def open_shards(data: str, val_fraction: float = 0.2, seed: int = 0) -> dict[str
     first_shard = next(iter(files.values()))[0]
     version(first_shard)  # if it cannot be reached, it is what the message should name
     names = names_beside(first_shard)
-    opened = {split: _open(files[split], counted=names is not None) for split in _SPLITS if split in files}
+    opened = {split: _open(files[split], counted=names is not None) for split in SPLITS if split in files}
     labelled = {split: shards for split, shards in opened.items() if any(shard.labelled for shard in shards)}
     first = next(iter(opened))
     if first not in labelled:
@@ -88,9 +82,11 @@ def open_shards(data: str, val_fraction: float = 0.2, seed: int = 0) -> dict[str
         )
     classes = ClassList(names) if names is not None else _classes(labelled[first])
     splits = {split: ShardedImages(shards, classes) for split, shards in labelled.items()}
-    for shards in labelled.values():
-        for shard in shards:
-            _check_labels(shard, classes)
+    occurring = {split: set().union(*(_labels(shard, classes) for shard in labelled[split])) for split in labelled}
+    if len(classes.names) < 2 or (known is None and len(occurring.get("train", ())) == 1):
+        only = classes.names[min(occurring.get("train") or {0})] if classes.names else ""
+        if known is None or only not in known or len(known) < 2:
+            raise ShardError(f"{data} has images of one class alone, {only!r}, where a classifier needs two or more")
     if list(splits) == ["train"] and len(files) == 1:
         held_out = _held_out(labelled["train"], val_fraction, seed)
         if held_out.any():
@@ -171,7 +167,7 @@ def _split_of(url: str) -> str:
     """Return the split that a word in the file's name, or else the name of its folder, says."""
     folder, name = posixpath.split(url)
     words = [*re.findall("[a-z]+", name.lower()), posixpath.basename(folder).lower()]
-    return next((_SPLIT_OF[word] for word in words if word in _SPLIT_OF), "train")
+    return next((split for word in words if (split := split_of_word(word))), "train")
 
 
 def _open(urls: Sequence[str], counted: bool) -> list[Shard]:
@@ -216,24 +212,31 @@ def _classes(shards: Sequence[Shard]) -> ClassList:
     return ClassList.of_labels(shard.read_labels() for shard in shards) if named is None else ClassList(named)
 
 
-def _check_labels(shard: Shard, classes: ClassList) -> None:
+def _labels(shard: Shard, classes: ClassList) -> set[int]:
+    """Return the classes that occur in a shard; none if that is not known without reading it.
+
+    Raises:
+        ShardError: If there is a label that stands for no class.
+    """
     if shard.known_labels is None:
-        return
+        return set()
+    found = set()
     labels, places = np.unique(shard.known_labels, return_index=True)
     for label, place in zip(labels.tolist(), places.tolist(), strict=True):
         try:
-            classes.number(label or "0")
+            found.update([classes.number(label)] if label else [])
         except ValueError as error:
             raise ShardError(f"{shard.name(place)} has the {error}") from None
+    return found
 
 
 def _held_out(shards: Sequence[Shard], fraction: float, seed: int) -> npt.NDArray[np.bool_]:
     """Return which images validate; it depends on their place in their shard and its name, not on other shards."""
     draws = np.concatenate(
         [
-            np.random.default_rng((seed, zlib.crc32(posixpath.basename(shard.url).encode()))).random(
-                int(shard.block_sizes.sum())
-            )
+            np.random.default_rng(
+                (seed, zlib.crc32(posixpath.basename(shard.url).encode("utf-8", "surrogateescape")))
+            ).random(int(shard.block_sizes.sum()))
             for shard in shards
         ]
     )

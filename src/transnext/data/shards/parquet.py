@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from transnext.data.names import printable
 from transnext.data.shards.classes import class_features, clean_label, label_column
 from transnext.data.shards.files import ShardError, attempt, open_file, version
 from transnext.data.shards.source import ShardRecord
@@ -85,7 +86,7 @@ class ParquetShard:
 
     def name(self, index: int) -> str:
         """Return `SHARD/ROW`."""
-        return f"{self.url}/{index}"
+        return printable(f"{self.url}/{index}")
 
     def _read_footer(self) -> tuple[FileMetaData, Schema]:
         parquet = _pyarrow_parquet(self.url)

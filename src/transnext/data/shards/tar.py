@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import posixpath
+import re
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -18,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from transnext.atomic import replacing
-from transnext.data.images import image_extensions
-from transnext.data.names import PackedNames
+from transnext.data.images import image_extensions, recognise, unreadable_extensions
+from transnext.data.names import PackedNames, printable
 from transnext.data.shards.classes import clean_label
 from transnext.data.shards.files import ShardError, attempt, fetch, open_file, version
 from transnext.data.shards.source import ShardRecord
@@ -27,6 +28,7 @@ from transnext.data.user_cache import user_cache
 
 _BLOCK_IMAGES = 64
 _LABEL_SUFFIXES = ("cls", "json")
+_ODD_SUFFIX = re.compile("|(image|img|jpe?g|png|gif|webp|heic|avif)[^.]*")
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 
 
@@ -137,14 +139,14 @@ class TarShard:
 
     def name(self, index: int) -> str:
         """Return `SHARD/KEY`."""
-        return f"{self.url}/{self.index.keys[index]}"
+        return printable(f"{self.url}/{self.index.keys[index]}")
 
 
 def index_path(url: str, version: str) -> Path:
     """Return where the index of a tar file is remembered."""
     where = url if "://" in url else os.path.realpath(url)
     name = hashlib.blake2b(f"{where}\n{version}".encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-    return user_cache() / "tar-index-1" / f"{name}.npz"
+    return user_cache() / "tar-index-2" / f"{name}.npz"
 
 
 def scan(url: str) -> TarIndex:
@@ -185,15 +187,24 @@ class _Sample:
     start: int = 0
     size: int = -1
     label: str = ""
+    certain: bool = False
 
     def add(self, suffix: str, member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
-        if f".{suffix}" in image_extensions():
-            if self.size < 0:
-                self.start, self.size = member.offset_data, member.size
-        elif suffix in _LABEL_SUFFIXES and not self.label:
-            stream = tar.extractfile(member)
-            assert stream is not None
-            self.label = (_label_in_json if suffix == "json" else _label_in_text)(stream.read())
+        extension = f".{suffix}"
+        if suffix in _LABEL_SUFFIXES:
+            self.label = self.label or (_label_in_json if suffix == "json" else _label_in_text)(_read(tar, member))
+        elif extension in image_extensions() or extension in unreadable_extensions():  # the reader says what is missing
+            if not self.certain:
+                self.start, self.size, self.certain = member.offset_data, member.size, True
+        # Not what else WebDataset knows, such as KEY.seg.png and KEY.mask, unless it is called an image.
+        elif self.size < 0 and _ODD_SUFFIX.fullmatch(suffix) and recognise(_read(tar, member, 32)):
+            self.start, self.size = member.offset_data, member.size
+
+
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo, size: int = -1) -> bytes:
+    stream = tar.extractfile(member)
+    assert stream is not None
+    return stream.read(size)
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
@@ -206,7 +217,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]
 
 
 def _label_in_text(data: bytes) -> str:
-    return clean_label(data.decode(errors="replace"))
+    return clean_label(data.decode(errors="backslashreplace"))
 
 
 def _label_in_json(data: bytes) -> str:

@@ -94,6 +94,11 @@ def _names(model: nn.Module) -> list[str]:
     if len(config.get("label_names") or ()) == num_classes > 0:
         return list(config["label_names"])
     if num_classes == 1000:
-        info = ImageNetInfo("imagenet-1k")
-        return [info.index_to_description(i) for i in range(1000)]
+        return imagenet_descriptions()
     return [f"class {i}" for i in range(num_classes)]
+
+
+def imagenet_descriptions() -> list[str]:
+    """The names of the 1,000 classes of ImageNet, as released weights have them."""
+    info = ImageNetInfo("imagenet-1k")
+    return [info.index_to_description(i) for i in range(1000)]
