@@ -93,6 +93,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+def write_atomically(path: str | Path, text: str) -> None:
+    """Writes a text file as UTF-8, whole or not at all.
+
+    What file names hold that is not Unicode, as `os.fsdecode` gives it, becomes a backslash escape: in JSON that of the
+    same string.
+
+    Args:
+        path: The file to write; there may be one already.
+        text: What to write.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
     """Says of an output that could not be written which one, why, and how much room there is.

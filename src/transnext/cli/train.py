@@ -8,8 +8,7 @@ from typing import Annotated
 import tyro
 
 from transnext.cli.allocator import keep_freed_memory
-from transnext.engine import TrainConfig
-from transnext.engine import train as run_training
+from transnext.engine.config import TrainConfig
 from transnext.engine.recipes import recipe as named_recipe
 
 
@@ -25,6 +24,8 @@ def train(
         recipe: Take the values of a recipe for the options that are not given; `transnext recipes` lists them.
         resume: Go on with the run in --output: auto from its newest whole checkpoint, or from the one at this path.
     """
+    from transnext.engine.trainer import train as run_training
+
     keep_freed_memory()
     result = run_training(config, resume=resume)
     if result.signal == signal.SIGINT:

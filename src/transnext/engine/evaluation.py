@@ -10,6 +10,7 @@ from transnext.engine.device import pick_device
 from transnext.engine.display import Display
 from transnext.engine.loader import eval_loader, naming_dead_workers
 from transnext.export import open_classifier
+from transnext.limits import MAX_WORKERS, check_number
 from transnext.tasks.classification.build import Preprocessing
 from transnext.tasks.classification.evaluation import evaluate as evaluate_batches
 from transnext.tasks.classification.loading import Classifier
@@ -32,6 +33,7 @@ class Evaluator:
 
     Raises:
         FileNotFoundError: The model is not there.
+        ValueError: It cannot be read, or a number is out of range.
     """
 
     def __init__(
@@ -45,6 +47,8 @@ class Evaluator:
         device: str = "auto",
         quiet: bool = True,
     ) -> None:
+        check_number("batch_size", batch_size, 1)
+        check_number("workers", workers, 0, MAX_WORKERS)
         self.device = pick_device(device)
         if not isinstance(model, Classifier):
             model = open_classifier(model, image_size=image_size, device=self.device)

@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from transnext.atomic import replacing
+from transnext.atomic import write_atomically
 from transnext.engine.config import TrainConfig
 
 _LOCK_SECONDS = 2
@@ -132,12 +132,6 @@ class RunFolder:
     def write_nan_batch(self, names: Sequence[str]) -> None:
         """Lists the images of an update whose loss was not finite, one line each."""
         write_atomically(self.nan_file, "".join(f"{name}\n" for name in names))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that a reader or a crash sees the old one or the new one, never a part."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
