@@ -9,19 +9,22 @@ transnext.Predictor("runs/a")("one.jpg")
 transnext.export_model("runs/a", "a.onnx")
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from transnext.models import TransNeXt
+from transnext.lazily import import_after, lazy_names
 from transnext.version import __version__
 
 if TYPE_CHECKING:
+    from transnext.data import Skipped
     from transnext.engine import TrainConfig, evaluate, recipes, train
     from transnext.engine.recipes import recipe
     from transnext.export import export_model
+    from transnext.models import TransNeXt
     from transnext.predict import Predictor
 
 __all__ = [
     "Predictor",
+    "Skipped",
     "TrainConfig",
     "TransNeXt",
     "__version__",
@@ -32,21 +35,20 @@ __all__ = [
     "train",
 ]
 
-_MODULES = {
-    "Predictor": "transnext.predict",
-    "TrainConfig": "transnext.engine",
-    "evaluate": "transnext.engine",
-    "export_model": "transnext.export",
-    "recipe": "transnext.engine.recipes",
-    "recipes": "transnext.engine",
-    "train": "transnext.engine",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Who only wants the backbone does not wait for the training machinery to be imported.
-    if name in _MODULES:
-        import importlib
-
-        return getattr(importlib.import_module(_MODULES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Nobody waits for what is not used: the command line not for PyTorch, who wants the backbone not for the training.
+__getattr__ = lazy_names(
+    "transnext",
+    {
+        "Predictor": "transnext.predict",
+        "Skipped": "transnext.data",
+        "TrainConfig": "transnext.engine.config",
+        "TransNeXt": "transnext.models",
+        "evaluate": "transnext.engine.evaluation",
+        "export_model": "transnext.export",
+        "recipe": "transnext.engine.recipes",
+        "recipes": "transnext.engine",
+        "train": "transnext.engine.trainer",
+    },
+)
+import_after("torch", "transnext.ops")  # for programs that hold these operations
+import_after("timm", "transnext.models")

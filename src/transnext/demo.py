@@ -5,9 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from transnext.data import open_dataset
-from transnext.engine import TrainConfig, train
-from transnext.predict import Predictor
+from transnext.cli.threads import let_threads_sleep
 
 OUTPUT = Path("runs/demo")
 EPOCHS = 36
@@ -16,6 +14,11 @@ SHOWN = ("val", "shift", "both")
 
 def main() -> None:
     """Runs the demo."""
+    let_threads_sleep()  # before PyTorch is imported
+    from transnext.data import open_dataset
+    from transnext.engine import TrainConfig, train
+    from transnext.predict import Predictor
+
     console = Console(highlight=False)
     start = time.perf_counter()
     _clear(OUTPUT)

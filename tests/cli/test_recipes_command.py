@@ -14,7 +14,7 @@ def seen(monkeypatch):
         configs.append(config)
         raise ValueError("not trained")
 
-    monkeypatch.setattr("transnext.cli.train.run_training", run)
+    monkeypatch.setattr("transnext.engine.trainer.train", run)
     return configs
 
 

@@ -3,16 +3,20 @@
 import difflib
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import timm
 import tyro
 
-from transnext.bench.workload import Compile, DtypeName, Mode, Workload, is_ours
-from transnext.ops import Backend
+from transnext.choices import Backend, Compile, DtypeName, Mode
+from transnext.limits import MAX_SIDE, check_number
+
+if TYPE_CHECKING:
+    from transnext.bench.workload import Workload
 
 MIN_SIDE = 32
 """Shortest side of an image, pixels."""
+MAX_THREADS = 1024
+"""Most threads that compute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +69,23 @@ class BenchConfig:
                 raise ValueError(f"{name} is empty: give at least one")
         for name in ("batch_size", "rounds", "threads"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: expected at least 1")
+            if value is not None:
+                check_number(name, value, 1, *((MAX_THREADS,) if name == "threads" else ()))
+        from transnext.bench.workload import is_ours
+
         for name, usual in (("mode", "extrapolate"), ("backend", "auto")):
             values = getattr(self, name)
             if values != (usual,) and not any(map(is_ours, self.models)):
                 raise ValueError(f"{name} is {' '.join(values)}, but only models named transnext_* have {name}s")
 
-    def workloads(self, device: str) -> list[list[Workload]]:
+    def workloads(self, device: str) -> "list[list[Workload]]":
         """What is measured, one list for each size; those of a list in turn.
 
         Args:
             device: Type of the device: cpu, cuda or mps.
         """
+        from transnext.bench.workload import Workload, is_ours
+
         return [
             [
                 Workload(
@@ -106,14 +114,14 @@ def parse_size(text: str) -> tuple[int, int]:
     """Height and width of "224" or "800x1216", pixels.
 
     Raises:
-        ValueError: The text is something else, or a side is shorter than 32.
+        ValueError: The text is something else, or a side is shorter than 32 or too long.
     """
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if match is None:
         raise ValueError(f"size is {text!r}: expected pixels, such as 224 or 800x1216 (height x width)")
     height, width = int(match[1]), int(match[2] or match[1])
-    if min(height, width) < MIN_SIDE:
-        raise ValueError(f"size is {text!r}: expected at least {MIN_SIDE} pixels a side")
+    if min(height, width) < MIN_SIDE or max(height, width) > MAX_SIDE:
+        raise ValueError(f"size is {text!r}: expected at least {MIN_SIDE} and at most {MAX_SIDE} pixels a side")
     return height, width
 
 
@@ -126,6 +134,8 @@ def check_model_name(name: str) -> None:
     Raises:
         ValueError: timm does not know it; similar names are suggested.
     """
+    import timm
+
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models(), n=3)

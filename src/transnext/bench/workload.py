@@ -3,19 +3,16 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from transnext.choices import Backend, Compile, DtypeName, Mode
 from transnext.models import TransNeXt
-from transnext.ops import Backend
 
-Mode = Literal["extrapolate", "interpolate", "linear"]
-Compile = Literal["none", "default", "dynamic"]
-DtypeName = Literal["float32", "bfloat16", "float16"]
 Step = Callable[[], object]
 
 LINEAR_POOL_SIZE = 7

@@ -7,10 +7,8 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from transnext.atomic import check_writable, write_text
 from transnext.bench.config import BenchConfig
-from transnext.bench.run import run_bench
-from transnext.bench.table import footnotes, markdown, tables
-from transnext.engine.device import pick_device
 
 
 def bench(
@@ -25,6 +23,13 @@ def bench(
         device: auto, cpu, cuda or mps.
         output: Also write results.json, table.md and cost.png to this folder.
     """
+    if output is not None:
+        check_writable(output, folder=True)
+
+    from transnext.bench.run import run_bench
+    from transnext.bench.table import footnotes, markdown, tables
+    from transnext.engine.device import pick_device
+
     device_type = pick_device(device).type
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
@@ -44,7 +49,7 @@ def bench(
         from transnext.bench.figure import draw_cost
 
         results.write(output / "results.json")
-        (output / "table.md").write_text(markdown(results), encoding="utf-8")
+        write_text(output / "table.md", markdown(results))
         if any(row.seconds for row in results.rows):
             draw_cost(results, output / "cost.png")
     if results.interrupted:

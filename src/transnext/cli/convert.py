@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Literal
 
-from transnext.models.checkpoint import convert_checkpoint
-
 
 def convert(
     source: Path, target: Path, /, *, names: Literal["ours", "official"] = "ours", overwrite: bool = False
@@ -22,6 +20,8 @@ def convert(
         FileNotFoundError: There is no such file, or no folder for the target.
         ValueError: The source cannot be read, or the target exists or has another suffix.
     """
+    from transnext.models.checkpoint import convert_checkpoint
+
     checkpoint = convert_checkpoint(source, target, names, overwrite=overwrite)
     print(f"{target}: {len(checkpoint.state_dict)} parameters with {names.replace('ours', 'our')} names")
     if checkpoint.dropped:

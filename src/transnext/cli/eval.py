@@ -1,22 +1,23 @@
 """`transnext eval MODEL DATA`."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
-from transnext.data import ImageSource
-from transnext.engine.evaluation import Evaluator, check_splits, held_out_split
-from transnext.engine.imagenet_suite import evaluate_imagenet
-from transnext.engine.robustness import DEFAULT_SCALES, measure_robustness, measure_scales
-from transnext.tasks.classification.imagenet import suite_as_dict, suite_table
-from transnext.tasks.classification.robustness import robustness_as_dict, robustness_line, robustness_table
-from transnext.tasks.classification.scales import scales_as_dict, scales_table
-from transnext.tasks.classification.summary import results_as_dict, results_table
+from transnext.atomic import check_writable, write_text
+from transnext.limits import MAX_SEED, check_number
 from transnext.version import __version__
+
+if TYPE_CHECKING:
+    from transnext.data import ImageSource
+    from transnext.engine.evaluation import Evaluator
+
+FIGURES = (".png", ".svg", ".pdf")
 
 
 def evaluate(
@@ -64,8 +65,20 @@ def evaluate(
         raise ValueError(f"{' and '.join(given)} are given: ask for one of them at a time")
     if figure is not None and given not in (["--corruptions"], ["--scales"]):
         raise ValueError("--figure draws the results of --corruptions or --scales: add one of them")
-    console = Console()
-    values: dict[str, Any]
+    if scales is not None and image_size is not None:
+        raise ValueError("--scales are multiples of the trained size: leave out --image-size")
+    if val_fraction is not None:
+        check_number("val_fraction", val_fraction, 0, 1)
+    if seed is not None:
+        check_number("seed", seed, 0, MAX_SEED)
+    if figure is not None and figure.suffix not in FIGURES:
+        raise ValueError(f"{figure} does not say how to draw: end it in {', '.join(FIGURES)}")
+    for output in (json_file, figure):
+        if output is not None:
+            check_writable(output)
+
+    from transnext.engine.evaluation import Evaluator
+
     evaluator = Evaluator(
         model,
         image_size=image_size,
@@ -76,42 +89,17 @@ def evaluate(
         quiet=False,
     )
     val_fraction, seed = evaluator.splitting(data, splits, val_fraction, seed)
-    if not given:
-        results = evaluator.run_splits(data, splits, val_fraction=val_fraction, seed=seed)
-        console.print(results_table(results))
-        _print_skipped(console, (skipped for r in results for skipped in r.skipped))
-        values = {"splits": results_as_dict(results)}
-    elif suite is not None:
-        found = evaluate_imagenet(evaluator, data)
-        if found.corruptions is not None:
-            console.print(robustness_table(found.corruptions))
-        console.print(suite_table(found))
-        if found.missing:
-            absent = "; ".join(f"{name} ({why})" for name, why in found.missing)
-            console.print(f"Left out: {absent}.", markup=False, soft_wrap=True)
-        _print_skipped(console, found.skipped)
-        values = suite_as_dict(found)
-    elif corruptions is not None:
-        split, source = _one_split(evaluator, data, splits, val_fraction, seed)
-        robustness = measure_robustness(evaluator, source, split=split, corruptions=corruptions, seed=seed)
-        console.print(robustness_table(robustness))
-        console.print(robustness_line(robustness), markup=False, soft_wrap=True)
-        values = robustness_as_dict(robustness)
-        if figure is not None:
-            from transnext.report.figures import draw_robustness
-
-            draw_robustness(robustness, figure)
+    draw: Callable[[Path], None] | None = None
+    if suite is not None:
+        values = _suite(evaluator, data)
+    elif not given:
+        values = _splits(evaluator, data, splits, val_fraction, seed)
     else:
         split, source = _one_split(evaluator, data, splits, val_fraction, seed)
-        scaled = measure_scales(evaluator, source, split=split, scales=scales or DEFAULT_SCALES)
-        console.print(scales_table(scaled))
-        for size, reason in scaled.failures:
-            console.print(f"At {size} pixels: {reason}", markup=False, soft_wrap=True)
-        values = scales_as_dict(scaled)
-        if figure is not None:
-            from transnext.report.figures import draw_scales
-
-            draw_scales(scaled, figure)
+        if corruptions is not None:
+            values, draw = _corruptions(evaluator, source, split, corruptions, seed)
+        else:
+            values, draw = _scales(evaluator, source, split, scales)
     if json_file is not None:
         height, width = evaluator.classifier.preprocessing.input_size[1:]
         settings = {
@@ -123,12 +111,74 @@ def evaluate(
             "val_fraction": val_fraction,
             "seed": seed,
         }
-        json_file.write_text(json.dumps({"settings": settings, **values}) + "\n", encoding="utf-8")
+        write_text(json_file, json.dumps({"settings": settings, **values}) + "\n")
+    if figure is not None and draw is not None:
+        draw(figure)
+
+
+def _splits(
+    evaluator: "Evaluator", data: str, splits: tuple[str, ...], val_fraction: float, seed: int
+) -> dict[str, Any]:
+    from transnext.tasks.classification.summary import results_as_dict, results_table
+
+    results = evaluator.run_splits(data, splits, val_fraction=val_fraction, seed=seed)
+    console = Console()
+    console.print(results_table(results))
+    _print_skipped(console, (skipped for r in results for skipped in r.skipped))
+    return {"splits": results_as_dict(results)}
+
+
+def _suite(evaluator: "Evaluator", data: str) -> dict[str, Any]:
+    from transnext.engine.imagenet_suite import evaluate_imagenet
+    from transnext.tasks.classification.imagenet import suite_as_dict, suite_table
+    from transnext.tasks.classification.robustness import robustness_table
+
+    found = evaluate_imagenet(evaluator, data)
+    console = Console()
+    if found.corruptions is not None:
+        console.print(robustness_table(found.corruptions))
+    console.print(suite_table(found))
+    if found.missing:
+        absent = "; ".join(f"{name} ({why})" for name, why in found.missing)
+        console.print(f"Left out: {absent}.", markup=False, soft_wrap=True)
+    _print_skipped(console, found.skipped)
+    return suite_as_dict(found)
+
+
+def _corruptions(
+    evaluator: "Evaluator", source: "ImageSource", split: str, corruptions: tuple[str, ...], seed: int
+) -> tuple[dict[str, Any], Callable[[Path], None]]:
+    from transnext.engine.robustness import measure_robustness
+    from transnext.report.figures import draw_robustness
+    from transnext.tasks.classification.robustness import robustness_as_dict, robustness_line, robustness_table
+
+    robustness = measure_robustness(evaluator, source, split=split, corruptions=corruptions, seed=seed)
+    console = Console()
+    console.print(robustness_table(robustness))
+    console.print(robustness_line(robustness), markup=False, soft_wrap=True)
+    return robustness_as_dict(robustness), partial(draw_robustness, robustness)
+
+
+def _scales(
+    evaluator: "Evaluator", source: "ImageSource", split: str, scales: tuple[float, ...] | None
+) -> tuple[dict[str, Any], Callable[[Path], None]]:
+    from transnext.engine.robustness import DEFAULT_SCALES, measure_scales
+    from transnext.report.figures import draw_scales
+    from transnext.tasks.classification.scales import scales_as_dict, scales_table
+
+    scaled = measure_scales(evaluator, source, split=split, scales=scales or DEFAULT_SCALES)
+    console = Console()
+    console.print(scales_table(scaled))
+    for size, reason in scaled.failures:
+        console.print(f"At {size} pixels: {reason}", markup=False, soft_wrap=True)
+    return scales_as_dict(scaled), partial(draw_scales, scaled)
 
 
 def _one_split(
-    evaluator: Evaluator, data: str, splits: tuple[str, ...], val_fraction: float, seed: int
-) -> tuple[str, ImageSource]:
+    evaluator: "Evaluator", data: str, splits: tuple[str, ...], val_fraction: float, seed: int
+) -> tuple[str, "ImageSource"]:
+    from transnext.engine.evaluation import check_splits, held_out_split
+
     sources = evaluator.open(data, val_fraction, seed)
     check_splits(sources, splits, data)
     if len(splits) > 1:

@@ -1,14 +1,15 @@
 """`transnext export MODEL`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
 
-from transnext.export import ExportResult, export_model
-from transnext.export.checking import MAX_DIFFERENCE
-from transnext.export.onnx_file import OPSET
+from transnext.choices import OPSET
+
+if TYPE_CHECKING:
+    from transnext.export import ExportResult
 
 
 def export(
@@ -48,6 +49,9 @@ def export(
         raise ValueError("--int8 and --calibration DATA go together: the ranges of activations are measured on images")
     if len(image_size) > 2:
         raise ValueError(f"image_size is {image_size}: give one number, or height and width")
+
+    from transnext.export import export_model
+
     result = export_model(
         model,
         output,
@@ -67,7 +71,9 @@ def export(
         console.print(line, markup=False)
 
 
-def _lines(result: ExportResult, opset: int) -> list[str]:
+def _lines(result: "ExportResult", opset: int) -> list[str]:
+    from transnext.export.checking import MAX_DIFFERENCE
+
     info = result.info
     height, width = info.preprocessing.input_size[1:]
     size = f"{height}x{width}"

@@ -2,15 +2,16 @@
 
 import sys
 
-import timm
 from rich.console import Console
 from rich.table import Table
-
-from transnext.models.variants import GMACS, default_cfgs
 
 
 def models() -> None:
     """List the models and their weights."""
+    import timm
+
+    from transnext.models.variants import GMACS, default_cfgs
+
     table = Table(title="Models")
     for name, width in {"model": 25, "parameters": 10, "GMACs": 5, "input": 5}.items():
         table.add_column(name, justify="left" if name == "model" else "right", min_width=width, no_wrap=True)

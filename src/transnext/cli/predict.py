@@ -1,24 +1,34 @@
 """`transnext predict IMAGE ...`."""
 
+import dataclasses
+import hashlib
+import itertools
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import tyro
 from rich.console import Console
 
-from transnext.data import UnreadableImage, list_images
-from transnext.data.image_files import OUTPUT_MARK
-from transnext.engine.device import pick_device
-from transnext.predict import ImagePrediction, Predictor
-from transnext.tasks.classification.loading import DEFAULT_MODEL
+from transnext.atomic import check_writable, replacing, write_text
+from transnext.choices import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from transnext.predict import ImagePrediction
+
+_MAX_STEM = 133
+"""Longest name of a picture before "-looks.png", bytes: file systems take names of 255, some of 143."""
 
 
 def predict(
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")],
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")],
     model: str = DEFAULT_MODEL,
     top_k: int = 3,
     image_size: int | None = None,
+    batch_size: int | None = None,
     device: str = "auto",
     look: Path | None = None,
     json_file: Path | None = None,
@@ -26,65 +36,104 @@ def predict(
     """Say what images show.
 
     Args:
-        images: Image files, or folders of them.
+        images: Image files, folders of them, patterns or http(s) URLs.
         model: A run folder, a checkpoint, an exported file (.onnx, .xml, .pt2), or the name of a model with pretrained
             weights.
         top_k: How many classes to name.
         image_size: Side of the square that images are brought to, pixels; the trained one by default.
+        batch_size: Images in a forward pass; by default 32 of 224 pixels, fewer of larger ones.
         device: auto, cpu, cuda or mps.
-        look: Write pictures of where the model looks to this folder.
+        look: Write a picture of where the model looks for each image to this folder, in sub-folders as the images.
         json_file: Also write the predictions to this file.
     """
-    files = _files(images)
+    if not images:
+        raise ValueError("no image is given: transnext predict IMAGE ...")
+    if json_file is not None:
+        check_writable(json_file)
+    if look is not None:
+        check_writable(look, folder=True)
+
+    from transnext.data import Skipped
+    from transnext.engine.device import pick_device
+    from transnext.inputs import files_of, is_url
+    from transnext.predict import ImagePrediction, Predictor
+
+    found = [files_of(given) for given in images]
+    files = [file for group in found for file in group]
+    for file in files:
+        if not is_url(file) and not Path(file).exists():
+            raise FileNotFoundError(f"no file {file}")
+    pictures = iter(() if look is None else _pictures(look, images, found))
     predictor = Predictor(model, image_size=image_size, device=pick_device(device))
     console = Console(soft_wrap=True, highlight=False)
     predictions: list[ImagePrediction] = []
-    unreadable: list[UnreadableImage] = []
-    for file in files:
-        try:
-            prediction = predictor(file, top_k=top_k, look=look is not None)[0]
-        except UnreadableImage as error:
-            unreadable.append(error)
+    skipped: list[Skipped] = []
+    for result in predictor.stream(files, top_k=top_k, look=look is not None, batch_size=batch_size):
+        picture = next(pictures, None)
+        if isinstance(result, Skipped):
+            skipped.append(result)
             continue
-        predictions.append(prediction)
-        answer = "  ".join(f"{c} {p:.1%}" for c, p in zip(prediction.classes, prediction.probabilities, strict=True))
-        console.print(f"{prediction.name}: {answer}", markup=False)
-        if look is not None:
-            console.print(f"  looks: {_save_look(look, file, prediction)}", markup=False)
+        answer = "  ".join(f"{c} {p:.1%}" for c, p in zip(result.classes, result.probabilities, strict=True))
+        console.print(f"{result.name}: {answer}", markup=False)
+        if picture is not None:
+            _draw(picture, result)
+            console.print(f"  looks: {picture}", markup=False)
+        predictions.append(dataclasses.replace(result, heat=None, image=None))
     if json_file is not None:
         rows = [{"image": p.name, "classes": p.classes, "probabilities": p.probabilities} for p in predictions]
-        json_file.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    for problem in unreadable:
-        Console(stderr=True, soft_wrap=True).print(f"skipped {problem}", style="yellow", markup=False)
-    if unreadable and not predictions:
+        write_text(json_file, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+    for problem in skipped:
+        line = f"skipped {problem.name}: {problem.reason}"
+        Console(stderr=True, soft_wrap=True).print(line, style="yellow", markup=False)
+    if skipped and not predictions:
         raise ValueError(f"none of the {len(files)} images could be read")
 
 
-def _files(paths: tuple[Path, ...]) -> list[Path]:
-    if not paths:
-        raise ValueError("no image is given: transnext predict IMAGE ...")
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found = [Path(image) for image in list_images(path)]
-            if not found:
-                raise ValueError(f"{path} has no images in it")
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
-            raise FileNotFoundError(f"no file {path}")
-    return files
+def _pictures(folder: Path, given: Sequence[str], found: Sequence[Sequence[str]]) -> list[Path]:
+    """A file for the picture of each image, no two the same and none an image itself.
+
+    They lie below the folder as the images lie below what all that was given has in common.
+    """
+    from transnext.inputs import is_url
+
+    files = [Path(os.path.abspath(f)) for group in found for f in group if not is_url(f)]  # noqa: PTH100
+    folders = [os.path.abspath(f) for f in given if Path(f).is_dir()]  # noqa: PTH100
+    try:
+        root = os.path.commonpath([*folders, *(file.parent for file in files)])
+    except ValueError:  # web addresses alone, or drives of Windows
+        root = ""
+    taken = {str(file).casefold() for file in files}
+    pictures = []
+    for name in (name for group in found for name in group):
+        file = Path(urlsplit(name).path if is_url(name) else os.path.abspath(name))  # noqa: PTH100
+        below = Path() if is_url(name) or not root else file.parent.relative_to(root)
+        for ending in itertools.chain(("", file.suffix), (f"{file.suffix}-{i}" for i in itertools.count(2))):
+            picture = folder / below / f"{_shortened(file.stem + ending)}-looks.png"
+            key = os.path.abspath(picture).casefold()  # noqa: PTH100 - some file systems do not tell cases apart
+            if key not in taken:
+                break
+        taken.add(key)
+        pictures.append(picture)
+    return pictures
 
 
-def _save_look(folder: Path, file: Path, prediction: ImagePrediction) -> Path:
+def _shortened(stem: str) -> str:
+    """A name that any disk takes: a long one is cut off, with a hash that keeps it apart from others."""
+    encoded = os.fsencode(stem)
+    if len(encoded) <= _MAX_STEM:
+        return stem
+    return f"{encoded[: _MAX_STEM - 17].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:16]}"
+
+
+def _draw(picture: Path, prediction: "ImagePrediction") -> None:
     from transnext.explain import overlay
 
     assert prediction.image is not None
     assert prediction.heat is not None
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        (folder / OUTPUT_MARK).touch()
-    target = folder / f"{file.stem}-looks.png"
-    overlay(prediction.image, prediction.heat, position=(0.5, 0.5)).save(target)
-    return target
+    if not picture.parent.exists():
+        from transnext.data.image_files import OUTPUT_MARK
+
+        picture.parent.mkdir(parents=True)
+        (picture.parent / OUTPUT_MARK).touch()
+    with replacing(picture) as temporary:
+        overlay(prediction.image, prediction.heat, position=(0.5, 0.5)).save(temporary, format="PNG")

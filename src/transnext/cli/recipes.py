@@ -5,7 +5,6 @@ import sys
 from inspect import getdoc
 from typing import Annotated
 
-import timm
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -54,7 +53,11 @@ def _purpose(name: str) -> str:
 
 
 def _image_size(config: TrainConfig) -> int:
-    return config.image_size or timm.get_pretrained_cfg(config.model).input_size[-1]
+    if config.image_size is not None:
+        return config.image_size
+    import timm
+
+    return timm.get_pretrained_cfg(config.model).input_size[-1]
 
 
 def _text(value: object) -> str:

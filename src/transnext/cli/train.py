@@ -8,8 +8,7 @@ from typing import Annotated
 import tyro
 
 from transnext.cli.allocator import keep_freed_memory
-from transnext.engine import TrainConfig
-from transnext.engine import train as run_training
+from transnext.engine.config import TrainConfig
 from transnext.engine.recipes import recipe as named_recipe
 from transnext.engine.resume import config_of_run, parse_resume
 from transnext.engine.run_folder import RunFolder
@@ -30,6 +29,8 @@ def train(
             Options that are not given are then those of the run.
         accept_changed: What may be others than the run was started with, for example data, epochs or lr.
     """
+    from transnext.engine.trainer import train as run_training
+
     keep_freed_memory()
     result = run_training(config, resume=resume, accept_changed=accept_changed)
     if result.signal == signal.SIGINT:

@@ -125,7 +125,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def composite_on_white(image: Image.Image) -> Image.Image:
     """Return `image`, of any mode with transparency, on a white background in mode `RGB`."""
-    image = image.convert("RGBA")
+    image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     background = Image.new("RGB", image.size, (255, 255, 255))
     background.paste(image, mask=image.getchannel("A"))
     return background

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,9 +13,10 @@ from timm.data import create_transform
 from timm.data.random_erasing import RandomErasing
 from torchvision import transforms
 
+from transnext.choices import CropMode
+
 Transform = Callable[[Image.Image], torch.Tensor]
 InputSize = tuple[int, int, int]
-CropMode = Literal["center", "squash", "border"]
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 

@@ -1,11 +1,16 @@
 """Training and evaluation: configuration, loop, run folder."""
 
-from transnext.engine import recipes
-from transnext.engine.config import TrainConfig
-from transnext.engine.evaluation import Evaluator, evaluate
-from transnext.engine.imagenet_suite import evaluate_imagenet
-from transnext.engine.robustness import measure_robustness, measure_scales
-from transnext.engine.trainer import TrainResult, train
+from typing import TYPE_CHECKING
+
+from transnext.lazily import lazy_names
+
+if TYPE_CHECKING:
+    from transnext.engine import recipes
+    from transnext.engine.config import TrainConfig
+    from transnext.engine.evaluation import Evaluator, evaluate
+    from transnext.engine.imagenet_suite import evaluate_imagenet
+    from transnext.engine.robustness import measure_robustness, measure_scales
+    from transnext.engine.trainer import TrainResult, train
 
 __all__ = [
     "Evaluator",
@@ -18,3 +23,17 @@ __all__ = [
     "recipes",
     "train",
 ]
+
+__getattr__ = lazy_names(
+    "transnext.engine",
+    {
+        "Evaluator": "transnext.engine.evaluation",
+        "TrainConfig": "transnext.engine.config",
+        "TrainResult": "transnext.engine.trainer",
+        "evaluate": "transnext.engine.evaluation",
+        "evaluate_imagenet": "transnext.engine.imagenet_suite",
+        "measure_robustness": "transnext.engine.robustness",
+        "measure_scales": "transnext.engine.robustness",
+        "train": "transnext.engine.trainer",
+    },
+)

@@ -9,9 +9,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from transnext.data import NAMED_SETS
-from transnext.data.decoded import MEMORY
-from transnext.data.transforms import CropMode
+from transnext.choices import CropMode
+from transnext.limits import MAX_SEED, MAX_SIDE, MAX_WORKERS, check_number
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Optimizer = Literal["adamw", "muon"]
@@ -23,6 +22,15 @@ PATHS = ("data", "output", "checkpoint", "cache")
 """Options that name files or folders."""
 GIVEN = "given"
 """Entry of `config.json` that holds paths as they were given."""
+_LIMITS: dict[tuple[str, ...], tuple[float, ...]] = {
+    ("epochs", "batch_size", "micro_batch_size", "repeats", "keep"): (1,),
+    ("lr", "warmup_lr", "min_lr", "weight_decay", "clip_grad", "mixup", "cutmix", "color_jitter"): (0,),
+    ("warmup_epochs", "worker_timeout", "freeze_stages", "patience", "checkpoint_every"): (0,),
+    ("label_smoothing", "mix_prob", "hflip", "erasing", "drop_path", "dropout", "ema"): (0, 1),
+    ("image_size",): (32, MAX_SIDE),
+    ("workers",): (0, MAX_WORKERS),
+    ("seed",): (0, MAX_SEED),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,33 +151,19 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuses values that cannot work."""
-        for name in ("epochs", "batch_size", "repeats", "keep"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        micro = self.micro_batch_size
-        _require(micro is None or micro >= 1, "micro_batch_size", micro, "at least 1")
-        for name in ("lr", "warmup_lr", "min_lr", "weight_decay", "clip_grad", "mixup", "cutmix", "color_jitter"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in (
-            "warmup_epochs",
-            "workers",
-            "worker_timeout",
-            "freeze_stages",
-            "patience",
-            "checkpoint_every",
-        ):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("label_smoothing", "mix_prob", "hflip", "erasing", "drop_path", "dropout", "ema"):
-            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
-        _require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "above 0, at most 1")
-        _require(0 < self.val_fraction < 1, "val_fraction", self.val_fraction, "between 0 and 1")
-        _require(self.image_size is None or self.image_size >= 32, "image_size", self.image_size, "at least 32")
-        _require(
-            0 < self.crop_scale[0] <= self.crop_scale[1] <= 1,
-            "crop_scale",
-            self.crop_scale,
-            "0 < smallest <= largest <= 1",
-        )
-        _require(self.crop_pct is None or 0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "above 0, at most 1")
+        for names, limits in _LIMITS.items():
+            for name in names:
+                value = getattr(self, name)
+                if value is not None:
+                    check_number(name, value, *limits)
+        for name in ("layer_decay", "crop_pct"):
+            value = getattr(self, name)
+            if value is not None:
+                check_number(name, value, 0, 1, above=True)
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(f"val_fraction is {self.val_fraction}: expected more than 0 and less than 1")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale is {self.crop_scale}: expected 0 < smallest <= largest <= 1")
         if self.pretrained and self.checkpoint:
             raise ValueError(
                 "pretrained and checkpoint are both given: start from one of them (--no-pretrained beside a recipe)"
@@ -182,6 +176,9 @@ class TrainConfig:
             base: Where relative paths start; the current folder by default.
         """
         changed: dict[str, Any] = {}
+        from transnext.data import NAMED_SETS  # takes PyTorch, for which `--help` need not wait
+        from transnext.data.decoded import MEMORY
+
         for name in PATHS:
             path = getattr(self, name)
             is_name = path in {"data": NAMED_SETS, "cache": (MEMORY,)}.get(name, ())
@@ -214,8 +211,3 @@ class TrainConfig:
             return cls(**values)
         except (json.JSONDecodeError, AttributeError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is not the configuration of a run: {error}") from None
-
-
-def _require(condition: bool, name: str, value: object, expected: str) -> None:
-    if not condition:
-        raise ValueError(f"{name} is {value}: expected {expected}")

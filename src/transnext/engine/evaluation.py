@@ -14,6 +14,7 @@ from transnext.engine.display import Display
 from transnext.engine.loader import eval_loader, naming_dead_workers
 from transnext.engine.run_folder import RunFolder
 from transnext.export import open_classifier
+from transnext.limits import MAX_WORKERS, check_number
 from transnext.tasks.classification.build import Preprocessing
 from transnext.tasks.classification.evaluation import evaluate as evaluate_batches
 from transnext.tasks.classification.loading import Classifier, imagenet_descriptions
@@ -41,6 +42,7 @@ class Evaluator:
 
     Raises:
         FileNotFoundError: The model is not there.
+        ValueError: It cannot be read, or a number is out of range.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class Evaluator:
         device: str = "auto",
         quiet: bool = True,
     ) -> None:
+        check_number("batch_size", batch_size, 1)
+        check_number("workers", workers, 0, MAX_WORKERS)
         self.device = pick_device(device)
         if not isinstance(model, Classifier):
             model = open_classifier(model, image_size=image_size, device=self.device)

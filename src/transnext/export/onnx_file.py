@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from transnext.choices import OPSET
 from transnext.export.info import ExportInfo
 from transnext.export.program import outputs_of
-
-OPSET = 20
-"""The first with an operator for GELU; ONNX Runtime knows it since 1.17, OpenVINO since 2024.0."""
 
 INPUT = "images"
 

@@ -11,7 +11,6 @@ from transnext.export.onnx_file import OnnxFile
 from transnext.export.openvino_file import OpenVINOFile
 from transnext.export.program import smallest_program
 from transnext.export.torch_file import TorchFile
-from transnext.tasks.classification.build import Preprocessing
 from transnext.tasks.classification.loading import Classifier, load_classifier
 
 _FILES: dict[str, type[TorchFile | OnnxFile | OpenVINOFile]] = {
@@ -97,8 +96,7 @@ def open_exported(path: str | Path, image_size: int | None = None) -> Classifier
         raise ValueError(f"{path} gives the maps {', '.join(info.outputs)} and not classes")
     preprocessing = info.preprocessing
     if image_size is not None:
-        size = (preprocessing.input_size[0], image_size, image_size)
-        preprocessing = Preprocessing.from_mapping({**preprocessing.to_dict(), "input_size": size})
+        preprocessing = preprocessing.resized(image_size)
     model.check_size(preprocessing.input_size[1:])
     return Classifier(model=model, class_names=list(info.class_names), preprocessing=preprocessing, name=str(path))
 

@@ -8,14 +8,14 @@ import warnings
 from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from transnext.choices import Backend
 from transnext.ops.register import CPU_KERNELS
 
-Backend = Literal["auto", "fused", "reference"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 HAS_TRITON = find_spec("triton") is not None
 FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

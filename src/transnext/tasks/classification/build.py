@@ -1,7 +1,7 @@
 """A classifier for given classes, and what its images must look like."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import timm
@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from transnext.choices import CropMode
 from transnext.data import eval_transform, min_side_for
-from transnext.data.transforms import CropMode, Transform
+from transnext.data.transforms import Transform
+from transnext.limits import MAX_SIDE, check_number
 from transnext.models import TransNeXt
 
 
@@ -65,6 +67,15 @@ class Preprocessing:
             crop_pct=values["crop_pct"],
             crop_mode=values["crop_mode"],
         )
+
+    def resized(self, image_size: int) -> "Preprocessing":
+        """The same for squares of this side, pixels.
+
+        Raises:
+            ValueError: The side is not in 1..`MAX_SIDE`.
+        """
+        check_number("image_size", image_size, 1, MAX_SIDE)
+        return replace(self, input_size=(self.input_size[0], image_size, image_size))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints."""

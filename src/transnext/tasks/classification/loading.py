@@ -1,6 +1,6 @@
 """A trained classifier from wherever it is: a run folder, a checkpoint, or released weights by name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,10 @@ import torch
 from timm.data import ImageNetInfo
 from torch import nn
 
+from transnext.choices import DEFAULT_MODEL
+from transnext.models import TransNeXt
 from transnext.models.checkpoint import model_from_checkpoint, read_checkpoint
 from transnext.tasks.classification.build import Preprocessing, create
-
-DEFAULT_MODEL = "transnext_pico.emoji"
-"""The classifier that comes with the package."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +69,11 @@ def _from_checkpoint(
 ) -> Classifier:
     metadata: dict[str, Any] = read_checkpoint(path).metadata
     model = model_from_checkpoint(path, architecture).to(device).eval()
-    if "preprocessing" in metadata and image_size is None:
-        preprocessing = Preprocessing.from_mapping(metadata["preprocessing"])
-    else:
-        preprocessing = Preprocessing.of_model(model, image_size)
+    trained = metadata.get("preprocessing")
+    preprocessing = Preprocessing.of_model(model) if trained is None else Preprocessing.from_mapping(trained)
     names = metadata.get("class_names") or _names(model)
-    return Classifier(model=model, class_names=list(names), preprocessing=preprocessing, name=str(path))
+    classifier = Classifier(model=model, class_names=list(names), preprocessing=preprocessing, name=str(path))
+    return classifier if image_size is None else _at_size(classifier, image_size)
 
 
 def _pretrained(name: str, image_size: int | None, device: str | torch.device) -> Classifier:
@@ -84,8 +82,23 @@ def _pretrained(name: str, image_size: int | None, device: str | torch.device) -
             f"{name!r} is neither a run folder, nor a checkpoint, nor a model: `transnext models` lists those"
         )
     model = create(name, {}, pretrained=True).to(device).eval()
-    preprocessing = Preprocessing.of_model(model, image_size)
-    return Classifier(model=model, class_names=_names(model), preprocessing=preprocessing, name=name)
+    preprocessing = Preprocessing.of_model(model)
+    classifier = Classifier(model=model, class_names=_names(model), preprocessing=preprocessing, name=name)
+    return classifier if image_size is None else _at_size(classifier, image_size)
+
+
+def _at_size(classifier: Classifier, image_size: int) -> Classifier:
+    """The classifier for images of another size, which models of other families may not take."""
+    preprocessing = classifier.preprocessing.resized(image_size)
+    if not isinstance(classifier.model, TransNeXt) and preprocessing != classifier.preprocessing:
+        device = next(classifier.model.parameters()).device
+        try:
+            with torch.inference_mode():
+                classifier.model(torch.zeros(1, *preprocessing.input_size, device=device))
+        except (AssertionError, RuntimeError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{classifier.name} takes no images of {image_size} pixels: {reason}") from None
+    return replace(classifier, preprocessing=preprocessing)
 
 
 def _names(model: nn.Module) -> list[str]:

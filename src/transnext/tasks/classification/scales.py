@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from rich.table import Table
 from torch import nn
 
+from transnext.choices import Mode
 from transnext.models import TransNeXt
 from transnext.models.attention import AggregatedAttention
 from transnext.tasks.classification.summary import NOTHING, interval_text
 
-Mode = Literal["extrapolate", "interpolate", "linear"]
 MODES: tuple[Mode, ...] = ("extrapolate", "interpolate", "linear")
 STRIDE = 32
 """That of the last map of most backbones; sizes are multiples of it."""

@@ -1,0 +1,14 @@
+"""Names and choices that the command line shows; without PyTorch, for whose import `--help` need not wait."""
+
+from typing import Literal
+
+DEFAULT_MODEL = "transnext_pico.emoji"
+"""The classifier that comes with the package."""
+OPSET = 20
+"""Of ONNX, the first with an operator for GELU; ONNX Runtime knows it since 1.17, OpenVINO since 2024.0."""
+
+Backend = Literal["auto", "fused", "reference"]
+Compile = Literal["none", "default", "dynamic"]
+CropMode = Literal["center", "squash", "border"]
+DtypeName = Literal["float32", "bfloat16", "float16"]
+Mode = Literal["extrapolate", "interpolate", "linear"]
