@@ -13,6 +13,7 @@ namespace ISA {
 #include "fused.h"
 #include "linear.h"
 #include "conv_glu_training.h"
+#include "digest.h"
 }  // namespace ISA
 
 #define CONCATENATE_(a, b) a##b
@@ -37,5 +38,6 @@ const Kernels CONCATENATE(ISA, _kernels) = {
     ISA::conv_glu_totals,
     ISA::conv_glu_training_backward,
     ISA::conv_glu_weights,
+    ISA::digest,
 };
 }  // namespace transnext

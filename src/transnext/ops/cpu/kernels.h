@@ -171,6 +171,13 @@ struct BiasTableGradient {
   float* out_weight;                               // [M, hidden]
 };
 
+// Rows [first_row, last_row) of a matrix in memory, and of each one chunk, another one in each row; all of it if it has one.
+constexpr int64_t DIGEST_NUMBERS = 16;
+struct DigestPart {
+  const char* data;
+  int64_t row_bytes, chunk, first_row, last_row;
+};
+
 struct Kernels {
   const char* name;
   int64_t panel;             // columns of a panel of packed weights
@@ -191,6 +198,7 @@ struct Kernels {
   int64_t (*conv_glu_totals)(const ConvGluTraining&);                                  // floats of a worker
   void (*conv_glu_training_backward)(const ConvGluTraining&, int64_t worker, int64_t workers);
   void (*conv_glu_weights)(const ConvGluTraining&, int64_t begin, int64_t end);        // panels of 2 F, then of F, from totals
+  void (*digest)(const DigestPart&, uint32_t* out);                                    // DIGEST_NUMBERS of them
 };
 
 // Memory of the calling thread, kept between calls: at least `floats` floats, at a cache line's start, not initialised.
