@@ -31,9 +31,7 @@ def extension_modules() -> dict[str, object]:
             except Exception as error:
                 _without(f"building it failed ({type(error).__name__}: {error})")
 
-    debug = os.environ.get("TRANSNEXT_SANITIZE") == "1"
     flags = ["-std=c++17", "-O2", "-ftree-vectorize", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wno-psabi"]
-    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g"] if debug else []
     extension = CppExtension(
         "transnext.ops._cpu",
         sorted(map(str, SOURCES.rglob("*.cpp"))),
@@ -41,11 +39,11 @@ def extension_modules() -> dict[str, object]:
         py_limited_api=True,
         extra_compile_args=[
             *flags,
-            *sanitize,
+            "-g0",  # Python's own flags ask for debug symbols, which would be nine tenths of the file
             "-fvisibility=hidden",
             "-DTORCH_TARGET_VERSION=0x020a000000000000",
         ],
-        extra_link_args=sanitize,
+        extra_link_args=["-Wl,-x" if sys.platform == "darwin" else "-Wl,-s"],
     )
     return {
         "ext_modules": [extension],

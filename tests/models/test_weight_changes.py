@@ -1,17 +1,23 @@
 """What is remembered in eval mode follows the weights, however they change, and stays small."""
 
 import copy
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given, settings
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from transnext import TransNeXt
+from transnext.models import inference, weight_cache
 from transnext.models.attention import Mixer
 from transnext.models.layers import Block
 from transnext.models.weight_cache import WeightCache
@@ -76,17 +82,52 @@ def _data_swap(model: TransNeXt) -> None:
         p.data = p.data + _noise(p)
 
 
-def _data_in_place_then_eval(model: TransNeXt) -> None:
+def _data_in_place(model: TransNeXt) -> None:
     for p in model.parameters():
         p.data.add_(_noise(p))
-    model.eval()
 
 
-def _numpy_then_train_and_eval(model: TransNeXt) -> None:
+def _data_rows(model: TransNeXt) -> None:
+    for p in model.parameters():
+        p.data[0] += _noise(p[0])
+
+
+def _data_transposed(model: TransNeXt) -> None:
+    """The memory stays the same, and what is in it."""
+    for p in model.parameters():
+        if p.dim() == 2 and p.shape[0] == p.shape[1]:
+            p.data = p.data.t()
+
+
+def _numpy(model: TransNeXt) -> None:
     for p in model.parameters():
         p.detach().numpy()[...] += _noise(p).numpy()
-    model.train()
-    model.eval()
+
+
+def _dlpack(model: TransNeXt) -> None:
+    for p in model.parameters():
+        torch.from_dlpack(p.detach()).mul_(1.1)
+
+
+def _average_as_in_self_distillation(model: TransNeXt) -> None:
+    for p in model.parameters():
+        p.data.mul_(0.9).add_(_noise(p))
+
+
+def _set(model: TransNeXt) -> None:
+    with torch.no_grad():
+        for p in model.parameters():
+            p.set_(p + _noise(p))
+
+
+def _swap_tensors(model: TransNeXt) -> None:
+    for p in list(model.parameters()):
+        torch.utils.swap_tensors(p, nn.Parameter(p.detach() + _noise(p)))
+
+
+def _shared_memory(model: TransNeXt) -> None:
+    """As another process would write."""
+    _numpy(model.share_memory())
 
 
 def _new_parameters(model: TransNeXt) -> None:
@@ -119,8 +160,15 @@ CHANGES = [
     _lerp_,
     _foreach,
     _data_swap,
-    _data_in_place_then_eval,
-    _numpy_then_train_and_eval,
+    _data_in_place,
+    _data_rows,
+    _data_transposed,
+    _numpy,
+    _dlpack,
+    _average_as_in_self_distillation,
+    _set,
+    _swap_tensors,
+    _shared_memory,
     _new_parameters,
     _load_by_copy,
     _load_by_assignment,
@@ -149,6 +197,75 @@ def test_each_kind_of_weight_is_watched(part: str, tiny_model: Make) -> None:
             assert torch.equal(found, logits(copy.deepcopy(model), x)), name
             # A bias of all keys alike falls out of a softmax.
             assert not torch.equal(found, before) or name.endswith("cpb_fc2.bias"), name
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_of_large_weights_are_seen_in_a_small_map(
+    change: Callable[[TransNeXt], None], tiny_model: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where weights are sampled: the last stages have matrices of up to 400 KB."""
+    monkeypatch.setattr(inference, "MIN_PIXELS_TO_COMPARE_WHOLE", 1 << 40)
+    model, x = tiny_model(embed_dims=(12, 16, 96, 160), num_heads=(1, 2, 2, 4)), image(48, 64)
+    before = logits(model, x)
+    change(model)
+    assert_fresh(model, before, x)
+
+
+def test_any_single_entry_is_seen_where_maps_are_large(tiny_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "MIN_PIXELS_TO_COMPARE_WHOLE", 6)  # the smallest map here: 2 images, 2 x 2
+    model, x = tiny_model(embed_dims=(12, 16, 96, 160), num_heads=(1, 2, 2, 4)), image(48, 64)
+    generator = torch.Generator().manual_seed(0)
+    logits(model, x)
+    for name, p in model.named_parameters():
+        if p.nbytes <= 1 << 14:
+            continue  # always compared whole
+        p.data.view(-1)[int(torch.randint(p.numel(), (), generator=generator))] += 3
+        assert torch.equal(logits(model, x), logits(copy.deepcopy(model), x)), name
+
+
+def test_steps_between_two_calls_without_gradients(tiny_model: Make) -> None:
+    """A step of a fused optimiser, which counts nothing, after the model was called to look at what it says."""
+    model, x = tiny_model(), image(48, 64)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.05, fused=True)
+    model(x).square().sum().backward()
+    before = logits(model, x)
+    optimiser.step()
+    assert_fresh(model, before, x)
+
+
+def test_functional_calls_leave_nothing_behind(tiny_model: Make) -> None:
+    model, x = tiny_model(), image(48, 64)
+    before = logits(model, x)
+    other = {name: p.detach() + _noise(p) for name, p in model.named_parameters()}
+    with torch.no_grad():
+        for scale in (1.0, 1.1):
+            for p in other.values():
+                p.numpy()[...] *= scale
+            found = torch.func.functional_call(model, other, (x,))
+            fresh = copy.deepcopy(model)
+            fresh.load_state_dict(other)
+            assert torch.equal(found, fresh(x))
+    assert torch.equal(logits(model, x), before)
+
+
+def test_threads_share_a_model_while_weights_are_written(tiny_model: Make) -> None:
+    """Once the last write is over, every thread gives the answer of the weights as they are then."""
+    model, x = tiny_model(), image(48, 64)
+    stop = threading.Event()
+
+    def work() -> Tensor:
+        while not stop.is_set():
+            logits(model, x)
+        return logits(model, x)
+
+    with ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(work) for _ in range(3)]
+        for _ in range(20):
+            _numpy(model)
+            time.sleep(0.005)
+        stop.set()
+    for answer in answers:
+        assert torch.equal(answer.result(), logits(copy.deepcopy(model), x))
 
 
 @pytest.mark.parametrize("options", [{"foreach": True}, {"foreach": False}, {"fused": True}])
@@ -268,7 +385,10 @@ def test_wrappers(tiny_model: Make, tmp_path: Any) -> None:
 # The cache itself
 
 
-def test_cache_keeps_until_a_weight_changes() -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_cache_keeps_until_a_weight_changes(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(weight_cache, "CPU_KERNELS", None)
     weight, built, cache = nn.Parameter(torch.ones(3)), [], WeightCache(max_entries=2)
 
     def get(key: str = "a") -> float:
@@ -282,12 +402,12 @@ def test_cache_keeps_until_a_weight_changes() -> None:
     weight.data = torch.zeros(3)
     assert get() == 0
     weight.data.fill_(5)
-    assert get() == 0, "hidden: what clear() is for"
+    assert get() == 15, "past the counter"
     cache.clear()
     assert get() == 15
     assert [get(key) for key in "bcb"] == [15] * 3
     assert len(cache) == 2
-    assert built == ["a"] * 4 + ["b", "c"]
+    assert built == ["a"] * 5 + ["b", "c"]
 
 
 def test_cache_keeps_no_weights_of_inference_mode() -> None:
@@ -309,3 +429,75 @@ def test_what_is_built_can_be_used_in_training() -> None:
     x = torch.ones(3, requires_grad=True)
     (x * kept).sum().backward()
     assert torch.equal(x.grad, torch.full((3,), 2.0))
+
+
+def _write(weight: Tensor, way: str, row: int, column: int) -> None:
+    """Writes past the counters: another number in each of some entries, whatever was there."""
+    if way == "negated":
+        weight.data.neg_()
+    elif way == "rows swapped":
+        weight.data[[row, row - 1]] = weight.data[[row - 1, row]]
+    else:
+        places = {
+            "all": (slice(None), slice(None)),
+            "row": (row, slice(None)),
+            "column": (slice(None), column),
+            "entry": (row, column),
+        }
+        weight.data[places[way]] = weight.data[places[way]] * 2 + 1
+
+
+@given(
+    rows=st.integers(1, 300),
+    columns=st.integers(1, 700),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    way=st.sampled_from(["all", "negated", "row", "rows swapped", "column", "entry"]),
+    whole=st.booleans(),
+    transposed=st.booleans(),
+    place=st.tuples(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True)),
+)
+@settings(max_examples=300, deadline=None)
+def test_writes_past_the_counters(
+    rows: int, columns: int, dtype: torch.dtype, way: str, whole: bool, transposed: bool, place: tuple[float, float]
+) -> None:
+    generator = torch.Generator().manual_seed(rows * 1000 + columns)
+    weight = torch.randn(rows, columns, generator=generator).to(dtype)
+    if transposed:
+        weight = weight.t()
+    bias = torch.zeros(3, dtype=dtype)
+    rows, columns = weight.shape
+    cache = WeightCache()
+
+    def get() -> Tensor:
+        return cache.get("a", [weight, bias], weight.clone, whole)
+
+    kept = get()
+    assert get() is kept
+    version = weight._version
+    _write(weight, way, int(place[0] * rows), int(place[1] * columns))
+    assert weight._version == version
+    if whole or way != "entry":
+        assert torch.equal(get(), weight)
+    bias.data[2] = 1
+    assert get() is not kept, "small ones are always compared whole"
+    assert torch.equal(get(), weight)
+
+
+def test_nothing_is_kept_of_weights_elsewhere() -> None:
+    """Their content would have to be waited for."""
+    cache = WeightCache()
+    built: list[int] = []
+    for _ in range(2):
+        cache.get("a", [torch.zeros(3, device="meta")], lambda: built.append(1))
+    assert built == [1, 1]
+    assert len(cache) == 0
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0), (1,), (1, 70_000), (5, 30_000), (70_000,)])
+def test_shapes_of_weights(shape: tuple[int, ...]) -> None:
+    weight, cache = torch.zeros(shape), WeightCache()
+    for whole in (False, True):
+        assert cache.get("a", [weight], weight.sum, whole) == 0
+    if weight.numel():
+        weight.data.view(-1)[-1] = 1
+        assert cache.get("a", [weight], weight.sum, False) == 1, "of so few rows all is compared"

@@ -26,6 +26,9 @@ from transnext.ops.products import (
 if TYPE_CHECKING:
     from transnext.models.layers import Block
 
+MIN_PIXELS_TO_COMPARE_WHOLE = 1024
+"""Pixels of a batch's map from which packed weights are compared with all of the module's, not with samples of them."""
+
 
 def why_not_one_pass(block: "Block", x: Tensor) -> str | None:
     """Why a block cannot take `x`, `[B, H, W, C]`, in one pass; None if it can."""
@@ -97,6 +100,7 @@ def run_block(block: "Block", x: Tensor) -> Tensor:
         ("mlp", panel_width(), block.norm2.eps),
         _weights_of(block.norm2, mlp.fc1, mlp.fc2),
         lambda: (_norm(block.norm2), _pack(mlp.fc1), _pack(mlp.fc2)),
+        _is_large(x),
     )
     return conv_glu(x, norm, fc1, mlp.dwconv.weight, mlp.dwconv.bias, fc2)
 
@@ -112,6 +116,7 @@ def _mix_aggregated(block: "Block", attn: AggregatedAttention, x: Tensor) -> Ten
             _pack(attn.kv),
             _pack(attn.proj),
         ),
+        _is_large(x),
     )
     C = x.shape[-1]
     # Queries, keys, values and what is pooled, from one product.
@@ -128,9 +133,15 @@ def _mix_globally(block: "Block", attn: GlobalCosineAttention, x: Tensor) -> Ten
         ("attn", panel_width(), block.norm1.eps),
         _weights_of(block.norm1, attn.qkv, attn.proj),
         lambda: (_norm(block.norm1), _pack(attn.qkv), _pack(attn.proj)),
+        _is_large(x),
     )
     out = attend_globally(attn, norm_linear(x, norm, qkv), attn.bias_of(x))
     return norm_linear(out, None, proj, residual=x)
+
+
+def _is_large(x: Tensor) -> bool:
+    """Whether to look through all weights is little beside the products of a map."""
+    return x.shape[:-1].numel() >= MIN_PIXELS_TO_COMPARE_WHOLE
 
 
 def _norm(norm: nn.Module) -> Norm:

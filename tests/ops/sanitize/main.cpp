@@ -442,6 +442,24 @@ void run_conv_glu_training(int64_t B, int64_t H, int64_t W, int64_t C, int64_t F
   });
 }
 
+// Every set of kernels gives the same numbers, and another one where a byte that is read is another.
+void run_digest(int64_t rows, int64_t row_bytes, int64_t chunk) {
+  std::unique_ptr<char[]> data(new char[rows * row_bytes]);
+  for (int64_t i = 0; i < rows * row_bytes; ++i) data[i] = static_cast<char>(pick(0, 255));
+  const auto run = [&](const Kernels& kernels) {
+    std::vector<uint32_t> found(DIGEST_NUMBERS);
+    kernels.digest({data.get(), row_bytes, chunk, rows / 2, rows}, found.data());
+    return found;
+  };
+  const std::vector<uint32_t> expected = run(baseline_kernels);
+  data[(rows - 1) * row_bytes + (rows - 1) * chunk % ((row_bytes + chunk - 1) / chunk * chunk)] ^=
+      1;  // the last row's chunk
+  const std::vector<uint32_t> changed = run(baseline_kernels);
+  for (const Kernels* kernels : all_kernels())
+    if (changed == expected || run(*kernels) != changed)
+      fail(*kernels, text("digest", {rows, row_bytes, chunk}), "a change is overlooked, or digests differ");
+}
+
 }  // namespace
 
 int main() {
@@ -474,6 +492,10 @@ int main() {
   }
   run_outer_product(600, 7, 33, false);     // several blocks of rows
   run_conv_glu_training(2, 40, 30, 5, 40);  // several strips
+  for (int n = 0; n < 40; ++n) {
+    const int64_t row_bytes = pick(1, 900);
+    run_digest(pick(1, 40), row_bytes, pick(0, 1) ? row_bytes : 64);
+  }
   std::printf("checked");
   for (const Kernels* kernels : all_kernels()) std::printf(", %s", kernels->name);
   std::printf("\n");

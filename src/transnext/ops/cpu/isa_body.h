@@ -5,6 +5,7 @@
 #include "attention_backward.h"
 #include "bias_table.h"
 #include "conv_glu_training.h"
+#include "digest.h"
 #include "gate.h"
 #include "gate_backward.h"
 #include "outer.h"

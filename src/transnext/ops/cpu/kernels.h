@@ -192,6 +192,14 @@ struct BiasTableGradient {
   float* out_weight;  // [M, hidden]
 };
 
+// Rows [first_row, last_row) of a matrix in memory, and of each one chunk, another one in each row; all of it if it has
+// one.
+constexpr int64_t DIGEST_NUMBERS = 16;
+struct DigestPart {
+  const char* data;
+  int64_t row_bytes, chunk, first_row, last_row;
+};
+
 // Every kernel: what it returns, its name, what it takes. `begin` and `end` count the units that are named behind it.
 #define TRANSNEXT_KERNELS(KERNEL)                                                                                     \
   KERNEL(double, multiply_adds, (int64_t rounds))                                            /* how many were done */ \
@@ -213,7 +221,8 @@ struct BiasTableGradient {
   KERNEL(void, conv_glu_training, (const ConvGluTraining&, int64_t begin, int64_t end)) /* images */                  \
   KERNEL(int64_t, conv_glu_totals, (const ConvGluTraining&))                            /* floats of a worker */      \
   KERNEL(void, conv_glu_training_backward, (const ConvGluTraining&, int64_t worker, int64_t workers))                 \
-  KERNEL(void, conv_glu_weights, (const ConvGluTraining&, int64_t begin, int64_t end)) /* panels of 2 F, then of F */
+  KERNEL(void, conv_glu_weights, (const ConvGluTraining&, int64_t begin, int64_t end)) /* panels of 2 F, then of F */ \
+  KERNEL(void, digest, (const DigestPart&, uint32_t* out))                             /* DIGEST_NUMBERS of them */
 
 // One instruction set's.
 struct Kernels {

@@ -1,7 +1,7 @@
-// The Python module: what the kernels are, and which of them run.
+// The Python module: what the kernels are, which of them run, and digests of memory.
 #include <Python.h>
 
-#include "../dispatch.h"
+#include "tensors.h"
 
 static PyObject* instruction_sets(PyObject*, PyObject*) {
   const auto all = transnext::available_kernels();
@@ -36,7 +36,53 @@ static PyObject* multiply_adds(PyObject*, PyObject* rounds) {
   Py_END_ALLOW_THREADS return PyFloat_FromDouble(done);
 }
 
+constexpr int64_t PART_BYTES = 1 << 16;                         // of a digest, that are worth a thread of their own
+constexpr int64_t CHUNK_BYTES = transnext::DIGEST_NUMBERS * 4;  // what is read of a row where not all is: a cache line
+constexpr int64_t WHOLE_BYTES = 1 << 14;                        // up to which a matrix is always read whole
+
+static PyObject* digest(PyObject*, PyObject* args) {
+  PyObject* matrices;
+  int whole;
+  if (!PyArg_ParseTuple(args, "O!p", &PyList_Type, &matrices, &whole)) return nullptr;
+  std::vector<transnext::DigestPart> parts;
+  const auto add = [&](const char* data, int64_t rows, int64_t row_bytes, int64_t chunk, int64_t at_once) {
+    for (int64_t row = 0; row < rows; row += at_once)
+      parts.push_back({data, row_bytes, chunk, row, std::min(rows, row + at_once)});
+  };
+  int64_t bytes_read = 0;
+  for (Py_ssize_t i = 0; i < PyList_Size(matrices); ++i) {
+    long long address, rows, bytes;
+    if (!PyArg_ParseTuple(PyList_GetItem(matrices, i), "LLL", &address, &rows, &bytes)) return nullptr;
+    const char* data = reinterpret_cast<const char*>(static_cast<intptr_t>(address));
+    // Every column has its turn only where there are as many rows as a row has chunks.
+    if (whole || bytes <= WHOLE_BYTES || rows * rows * CHUNK_BYTES < bytes) {
+      const int64_t full = bytes / PART_BYTES, rest = bytes % PART_BYTES;
+      add(data, full, PART_BYTES, PART_BYTES, 1);
+      if (rest) add(data + full * PART_BYTES, 1, rest, rest, 1);
+      bytes_read += bytes;
+    } else {
+      add(data, rows, bytes / rows, CHUNK_BYTES, PART_BYTES / CHUNK_BYTES);
+      bytes_read += rows * CHUNK_BYTES;
+    }
+  }
+  std::vector<uint32_t> results(parts.size() * transnext::DIGEST_NUMBERS);
+  uint32_t total[transnext::DIGEST_NUMBERS] = {};
+  Py_BEGIN_ALLOW_THREADS;
+  const int64_t count = static_cast<int64_t>(parts.size()), grain = bytes_read < 2 * PART_BYTES ? count : 1;
+  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      transnext::kernels().digest(parts[i], &results[i * transnext::DIGEST_NUMBERS]);
+  });
+  for (size_t i = 0; i < results.size(); ++i) {
+    uint32_t& lane = total[i % transnext::DIGEST_NUMBERS];
+    lane = (lane ^ (lane >> 15)) * 0x9E3779B1u + results[i];
+  }
+  Py_END_ALLOW_THREADS;
+  return PyBytes_FromStringAndSize(reinterpret_cast<const char*>(total), sizeof(total));
+}
+
 static PyMethodDef methods[] = {
+    {"digest", digest, METH_VARARGS, "Of matrices, (address, rows, bytes) each: of all bytes, or of some in each row."},
     {"instruction_sets", instruction_sets, METH_NOARGS,
      "Names of the kernels this processor can run, the fastest last."},
     {"instruction_set", instruction_set, METH_NOARGS, "Name of the kernels in use."},
