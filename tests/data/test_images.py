@@ -322,3 +322,9 @@ def test_threads_agree(tmp_path, picture):
 def test_extensions():
     assert {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"} <= image_extensions()
     assert not {".pdf", ".eps", ".h5", ".mpg", ".txt", ".svg"} & image_extensions()
+
+
+@pytest.mark.parametrize("length", range(1, 16))
+def test_files_of_a_few_bytes(length):
+    with pytest.raises(UnreadableImage, match="damaged, or not an image"):
+        read_image(b"x" * length)

@@ -232,7 +232,10 @@ def _identify(stream: BinaryIO) -> ImageFile.ImageFile:
         if name not in Image.OPEN:  # a format that this build of Pillow lacks
             continue
         factory, accept = Image.OPEN[name]
-        accepted = accept(prefix) if accept else True
+        try:
+            accepted = accept(prefix) if accept else True
+        except (IndexError, struct.error):  # the file is shorter than what this format looks at
+            continue
         if isinstance(accepted, str):  # recognised, but not supported by this build
             raise _RefusedError(accepted)
         if not accepted:
