@@ -73,7 +73,8 @@ def register_gradient(
         ctx.num_others, ctx.sizes = len(others), inputs[num_tensors:]
 
     def backward(ctx: Any, grad: Tensor, *_: object) -> Gradients:
-        others, tensors = ctx.saved_tensors[: ctx.num_others], ctx.saved_tensors[ctx.num_others :]
+        saved = ctx.saved_tensors  # once: under checkpointing they cannot be had again
+        others, tensors = saved[: ctx.num_others], saved[ctx.num_others :]
         wanted = ctx.needs_input_grad[:num_tensors]
         if torch.is_grad_enabled():
             found: Sequence[Tensor | None] = plain_gradients(definition, tensors, ctx.sizes, grad)
