@@ -42,7 +42,7 @@ def sync_folder(path: Path) -> None:
             os.close(folder)
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_atomically(path: str | Path, text: str) -> None:
     """Writes a text file in UTF-8, whole or not at all.
 
     What is not Unicode, as in names of files that are not UTF-8, is written as `\\udcff`: the file can be read by all.

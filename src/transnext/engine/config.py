@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from transnext.data import NAMED_SETS
-from transnext.data.decoded import MEMORY
 from transnext.data.transforms import CropMode
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -181,6 +179,9 @@ class TrainConfig:
         Args:
             base: Where relative paths start; the current folder by default.
         """
+        from transnext.data import NAMED_SETS  # imports PyTorch, for which --help need not wait
+        from transnext.data.decoded import MEMORY
+
         changed: dict[str, Any] = {}
         for name in PATHS:
             path = getattr(self, name)
