@@ -93,7 +93,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_atomically(path: str | Path, text: str) -> None:
     """Writes a text file as UTF-8, whole or not at all.
 
     What file names hold that is not Unicode, as `os.fsdecode` gives it, becomes a backslash escape: in JSON that of the

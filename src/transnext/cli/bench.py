@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from transnext.atomic import check_writable, write_text
+from transnext.atomic import check_writable, write_atomically
 from transnext.bench.config import BenchConfig
 
 
@@ -49,7 +49,7 @@ def bench(
         from transnext.bench.figure import draw_cost
 
         results.write(output / "results.json")
-        write_text(output / "table.md", markdown(results))
+        write_atomically(output / "table.md", markdown(results))
         if any(row.seconds for row in results.rows):
             draw_cost(results, output / "cost.png")
     if results.interrupted:

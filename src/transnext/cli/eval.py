@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from transnext.atomic import check_writable, write_text
+from transnext.atomic import check_writable, write_atomically
 from transnext.limits import MAX_SEED, check_number
 from transnext.version import __version__
 
@@ -111,7 +111,7 @@ def evaluate(
             "val_fraction": val_fraction,
             "seed": seed,
         }
-        write_text(json_file, json.dumps({"settings": settings, **values}) + "\n")
+        write_atomically(json_file, json.dumps({"settings": settings, **values}) + "\n")
     if figure is not None and draw is not None:
         draw(figure)
 

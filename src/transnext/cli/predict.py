@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import tyro
 from rich.console import Console
 
-from transnext.atomic import check_writable, replacing, write_text
+from transnext.atomic import check_writable, replacing, write_atomically
 from transnext.choices import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def predict(
         predictions.append(dataclasses.replace(result, heat=None, image=None))
     if json_file is not None:
         rows = [{"image": p.name, "classes": p.classes, "probabilities": p.probabilities} for p in predictions]
-        write_text(json_file, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+        write_atomically(json_file, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
     for problem in skipped:
         line = f"skipped {problem.name}: {problem.reason}"
         Console(stderr=True, soft_wrap=True).print(line, style="yellow", markup=False)

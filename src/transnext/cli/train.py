@@ -10,8 +10,6 @@ import tyro
 from transnext.cli.allocator import keep_freed_memory
 from transnext.engine.config import TrainConfig
 from transnext.engine.recipes import recipe as named_recipe
-from transnext.engine.resume import config_of_run, parse_resume
-from transnext.engine.run_folder import RunFolder
 
 
 def train(
@@ -53,6 +51,9 @@ def recipe_defaults(args: Sequence[str]) -> TrainConfig | None:
         return named_recipe(name, data=tyro.MISSING)
     if resume in (None, "never"):
         return None
+    from transnext.engine.resume import config_of_run, parse_resume  # imports PyTorch, for which --help need not wait
+    from transnext.engine.run_folder import RunFolder
+
     return config_of_run(parse_resume(resume), RunFolder(output or TrainConfig.output))
 
 

@@ -175,10 +175,10 @@ class TrainConfig:
         Args:
             base: Where relative paths start; the current folder by default.
         """
-        changed: dict[str, Any] = {}
-        from transnext.data import NAMED_SETS  # takes PyTorch, for which `--help` need not wait
+        from transnext.data import NAMED_SETS  # imports PyTorch, for which --help need not wait
         from transnext.data.decoded import MEMORY
 
+        changed: dict[str, Any] = {}
         for name in PATHS:
             path = getattr(self, name)
             is_name = path in {"data": NAMED_SETS, "cache": (MEMORY,)}.get(name, ())

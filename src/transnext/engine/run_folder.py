@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from transnext.atomic import write_text
+from transnext.atomic import write_atomically
 from transnext.engine.config import GIVEN, TrainConfig
 from transnext.tasks.classification import SplitResult
 from transnext.tasks.classification.summary import results_as_dict
@@ -100,7 +100,7 @@ class RunFolder:
 
     def write_config(self, config: TrainConfig, given: TrainConfig) -> None:
         """Writes the configuration, which has absolute paths, with the paths as they were given beside them."""
-        write_text(self.config_file, config.to_json(given))
+        write_atomically(self.config_file, config.to_json(given))
 
     def config(self, data: str | None = None) -> TrainConfig:
         """The configuration of the run, with absolute paths.
@@ -146,20 +146,20 @@ class RunFolder:
 
     def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes the lines of all epochs."""
-        write_text(self.metrics_file, "".join(json.dumps(_finite(row)) + "\n" for row in rows))
+        write_atomically(self.metrics_file, "".join(json.dumps(_finite(row)) + "\n" for row in rows))
 
     def write_results(self, results: Sequence[SplitResult]) -> None:
         """Writes what splits gave as JSON."""
-        write_text(self.results_file, json.dumps(results_as_dict(results)) + "\n")
+        write_atomically(self.results_file, json.dumps(results_as_dict(results)) + "\n")
 
     def write_skipped(self, skipped: Mapping[str, str]) -> None:
         """Lists images that could not be read, one line each: name, tab, reason."""
         if skipped:
-            write_text(self.skipped_file, "".join(f"{name}\t{why}\n" for name, why in sorted(skipped.items())))
+            write_atomically(self.skipped_file, "".join(f"{name}\t{why}\n" for name, why in sorted(skipped.items())))
 
     def write_nan_batch(self, names: Sequence[str]) -> None:
         """Lists the images of an update whose loss was not finite, one line each."""
-        write_text(self.nan_file, "".join(f"{name}\n" for name in names))
+        write_atomically(self.nan_file, "".join(f"{name}\n" for name in names))
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transnext.atomic import write_text
+from transnext.atomic import write_atomically
 from transnext.data import ImageSource
 from transnext.data.fingerprint import DataFingerprint, fingerprint
 from transnext.engine.config import TrainConfig
@@ -69,7 +69,7 @@ def write_run_report(
         robustness=_measured(folder, splits, ROBUSTNESS_FILE, robustness_from_dict),
         scales=_measured(folder, splits, SCALES_FILE, scales_from_dict),
     )
-    write_text(folder.report_file, page)
+    write_atomically(folder.report_file, page)
 
 
 def report(
@@ -133,7 +133,7 @@ def report(
 
 def _keep(folder: RunFolder, splits: Mapping[str, ImageSource], name: str, values: dict[str, Any]) -> None:
     values = {"weights": _digest(folder), "data": _digest_of_images(splits), **values}
-    write_text(folder.path / name, json.dumps(values) + "\n")
+    write_atomically(folder.path / name, json.dumps(values) + "\n")
 
 
 def _measured(
