@@ -187,7 +187,7 @@ def test_training_twice_from_inside_the_data(tmp_path, monkeypatch, caplog, caps
     assert "transnext" not in {record.name for record in caplog.records}
     main(["train", ".", "--cache", "decoded", "--output", "second", *size])
     assert [record.getMessage() for record in caplog.records if record.name == "transnext"] == [
-        ".: passed over what transnext itself has written: decoded, looks, runs/latest"
+        f"{data}: passed over what transnext itself has written: decoded, looks, runs/latest"
     ]
     again = json.loads((data / "second" / "results.json").read_text())
     assert {k: v["images"] for k, v in again.items()} == {k: v["images"] for k, v in results.items()}
