@@ -113,7 +113,7 @@ def run(options: Options) -> list[dict[str, Any]]:
                 epochs = max(1, round(options.minutes * 60 * speeds[name] / len(sources["train"])))
                 start = time.perf_counter()
                 with tempfile.TemporaryDirectory() as folder:
-                    config = transnext.TrainConfig(
+                    config = transnext.TrainConfig.of(
                         data=data, model=name, epochs=epochs, seed=seed, output=folder, **recipe
                     )
                     result = transnext.train(config, quiet=True)

@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 import tyro
 from PIL import Image
 
+from transnext.config import TrainConfig
 from transnext.data import ImageSource, LabelledImages, cached, min_side_for, open_dataset, train_transform
-from transnext.engine import TrainConfig
 from transnext.engine.loader import train_loader
 
 INPUT_SIZE = (3, 224, 224)
@@ -75,18 +75,18 @@ def write(root: Path, photographs: list[bytes]) -> None:
 
 def epoch_seconds(source: ImageSource, workers: int) -> Callable[[int], float]:
     """A function from the number of an epoch to the seconds that it takes."""
-    defaults = TrainConfig(data="")
+    defaults = TrainConfig.of(data="")
     transform = train_transform(
         INPUT_SIZE,
         (0.485, 0.456, 0.406),
         (0.229, 0.224, 0.225),
         "bicubic",
-        crop_scale=defaults.crop_scale,
-        hflip=defaults.hflip,
-        auto_augment=defaults.auto_augment,
-        erasing_prob=defaults.erasing,
+        crop_scale=defaults.images.crop_scale,
+        hflip=defaults.images.hflip,
+        auto_augment=defaults.images.auto_augment,
+        erasing_prob=defaults.task.erasing,
     )
-    images = LabelledImages(source, transform, min_side_for(INPUT_SIZE, defaults.crop_scale[0] ** 0.5))
+    images = LabelledImages(source, transform, min_side_for(INPUT_SIZE, defaults.images.crop_scale[0] ** 0.5))
     loader = train_loader(images, batch_size=32, seed=0, workers=workers)
 
     def seconds(epoch: int) -> float:

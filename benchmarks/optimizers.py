@@ -15,7 +15,7 @@ import torch
 import tyro
 from timm.optim import create_optimizer_v2
 
-from transnext.engine import TrainConfig
+from transnext.config import TrainConfig
 from transnext.engine.optim import make_optimizer
 
 
@@ -26,8 +26,8 @@ def main(model: str = "transnext_pico_patch2_28", rounds: int = 9) -> None:
         model: Any of timm's.
         rounds: Updates of each that are timed.
     """
-    adamw = TrainConfig(data="emoji")
-    muon = TrainConfig(data="emoji", optimizer="muon")
+    adamw = TrainConfig.of(data="emoji")
+    muon = TrainConfig.of(data="emoji", optimizer="muon")
     ways: dict[str, Callable[[torch.nn.Module], torch.optim.Optimizer]] = {
         "AdamW, fused": lambda net: make_optimizer(net, adamw),
         "Muon, float32 on a CPU": lambda net: make_optimizer(net, muon),

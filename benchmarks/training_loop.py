@@ -22,7 +22,7 @@ import tyro
 from torch import nn
 
 from transnext.cli.allocator import keep_freed_memory
-from transnext.engine import TrainConfig
+from transnext.config import TrainConfig
 from transnext.engine.optim import make_optimizer
 from transnext.engine.trainer import Trainer
 
@@ -67,7 +67,7 @@ def compare(config: TrainConfig, updates: int, rounds: int) -> None:
     ratio = statistics.median(b / a for a, _, b, _, _ in pairs)
     cpu_ratio = statistics.median(b / a for _, a, _, b, _ in pairs)
     _, rows, cols = trainer.preprocessing.input_size
-    cells = (config.model, f"{rows}x{cols}", config.batch_size, config.workers, f"{plain:.1f}", f"{looped:.1f}")
+    cells = (config.model, f"{rows}x{cols}", config.batch_size, config.images.workers, f"{plain:.1f}", f"{looped:.1f}")
     print(
         "| " + " | ".join(map(str, (*cells, f"{ratio:.2f}", f"{cpu_ratio:.2f}", f"{waiting:.0%}"))) + " |", flush=True
     )
@@ -83,7 +83,7 @@ def alone(config: TrainConfig) -> None:
     speed = images / (time.perf_counter() - start)
     trainer.close()
     _, rows, cols = trainer.preprocessing.input_size
-    print(f"| {rows}x{cols} | {config.workers} | {speed:.0f} |", flush=True)
+    print(f"| {rows}x{cols} | {config.images.workers} | {speed:.0f} |", flush=True)
 
 
 def main(
@@ -119,10 +119,10 @@ def main(
         print("|---|---|---|---|---|---|---|---|---|")
         for model in models:
             for count in workers:
-                compare(TrainConfig(**config, model=model, workers=count), updates, rounds)
+                compare(TrainConfig.of(**config, model=model, workers=count), updates, rounds)
         print("\n| size | workers | loader alone, img/s |\n|---|---|---|")
         for count in workers:
-            alone(TrainConfig(**config, model=models[0], workers=count))
+            alone(TrainConfig.of(**config, model=models[0], workers=count))
 
 
 if __name__ == "__main__":

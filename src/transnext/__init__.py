@@ -15,12 +15,14 @@ from transnext.lazily import import_after, lazy_names
 from transnext.version import __version__
 
 if TYPE_CHECKING:
+    from transnext.config import TrainConfig
     from transnext.data import Skipped
-    from transnext.engine import TrainConfig, evaluate, recipes, train
-    from transnext.engine.recipes import recipe
+    from transnext.engine import evaluate, train
     from transnext.export import export_model
     from transnext.models import TransNeXt
     from transnext.predict import Predictor
+    from transnext.tasks.classification import recipes
+    from transnext.tasks.classification.recipes import recipe
 
 __all__ = [
     "Predictor",
@@ -41,12 +43,12 @@ __getattr__ = lazy_names(
     {
         "Predictor": "transnext.predict",
         "Skipped": "transnext.data",
-        "TrainConfig": "transnext.engine.config",
+        "TrainConfig": "transnext.config",
         "TransNeXt": "transnext.models",
         "evaluate": "transnext.engine.evaluation",
         "export_model": "transnext.export",
-        "recipe": "transnext.engine.recipes",
-        "recipes": "transnext.engine",
+        "recipe": "transnext.tasks.classification.recipes",
+        "recipes": "transnext.tasks.classification",
         "train": "transnext.engine.trainer",
     },
 )

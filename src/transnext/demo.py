@@ -15,14 +15,15 @@ SHOWN = ("val", "shift", "both")
 def main() -> None:
     """Runs the demo."""
     let_threads_sleep()  # before PyTorch is imported
+    from transnext.config import TrainConfig
     from transnext.data import open_dataset
-    from transnext.engine import TrainConfig, train
+    from transnext.engine import train
     from transnext.predict import Predictor
 
     console = Console(highlight=False)
     start = time.perf_counter()
     _clear(OUTPUT)
-    result = train(TrainConfig(data="emoji", model="transnext_pico", epochs=EPOCHS, seed=1, output=str(OUTPUT)))
+    result = train(TrainConfig.of(data="emoji", model="transnext_pico", epochs=EPOCHS, seed=1, output=str(OUTPUT)))
 
     console.print("\nA few images that it has never seen:")
     predictor = Predictor(OUTPUT)

@@ -18,12 +18,15 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
     """
 
     def get(name: str) -> Any:
-        if name in modules:
-            return getattr(importlib.import_module(modules[name]), name)
+        home = modules.get(name, package)
+        if home != package:
+            module = importlib.import_module(home)
+            if hasattr(module, name):
+                return getattr(module, name)
         try:
-            return importlib.import_module(f"{package}.{name}")
+            return importlib.import_module(f"{home}.{name}")
         except ModuleNotFoundError as error:
-            if error.name != f"{package}.{name}":
+            if error.name != f"{home}.{name}":
                 raise
             raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
 

@@ -1,6 +1,7 @@
 """Limits of the numbers that users give; whatever does not lie within them is refused in one line that names it."""
 
 import math
+from collections.abc import Sequence
 
 MAX_SIDE = 2**14
 """Largest side of an image that is brought to a size, pixels."""
@@ -30,3 +31,24 @@ def check_number(name: str, value: float, low: float = 0, high: float = math.inf
     else:
         expected = f"a number above {low:g}" if above else f"at least {low:g}"
     raise ValueError(f"{name} is {value}: expected {expected}")
+
+
+def check_numbers(
+    values: object, low: float = 0, high: float = math.inf, *, names: Sequence[str], above: bool = False
+) -> None:
+    """Refuses attributes out of range; None is no number, and passes.
+
+    Args:
+        values: What has them.
+        low: As in `check_number`.
+        high: As in `check_number`.
+        names: Of the attributes.
+        above: As in `check_number`.
+
+    Raises:
+        ValueError: One is not between them.
+    """
+    for name in names:
+        value = getattr(values, name)
+        if value is not None:
+            check_number(name, value, low, high, above=above)

@@ -90,7 +90,7 @@ for name in transnext.__all__:
     assert getattr(transnext, name) is not None, name
 from transnext import *
 assert transnext.models.TransNeXt is TransNeXt
-assert transnext.ops.aggregated_attention and transnext.engine.recipes is recipes
+assert transnext.ops.aggregated_attention and transnext.tasks.classification.recipes is recipes
 try:
     transnext.no_such_name
 except AttributeError as error:

@@ -2,7 +2,7 @@ import pytest
 
 import transnext
 from transnext.cli import main
-from transnext.engine.recipes import RECIPES
+from transnext.tasks.classification.recipes import RECIPES
 
 
 @pytest.fixture

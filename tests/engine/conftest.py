@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transnext.engine import TrainConfig
+from transnext.config import TrainConfig
 
 COLOURS = {"blue": (40, 60, 220), "green": (30, 200, 60), "red": (220, 40, 40)}
 
@@ -24,7 +24,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config(photos: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
+    return TrainConfig.of(
         data=str(photos),
         model="transnext_pico",
         output=str(tmp_path / "run"),

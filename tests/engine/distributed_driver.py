@@ -3,7 +3,6 @@
 One process imports PyTorch and forks the others, which saves each of them some seconds.
 """
 
-import dataclasses
 import json
 import os
 import socket
@@ -12,13 +11,14 @@ from pathlib import Path
 
 import torch
 
-from transnext.engine import TrainConfig, train
+from transnext.config import TrainConfig
+from transnext.engine import train
 from transnext.engine.trainer import Trainer
 
 
 def main(photos: str, folder: Path) -> None:
     Trainer._write_report = lambda self, results: None  # takes longer than the training
-    config = TrainConfig(
+    config = TrainConfig.of(
         data=photos,
         output=str(folder / "one"),
         epochs=2,
@@ -43,7 +43,7 @@ def main(photos: str, folder: Path) -> None:
 
 
 def named(config: TrainConfig, output: Path, **values) -> TrainConfig:
-    return dataclasses.replace(config, output=str(output), **values)
+    return config.but(output=str(output), **values)
 
 
 def launch(config: TrainConfig, processes: int, resume: str | Path = "never") -> None:

@@ -4,7 +4,6 @@ One process imports PyTorch and forks the children, which saves each of them som
 """
 
 import contextlib
-import dataclasses
 import io
 import json
 import os
@@ -16,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from transnext.engine import TrainConfig, train
+from transnext.config import TrainConfig
+from transnext.engine import train
 from transnext.engine.trainer import Trainer
 
 KILLS, KILLS_IN_WRITE = 12, 4
@@ -26,7 +26,7 @@ TIMES = ("seconds", "images_per_second", "waiting")
 def main(photos: str, folder: Path, seed: int) -> None:
     Trainer._write_report = lambda self, results: None  # takes longer than the training
     rng = random.Random(seed)
-    config = TrainConfig(
+    config = TrainConfig.of(
         data=photos,
         output=str(folder / "whole"),
         epochs=3,
@@ -49,13 +49,13 @@ def main(photos: str, folder: Path, seed: int) -> None:
     kills: list[str] = []
     runs = []
     while len(kills) < KILLS:
-        run = dataclasses.replace(config, output=str(folder / f"killed{len(runs)}"))
+        run = config.but(output=str(folder / f"killed{len(runs)}"))
         runs.append(run)
         while True:
             marker = folder / f"marker{len(kills)}"
             in_write = len(kills) < KILLS and len(kills) % (KILLS // KILLS_IN_WRITE) == 0
             # Reading processes come and go with the attempts: they must not matter.
-            pid = child(dataclasses.replace(run, workers=len(kills) % 2), marker)
+            pid = child(run.but(workers=len(kills) % 2), marker)
             if len(kills) < KILLS:
                 moment = in_a_write(pid, marker, rng) if in_write else at_any_time(rng, duration)
                 if kill(pid):

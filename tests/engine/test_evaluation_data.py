@@ -1,6 +1,5 @@
 """Data sets that lack classes of the classifier, have them in another order, or come without splits."""
 
-import dataclasses
 import io
 import json
 import os
@@ -13,8 +12,8 @@ from PIL import Image
 from torch import nn
 
 from transnext.cli import main
+from transnext.config import TrainConfig
 from transnext.data.imagenet import wnids
-from transnext.engine import TrainConfig
 from transnext.engine.evaluation import Evaluator, held_out_split
 from transnext.tasks.classification.build import Preprocessing
 from transnext.tasks.classification.loading import Classifier, imagenet_descriptions
@@ -111,7 +110,7 @@ def test_splits_on_request(tmp_path):
 def test_the_training_data_of_a_run_are_divided_as_in_training(tmp_path, monkeypatch):
     folder = paint(tmp_path / "photos", red=20, blue=20)
     (tmp_path / "run").mkdir()
-    config = TrainConfig(data=str(folder), val_fraction=0.4, seed=5)
+    config = TrainConfig.of(data=str(folder), val_fraction=0.4, seed=5)
     (tmp_path / "run" / "config.json").write_text(config.to_json())
     of = evaluator(name=str(tmp_path / "run" / "best.safetensors"))
     monkeypatch.chdir(tmp_path)
@@ -123,7 +122,7 @@ def test_the_training_data_of_a_run_are_divided_as_in_training(tmp_path, monkeyp
     assert of.splitting(other, (), None, None) == (0.0, 0)
     # Sets by name come with splits; the share matters for some.
     assert of.splitting("fashion_mnist", (), None, None) == (0.2, 0)
-    config = dataclasses.replace(config, data="fashion_mnist")
+    config = config.but(data="fashion_mnist")
     (tmp_path / "run" / "config.json").write_text(config.to_json())
     assert of.splitting("fashion_mnist", (), None, None) == (0.4, 5)
 

@@ -1,6 +1,5 @@
 """What goes wrong costs no more than it must, and says in one line what to do."""
 
-import dataclasses
 import errno
 import os
 import resource
@@ -15,15 +14,16 @@ from filelock import FileLock
 from safetensors import safe_open
 
 from transnext.cli import main
+from transnext.config import TrainConfig
 from transnext.data import open_dataset
-from transnext.engine import TrainConfig, train, trainer
+from transnext.engine import train, trainer
 from transnext.engine.update import Updater
 
 
 @pytest.fixture
 def short(config) -> TrainConfig:
     """A run of two epochs with three updates each."""
-    return dataclasses.replace(config, batch_size=7, tracker="none", mix_prob=0.0, auto_augment="")
+    return config.but(batch_size=7, tracker="none", mix_prob=0.0, auto_augment="")
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def names(folder) -> list[str]:
 
 
 def test_not_a_number_stops_the_run(short, monkeypatch) -> None:
-    config = dataclasses.replace(short, checkpoint_every=1)
+    config = short.but(checkpoint_every=1)
     monkeypatch.setattr(Updater, "__call__", in_update(5, not_numbers))
     with pytest.raises(ValueError, match="the loss of update 5") as raised:
         train(config, quiet=True)
@@ -85,7 +85,7 @@ def test_not_a_number_stops_the_run(short, monkeypatch) -> None:
 
 
 def test_not_a_number_is_left_out_and_counted(short, monkeypatch, capsys) -> None:
-    config = dataclasses.replace(short, nan="skip", epochs=1)
+    config = short.but(nan="skip", epochs=1)
     before = None
 
     def bad(batches):
@@ -106,10 +106,10 @@ def test_not_a_number_is_left_out_and_counted(short, monkeypatch, capsys) -> Non
 
 def test_a_gradient_that_is_not_finite_counts_as_such(short) -> None:
     with pytest.raises(ValueError, match=r"the (loss|gradient) of update \d+ .* is not finite"):
-        train(dataclasses.replace(short, lr=1e30, epochs=5, clip_grad=0.0), quiet=True)
+        train(short.but(lr=1e30, epochs=5, clip_grad=0.0), quiet=True)
     with pytest.raises(ValueError, match="no update of epoch 2 had a finite loss"):
         train(
-            dataclasses.replace(short, lr=1e30, epochs=5, clip_grad=0.0, nan="skip", output=short.output + "2"),
+            short.but(lr=1e30, epochs=5, clip_grad=0.0, nan="skip", output=short.output + "2"),
             quiet=True,
         )
 
@@ -124,7 +124,7 @@ def test_a_full_disk(short, monkeypatch, capsys) -> None:
         save(state, file)
 
     monkeypatch.setattr(torch, "save", full_later)
-    config = dataclasses.replace(short, checkpoint_every=1)
+    config = short.but(checkpoint_every=1)
     with pytest.raises(OSError, match="No space left on device") as raised:
         train(config, quiet=True)
     folder = trainer.RunFolder(config.output)
@@ -155,7 +155,7 @@ def test_a_limit_on_the_size_of_files(short, capfd) -> None:
 def test_a_folder_that_cannot_be_written(short, tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"cannot write to .*file/run: Not a directory; choose another --output"):
-        train(dataclasses.replace(short, output=str(tmp_path / "file" / "run")), quiet=True)
+        train(short.but(output=str(tmp_path / "file" / "run")), quiet=True)
 
 
 def test_two_runs_in_one_folder(short, tmp_path) -> None:
@@ -165,7 +165,7 @@ def test_two_runs_in_one_folder(short, tmp_path) -> None:
         pytest.raises(ValueError, match=r"another process trains in .*run: wait for it"),
     ):
         train(short, quiet=True)
-    train(dataclasses.replace(short, epochs=1), quiet=True)
+    train(short.but(epochs=1), quiet=True)
 
 
 def test_a_worker_that_hangs(short, monkeypatch) -> None:
@@ -185,12 +185,12 @@ def test_a_worker_that_hangs(short, monkeypatch) -> None:
     with pytest.raises(
         TimeoutError, match=r"no batch for 2 s: a reading process hangs on one of 7 images from .*\.png"
     ):
-        train(dataclasses.replace(short, workers=1, worker_timeout=2), quiet=True)
+        train(short.but(workers=1, worker_timeout=2), quiet=True)
     assert names(trainer.RunFolder(short.output).checkpoints) == ["000000000"]
 
 
 def test_sigterm_ends_with_a_checkpoint_and_ctrl_c_too(short, tmp_path, monkeypatch, capsys) -> None:
-    whole = dataclasses.replace(short, output=str(tmp_path / "whole"))
+    whole = short.but(output=str(tmp_path / "whole"))
     train(whole, quiet=True)
 
     def interrupted(number):
@@ -234,7 +234,7 @@ def test_a_signal_during_evaluation_waits_for_no_more_than_a_batch(short, monkey
 
 
 def test_going_back_to_a_chosen_checkpoint(short, tmp_path) -> None:
-    config = dataclasses.replace(short, checkpoint_every=1, keep=9)
+    config = short.but(checkpoint_every=1, keep=9)
     folder = trainer.RunFolder(config.output)
     last = train(config, quiet=True).folder / "last.safetensors"
     before = shutil.copy(last, tmp_path / "before.safetensors")
@@ -243,15 +243,13 @@ def test_going_back_to_a_chosen_checkpoint(short, tmp_path) -> None:
     assert [row["epoch"] for row in result.history] == [1, 2]
     assert different(last, before) == []
 
-    branch = dataclasses.replace(config, output=str(tmp_path / "branch"))
+    branch = config.but(output=str(tmp_path / "branch"))
     train(branch, resume=str(tmp_path / "elsewhere"), quiet=True)
     assert different(tmp_path / "branch" / "last.safetensors", before) == []
     with pytest.raises(ValueError, match="already holds a run"):
         train(branch, resume=tmp_path / "elsewhere", quiet=True)
     with pytest.raises(ValueError, match=r"was started with --seed 0 \(now --seed 7\): give the same"):
-        train(
-            dataclasses.replace(branch, seed=7, output=str(tmp_path / "c")), resume=tmp_path / "elsewhere", quiet=True
-        )
+        train(branch.but(seed=7, output=str(tmp_path / "c")), resume=tmp_path / "elsewhere", quiet=True)
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
         train(config, resume="nowhere", quiet=True)
     (tmp_path / "elsewhere" / "state.pt").write_bytes(b"")
@@ -260,7 +258,7 @@ def test_going_back_to_a_chosen_checkpoint(short, tmp_path) -> None:
 
 
 def test_a_damaged_checkpoint_is_passed_over(short, tmp_path, caplog) -> None:
-    config = dataclasses.replace(short, epochs=1)
+    config = short.but(epochs=1)
     before = (train(config, quiet=True).folder / "last.safetensors").read_bytes()
     newest = trainer.RunFolder(config.output).checkpoints / "000000003"
     (newest / "state.pt").write_bytes((newest / "state.pt").read_bytes()[:-100])
@@ -270,7 +268,7 @@ def test_a_damaged_checkpoint_is_passed_over(short, tmp_path, caplog) -> None:
 
 
 def test_patience(short) -> None:
-    config = dataclasses.replace(short, epochs=30, lr=0.0, warmup_lr=0.0, min_lr=0.0, patience=2)
+    config = short.but(epochs=30, lr=0.0, warmup_lr=0.0, min_lr=0.0, patience=2)
     result = train(config, quiet=True)
     assert len(result.history) == 3
     assert len(train(config, resume="auto", quiet=True).history) == 3
@@ -279,7 +277,7 @@ def test_patience(short) -> None:
 def test_tensorboard_has_each_epoch_once(short) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    config = dataclasses.replace(short, tracker="tensorboard")
+    config = short.but(tracker="tensorboard")
     folder = train(config, quiet=True).folder
     train(config, resume=folder / "checkpoints" / "000000003", quiet=True)
     events = EventAccumulator(str(folder / "tensorboard" / "run"))
@@ -293,7 +291,7 @@ def test_a_tracker_that_is_not_installed(short, monkeypatch) -> None:
     with pytest.raises(
         ValueError, match=r'tracker is .wandb., which is not installed: pip install "transnext\[wandb\]"'
     ):
-        train(dataclasses.replace(short, tracker="wandb"), quiet=True)
+        train(short.but(tracker="wandb"), quiet=True)
 
 
 @pytest.mark.parametrize(
@@ -311,4 +309,4 @@ def test_a_tracker_that_is_not_installed(short, monkeypatch) -> None:
 )
 def test_what_cannot_be_is_named(short, values, message) -> None:
     with pytest.raises(ValueError, match=message):
-        train(dataclasses.replace(short, **values), quiet=True)
+        train(short.but(**values), quiet=True)

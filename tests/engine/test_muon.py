@@ -1,5 +1,4 @@
 import copy
-import dataclasses
 
 import pytest
 import timm
@@ -7,11 +6,11 @@ import torch
 from torch import nn
 
 import transnext  # noqa: F401 - registers the models
-from transnext.engine.config import TrainConfig
+from transnext.config import TrainConfig
 from transnext.engine.muon import Muon
 from transnext.engine.optim import make_optimizer
 
-CONFIG = TrainConfig(data="emoji", optimizer="muon", lr=3e-3, weight_decay=0.1)
+CONFIG = TrainConfig.of(data="emoji", optimizer="muon", lr=3e-3, weight_decay=0.1)
 
 
 class Network(nn.Module):
@@ -53,8 +52,8 @@ def test_steps_are_those_of_the_formula() -> None:
             update = (0.05 * gradient + 0.95 * momentum[name]).flatten(1)
             left, sizes, right = torch.linalg.svd(update, full_matrices=False)
             direction = left @ torch.diag(_newton_schulz(sizes / sizes.norm())) @ right
-            step = CONFIG.lr * 0.2 * max(update.shape) ** 0.5
-            expected[name] = value * (1 - CONFIG.lr * CONFIG.weight_decay) - step * direction.view_as(value)
+            step = CONFIG.optim.lr * 0.2 * max(update.shape) ** 0.5
+            expected[name] = value * (1 - CONFIG.optim.lr * CONFIG.optim.weight_decay) - step * direction.view_as(value)
         optimizer.step()
     for name, value in expected.items():
         assert (model.get_parameter(name) - value).abs().max() < 1e-6, name
@@ -68,10 +67,10 @@ def test_the_rest_is_adamw() -> None:
     optimizer = make_optimizer(model, CONFIG)
     adamw = torch.optim.AdamW(
         [
-            {"params": [t for t in twins if t.ndim > 1], "weight_decay": CONFIG.weight_decay},
+            {"params": [t for t in twins if t.ndim > 1], "weight_decay": CONFIG.optim.weight_decay},
             {"params": [t for t in twins if t.ndim == 1], "weight_decay": 0.0},
         ],
-        lr=CONFIG.lr,
+        lr=CONFIG.optim.lr,
     )
     for _ in range(3):
         _backward(model)
@@ -117,8 +116,8 @@ def test_an_overflow_leaves_everything_out() -> None:
 @pytest.mark.parametrize("layer_decay", [1.0, 0.8])
 def test_matrices_of_a_transnext(layer_decay) -> None:
     model = timm.create_model("transnext_pico", num_classes=3)
-    adamw = make_optimizer(model, dataclasses.replace(CONFIG, optimizer="adamw", layer_decay=layer_decay))
-    muon = make_optimizer(model, dataclasses.replace(CONFIG, layer_decay=layer_decay))
+    adamw = make_optimizer(model, CONFIG.but(optimizer="adamw", layer_decay=layer_decay))
+    muon = make_optimizer(model, CONFIG.but(layer_decay=layer_decay))
     assert isinstance(muon, Muon)
     names = {id(p): name for name, p in model.named_parameters()}
 

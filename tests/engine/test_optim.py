@@ -1,14 +1,12 @@
-import dataclasses
-
 import pytest
 import timm
 import torch
 
 import transnext  # noqa: F401 - registers the models
-from transnext.engine.config import TrainConfig
+from transnext.config import TrainConfig
 from transnext.engine.optim import freeze_stages, make_mixer, make_optimizer, make_scheduler, train_mode
 
-CONFIG = TrainConfig(data="emoji", epochs=10, lr=1e-3, warmup_epochs=2, warmup_lr=1e-6, min_lr=1e-5)
+CONFIG = TrainConfig.of(data="emoji", epochs=10, lr=1e-3, warmup_epochs=2, warmup_lr=1e-6, min_lr=1e-5)
 
 
 def test_decay_follows_the_model() -> None:
@@ -23,7 +21,7 @@ def test_decay_follows_the_model() -> None:
 
 
 def test_schedule_warms_up_and_falls() -> None:
-    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=CONFIG.lr)
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=CONFIG.optim.lr)
     scheduler = make_scheduler(optimizer, CONFIG, updates_per_epoch=50)
     lrs = []
     for update in range(500):
@@ -39,44 +37,44 @@ def test_schedule_warms_up_and_falls() -> None:
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
 @pytest.mark.parametrize("per_epoch", [False, True])
 def test_any_update_can_be_the_first(schedule, per_epoch) -> None:
-    config = dataclasses.replace(CONFIG, schedule=schedule, schedule_per_epoch=per_epoch)
+    config = CONFIG.but(schedule=schedule, schedule_per_epoch=per_epoch)
     rates = [_scheduler(config).step_update(update) for update in range(0, 70, 9)]
     scheduler = _scheduler(config)
     assert [scheduler.step_update(update) for update in range(0, 70, 9)] == rates
 
 
 def test_a_constant_rate_after_the_warm_up() -> None:
-    scheduler = _scheduler(dataclasses.replace(CONFIG, schedule="constant"))
+    scheduler = _scheduler(CONFIG.but(schedule="constant"))
     assert scheduler.step_update(7) == pytest.approx((1e-6 + 1e-3) / 2)
     assert {scheduler.step_update(update) for update in range(14, 70)} == {1e-3}
-    assert _scheduler(dataclasses.replace(CONFIG, schedule="constant", warmup_epochs=0)).step_update(0) == 1e-3
+    assert _scheduler(CONFIG.but(schedule="constant", warmup_epochs=0)).step_update(0) == 1e-3
 
 
 def test_a_rate_for_each_epoch() -> None:
-    scheduler = _scheduler(dataclasses.replace(CONFIG, schedule_per_epoch=True))
+    scheduler = _scheduler(CONFIG.but(schedule_per_epoch=True))
     rates = [scheduler.step_update(update) for update in range(70)]
     assert all(len(set(rates[7 * epoch : 7 * epoch + 7])) == 1 for epoch in range(10))
     assert len(set(rates)) == 9  # the first two epochs have the same one
 
 
 def _scheduler(config, updates_per_epoch=7):
-    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=config.lr)
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=config.optim.lr)
     return make_scheduler(optimizer, config, updates_per_epoch)
 
 
 def _layer_rates(name, config, **kwargs):
     """Learning rate of each trained parameter by name, at the peak."""
     model = timm.create_model(name, num_classes=3, **kwargs)
-    freeze_stages(model, config.freeze_stages)
+    freeze_stages(model, config.start.freeze_stages)
     optimizer = make_optimizer(model, config)
-    peak = make_scheduler(optimizer, dataclasses.replace(config, warmup_epochs=0), 10).step_update(0)
-    assert peak == pytest.approx(config.lr)
+    peak = make_scheduler(optimizer, config.but(warmup_epochs=0), 10).step_update(0)
+    assert peak == pytest.approx(config.optim.lr)
     names = {id(p): n for n, p in model.named_parameters()}
-    return {names[id(p)]: g["lr"] / config.lr for g in optimizer.param_groups for p in g["params"]}
+    return {names[id(p)]: g["lr"] / config.optim.lr for g in optimizer.param_groups for p in g["params"]}
 
 
 def test_layers_near_the_image_learn_slowly() -> None:
-    rates = _layer_rates("transnext_pico", dataclasses.replace(CONFIG, layer_decay=0.5))
+    rates = _layer_rates("transnext_pico", CONFIG.but(layer_decay=0.5))
     layers = [  # from the classifier down; blocks are 1, 1, 3, 1
         ["head.fc.weight", "head.fc.bias"],
         ["stages.3.norm.weight", "stages.3.blocks.0.mlp.fc1.weight", "stages.3.patch_embed.proj.weight"],
@@ -98,7 +96,7 @@ def test_layer_decay_keeps_weight_decay() -> None:
     def decayed(config):
         return {id(p) for g in make_optimizer(model, config).param_groups if g["weight_decay"] > 0 for p in g["params"]}
 
-    assert decayed(dataclasses.replace(CONFIG, layer_decay=0.7)) == decayed(CONFIG)
+    assert decayed(CONFIG.but(layer_decay=0.7)) == decayed(CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +109,7 @@ def test_layer_decay_keeps_weight_decay() -> None:
     ],
 )
 def test_frozen_stages_are_not_trained(name, frozen, trained) -> None:
-    rates = _layer_rates(name, dataclasses.replace(CONFIG, freeze_stages=2, layer_decay=0.9))
+    rates = _layer_rates(name, CONFIG.but(freeze_stages=2, layer_decay=0.9))
     expected = {n for n, _ in timm.create_model(name, num_classes=3).named_parameters()}
     assert set(rates) == {n for n in expected if not n.startswith(tuple(frozen))}
     assert set(trained) <= set(rates)
@@ -135,7 +133,7 @@ def test_training_leaves_frozen_stages_as_they_are() -> None:
 
 
 def test_all_stages_frozen_leaves_the_classifier() -> None:
-    assert set(_layer_rates("transnext_pico", dataclasses.replace(CONFIG, freeze_stages=4))) == {
+    assert set(_layer_rates("transnext_pico", CONFIG.but(freeze_stages=4))) == {
         "head.fc.weight",
         "head.fc.bias",
     }
@@ -156,12 +154,12 @@ def test_stages_that_are_not_there(name, message) -> None:
 
 def test_layers_that_are_not_known() -> None:
     with pytest.raises(ValueError, match=r"layer_decay is 0\.9, but MetaFormer does not say"):
-        make_optimizer(timm.create_model("caformer_s18", device="meta"), dataclasses.replace(CONFIG, layer_decay=0.9))
+        make_optimizer(timm.create_model("caformer_s18", device="meta"), CONFIG.but(layer_decay=0.9))
 
 
 def test_mixing_keeps_targets_probabilities() -> None:
     torch.manual_seed(0)
-    mix = make_mixer(dataclasses.replace(CONFIG, mixup=0.8, cutmix=1.0, mix_prob=1.0), num_classes=5)
+    mix = make_mixer(CONFIG.but(mixup=0.8, cutmix=1.0, mix_prob=1.0), num_classes=5)
     mixed = 0
     for _ in range(10):
         images, targets = mix(torch.rand(7, 3, 8, 8), torch.arange(7) % 5)
@@ -175,7 +173,7 @@ def test_mixing_keeps_targets_probabilities() -> None:
 def test_copies_are_not_mixed_with_each_other() -> None:
     """Each image comes three times in a row; its own class keeps its row, and partners are of other classes."""
     torch.manual_seed(0)
-    config = dataclasses.replace(CONFIG, mixup=0.8, cutmix=0.0, mix_prob=1.0, repeats=3)
+    config = CONFIG.but(mixup=0.8, cutmix=0.0, mix_prob=1.0, repeats=3)
     mix = make_mixer(config, num_classes=20)
     classes = torch.arange(20).repeat_interleave(3)
     images = torch.nn.functional.one_hot(classes).float()[:, :, None, None]  # channel c says class c
@@ -190,7 +188,7 @@ def test_copies_are_not_mixed_with_each_other() -> None:
 
 @pytest.mark.parametrize("values", [{"mixup": 0.0, "cutmix": 0.0}, {"mix_prob": 0.0}])
 def test_no_mixing(values) -> None:
-    mix = make_mixer(dataclasses.replace(CONFIG, **values), num_classes=5)
+    mix = make_mixer(CONFIG.but(**values), num_classes=5)
     images, targets = torch.rand(4, 3, 8, 8), torch.arange(4)
     assert mix(images, targets)[0] is images
     assert mix(images, targets)[1] is targets

@@ -1,6 +1,5 @@
 """Every recipe against the numbers of the released configurations."""
 
-import dataclasses
 import json
 import re
 from functools import cache
@@ -13,12 +12,12 @@ from PIL import Image
 from torchvision import transforms
 
 import transnext
-from transnext.engine import TrainConfig
+from transnext.config import TrainConfig
 from transnext.engine.optim import make_optimizer, make_scheduler
-from transnext.engine.recipes import RECIPES, recipe
 from transnext.models.checkpoint import read_checkpoint
 from transnext.models.official import ours_to_official
 from transnext.tasks.classification.build import Preprocessing
+from transnext.tasks.classification.recipes import RECIPES, recipe
 
 RELEASED = {
     "micro_in1k": "transnext_micro_224",
@@ -90,7 +89,7 @@ def _numbers(released, name) -> dict[str, object]:
 def test_every_number_is_the_released_one(released, name) -> None:
     config = recipe(name, "imagenet/")
     expected = _numbers(released, name)
-    assert {option: getattr(config, option) for option in expected} == expected
+    assert {option: config.options()[option] for option in expected} == expected
 
 
 @pytest.mark.parametrize("name", RELEASED)
@@ -103,12 +102,17 @@ def test_the_description_gives_the_published_accuracy(released, name) -> None:
 def test_nothing_is_added(name) -> None:
     """Options that the released code does not have are left as they change nothing."""
     config = recipe(name, "imagenet/")
-    assert (config.layer_decay, config.freeze_stages, config.balanced, config.patience) == (1.0, 0, False, 0)
+    assert (config.optim.layer_decay, config.start.freeze_stages, config.task.balanced, config.run.patience) == (
+        1.0,
+        0,
+        False,
+        0,
+    )
 
 
 def _rates(config, updates_per_epoch=3):
     """The learning rate of every update, an epoch in a row."""
-    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=config.lr)
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=config.optim.lr)
     scheduler = make_scheduler(optimizer, config, updates_per_epoch)
     return [
         [scheduler.step_update(epoch * updates_per_epoch + i) for i in range(updates_per_epoch)]
@@ -139,7 +143,7 @@ def _model(name: str):
 @pytest.mark.parametrize("layer_decay", [1.0, 0.8])
 def test_what_is_decayed(released, name, layer_decay) -> None:
     model = _model(name)
-    config = TrainConfig(data="imagenet/", layer_decay=layer_decay, weight_decay=0.05)
+    config = TrainConfig.of(data="imagenet/", layer_decay=layer_decay, weight_decay=0.05)
     names = {id(p): ours_to_official(n) for n, p in model.named_parameters()}
     found: dict[str, dict[str, int]] = {"decay": {}, "no_decay": {}}
     for group in make_optimizer(model, config).param_groups:
@@ -170,13 +174,15 @@ def test_the_sizes_of_images_and_model(released, name, monkeypatch) -> None:
     monkeypatch.setattr("transnext.models.variants.load_pretrained_weights", lambda *_: None)
     config, expected = recipe(name, "imagenet/"), released["models"][RELEASED[name]]
     size = expected["input_size"]
-    args = {} if config.image_size is None else {"img_size": config.image_size}
-    model = timm.create_model(config.model, pretrained=config.pretrained, device="meta", **args)
+    args = {} if config.images.image_size is None else {"img_size": config.images.image_size}
+    model = timm.create_model(config.model, pretrained=config.start.pretrained, device="meta", **args)
     pretrain = expected["pretrain_size"] or expected.get("pretrain_size_for_other_inputs") or 224
     assert model.img_size == (size, size)
     assert model.pretrain_size == (pretrain, pretrain)
 
-    preprocessing = Preprocessing.of_model(model, config.image_size, config.crop_pct, config.crop_mode)
+    preprocessing = Preprocessing.of_model(
+        model, config.images.image_size, config.images.crop_pct, config.images.crop_mode
+    )
     augment = released["defaults"]["augment"]
     assert preprocessing.input_size == (3, size, size)
     assert list(preprocessing.mean) == augment["mean"]
@@ -196,11 +202,11 @@ def test_the_sizes_of_images_and_model(released, name, monkeypatch) -> None:
 
 def test_own_images_uses_what_fine_tuning_needs() -> None:
     config = recipe("own_images", "photos/")
-    assert config.pretrained
-    assert config.balanced
-    assert config.layer_decay < 1
-    assert config.freeze_stages > 0
-    assert config.patience > 0
+    assert config.start.pretrained
+    assert config.task.balanced
+    assert config.optim.layer_decay < 1
+    assert config.start.freeze_stages > 0
+    assert config.run.patience > 0
 
 
 def test_names_in_python() -> None:
@@ -214,7 +220,7 @@ def test_names_in_python() -> None:
 def _on_a_few_images(config, photos, tmp_path, **values) -> TrainConfig:
     small = {"epochs": 1, "batch_size": 8, "image_size": 64, "workers": 0, "device": "cpu", "tracker": "none"}
     common = {"data": str(photos), "output": str(tmp_path / "run"), "model": "transnext_pico"}
-    return dataclasses.replace(config, **common, **small, **values)
+    return config.but(**common, **small, **values)
 
 
 def _trained(config) -> tuple[dict[str, torch.Tensor], dict]:

@@ -1,6 +1,5 @@
 """A run that goes on is the same run: what is taken from it, and what must be as it was."""
 
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -12,13 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from transnext.cli import main
-from transnext.engine import TrainConfig, train, trainer
+from transnext.config import TrainConfig
+from transnext.engine import train, trainer
 from transnext.engine.checkpoints import load_state
 from transnext.engine.resume import LEFT_OUT, MAY_CHANGE, ON_REQUEST, going_on
 from transnext.models.checkpoint import read_checkpoint
 from transnext.models.variants import WEIGHTS
 
-FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
+DEFAULTS = {name: value for name, value in TrainConfig(data="").options().items() if name != "task"}
 # Of each option another value than the default, for those that are not numbers or switches.
 OTHER = {
     "data": "/other",
@@ -42,17 +42,18 @@ OTHER = {
 }
 
 
-def another(field: dataclasses.Field) -> object:
-    if field.name in OTHER:
-        return OTHER[field.name]
-    if isinstance(field.default, bool):
-        return not field.default
-    return field.default / 2 if isinstance(field.default, float) and field.default else field.default + 1
+def another(name: str) -> object:
+    if name in OTHER:
+        return OTHER[name]
+    default = DEFAULTS[name]
+    if isinstance(default, bool):
+        return not default
+    return default / 2 if isinstance(default, float) and default else default + 1
 
 
 @pytest.fixture
 def started() -> TrainConfig:
-    return TrainConfig(data="/photos", output="/run")
+    return TrainConfig.of(data="/photos", output="/run")
 
 
 @pytest.fixture(autouse=True)
@@ -60,17 +61,17 @@ def _no_report(monkeypatch) -> None:
     monkeypatch.setattr(trainer.Trainer, "_write_report", lambda self, results: None)  # takes longer than the training
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", DEFAULTS)
 def test_every_option_is_compared_but_for_those_that_are_listed(started, name) -> None:
     """A new option is compared too: only the lists decide."""
-    old, changed = dataclasses.asdict(started), dataclasses.replace(started, **{name: another(FIELDS[name])})
+    old, changed = started.options(), started.but(**{name: another(name)})
     if name in MAY_CHANGE:
         assert going_on(old, changed, Path("/run")) == changed
         return
     with pytest.raises(ValueError, match=f"^/run was started with (no )?--{name.replace('_', '-')}") as raised:
         going_on(old, changed, Path("/run"))
     assert "\n" not in str(raised.value)
-    assert f"{another(FIELDS[name])}".strip("(),").split(",")[0] in str(raised.value) or another(FIELDS[name]) is True
+    assert f"{another(name)}".strip("(),").split(",")[0] in str(raised.value) or another(name) is True
     if name in ON_REQUEST:
         assert f"--accept-changed {name}" in str(raised.value)
         assert going_on(old, changed, Path("/run"), [name]) == changed
@@ -81,13 +82,13 @@ def test_every_option_is_compared_but_for_those_that_are_listed(started, name) -
 
 
 def test_the_lists_name_options() -> None:
-    assert FIELDS.keys() >= MAY_CHANGE | LEFT_OUT | ON_REQUEST
+    assert DEFAULTS.keys() >= MAY_CHANGE | LEFT_OUT | ON_REQUEST
     assert not LEFT_OUT & (MAY_CHANGE | ON_REQUEST)
     assert {"data"} == MAY_CHANGE & ON_REQUEST
 
 
 def test_all_differences_stand_in_one_line(started) -> None:
-    old = dataclasses.asdict(dataclasses.replace(started, balanced=True, image_size=64))
+    old = started.but(balanced=True, image_size=64).options()
     with pytest.raises(ValueError, match="/run was started with") as raised:
         going_on(old, started, Path("/run"))
     assert "--balanced (now no --balanced) and --image-size 64 (now no --image-size)" in str(raised.value)
@@ -95,14 +96,14 @@ def test_all_differences_stand_in_one_line(started) -> None:
 
 def test_where_the_first_weights_came_from_need_not_be_said_again(started) -> None:
     for values in ({"pretrained": True}, {"checkpoint": "/gone.safetensors"}):
-        config = dataclasses.replace(started, **values)
-        assert going_on(dataclasses.asdict(config), started, Path("/run")) == config
-        assert going_on(dataclasses.asdict(config), config, Path("/run")) == config
+        config = started.but(**values)
+        assert going_on(config.options(), started, Path("/run")) == config
+        assert going_on(config.options(), config, Path("/run")) == config
 
 
 @pytest.fixture
 def short(config) -> TrainConfig:
-    return dataclasses.replace(config, batch_size=12, tracker="none", auto_augment="", epochs=1)
+    return config.but(batch_size=12, tracker="none", auto_augment="", epochs=1)
 
 
 def stopped_at_once(config: TrainConfig, monkeypatch) -> Path:
@@ -121,11 +122,11 @@ def stopped_at_once(config: TrainConfig, monkeypatch) -> Path:
 
 def test_another_optimizer_is_refused_both_ways(short, monkeypatch) -> None:
     for first, second in (("adamw", "muon"), ("muon", "adamw")):
-        config = dataclasses.replace(short, optimizer=first, output=f"{short.output}-{first}")
+        config = short.but(optimizer=first, output=f"{short.output}-{first}")
         run = stopped_at_once(config, monkeypatch)
         before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
         with pytest.raises(ValueError, match=rf"started with --optimizer {first} \(now --optimizer {second}\)"):
-            train(dataclasses.replace(config, optimizer=second), resume="auto", quiet=True)
+            train(config.but(optimizer=second), resume="auto", quiet=True)
         assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
         train(config, resume="auto", quiet=True)
 
@@ -142,8 +143,8 @@ def test_the_model_comes_from_the_run(short, tmp_path, monkeypatch, from_file, o
     if from_file:
         file = Path(shutil.copy(WEIGHTS / "transnext_pico_emoji.safetensors", tmp_path))
         given = {"checkpoint": str(file)}
-    config = dataclasses.replace(short, image_size=96, epochs=2, **given)
-    train(dataclasses.replace(config, output=f"{config.output}-whole"), quiet=True)
+    config = short.but(image_size=96, epochs=2, **given)
+    train(config.but(output=f"{config.output}-whole"), quiet=True)
     run = stopped_at_once(config, monkeypatch)
     assert metadata(run)["model_args"]["pretrain_size"] == [64, 64]
     if from_file:
@@ -152,11 +153,11 @@ def test_the_model_comes_from_the_run(short, tmp_path, monkeypatch, from_file, o
         for path in run.glob("checkpoints/*/state.pt"):
             rewrite(path, lambda state: [state.pop(name) for name in ("model_args", "preprocessing")])
 
-    train(dataclasses.replace(config, pretrained=False, checkpoint=None), resume="auto", quiet=True)
+    train(config.but(pretrained=False, checkpoint=None), resume="auto", quiet=True)
     assert metadata(run) == metadata(Path(f"{run}-whole"))
     assert metadata(run)["model_args"]["pretrain_size"] == [64, 64]
     saved = TrainConfig.load(run / "config.json")
-    assert (saved.pretrained, saved.checkpoint) == (config.pretrained, config.checkpoint)
+    assert (saved.pretrained, saved.checkpoint) == (config.start.pretrained, config.start.checkpoint)
     a, b = (load_file(f"{run}{which}/last.safetensors") for which in ("", "-whole"))
     assert all(torch.equal(a[key], b[key]) for key in a)
 
@@ -172,9 +173,9 @@ def rewrite(state_file: Path, change) -> None:
 
 
 def test_changes_that_are_accepted_have_effect(short, monkeypatch) -> None:
-    config = dataclasses.replace(short, epochs=2, schedule="constant", warmup_epochs=0.0)
+    config = short.but(epochs=2, schedule="constant", warmup_epochs=0.0)
     run = stopped_at_once(config, monkeypatch)
-    faster = dataclasses.replace(config, lr=2e-3, epochs=3)
+    faster = config.but(lr=2e-3, epochs=3)
     with pytest.raises(ValueError, match=r"--epochs 2 \(now --epochs 3\) and --lr 0.001 .*--accept-changed epochs lr$"):
         train(faster, resume="auto", quiet=True)
     rows = train(faster, resume="auto", accept_changed=["lr", "epochs"], quiet=True).history
@@ -208,7 +209,7 @@ def test_options_that_are_not_given_are_those_of_the_run(short, tmp_path, monkey
     main(["train", "--output=runs/b", "--resume=runs/a/checkpoints/000000002"])
     assert load_file("runs/b/last.safetensors").keys() == load_file("runs/a/last.safetensors").keys()
     a, b = (TrainConfig.load(Path(f"runs/{name}/config.json")) for name in "ab")
-    assert dataclasses.replace(a, output=b.output) == b
+    assert a.but(output=b.output) == b
     with pytest.raises(SystemExit):
         main(["train", "photos", "--output", "runs/a", "--resume", "auto", "--no-balanced"])
     assert "runs/a was started with --balanced (now no --balanced)" in capsys.readouterr().err
@@ -235,11 +236,11 @@ def move(photos: Path) -> None:
 @pytest.mark.parametrize("change", [remove, add, rename, move])
 @pytest.mark.parametrize("every", [0, 1])
 def test_images_that_have_changed_are_named_and_may_be_accepted(short, photos, monkeypatch, change, every) -> None:
-    config = dataclasses.replace(short, batch_size=4, epochs=2, checkpoint_every=every, keep=2, warmup_epochs=0.0)
+    config = short.but(batch_size=4, epochs=2, checkpoint_every=every, keep=2, warmup_epochs=0.0)
     if every:
         run = stopped_at_once(config, monkeypatch)  # within an epoch
     else:
-        run = train(dataclasses.replace(config, epochs=2), quiet=True).folder
+        run = train(config.but(epochs=2), quiet=True).folder
         shutil.rmtree(
             run / "checkpoints" / max(path.name for path in (run / "checkpoints").iterdir())
         )  # after the first epoch
@@ -266,7 +267,7 @@ def test_images_that_have_changed_are_named_and_may_be_accepted(short, photos, m
 
 
 def test_the_best_so_far_is_measured_again_on_other_images(short, photos, monkeypatch) -> None:
-    config = dataclasses.replace(short, epochs=2, lr=0.0, warmup_lr=0.0, min_lr=0.0)
+    config = short.but(epochs=2, lr=0.0, warmup_lr=0.0, min_lr=0.0)
     run = train(config, quiet=True).folder
     shutil.rmtree(run / "checkpoints" / "000000002")
     rewrite(run / "checkpoints" / "000000001" / "state.pt", lambda state: state["progress"].update(best_top1=0.99))
@@ -279,21 +280,21 @@ def test_the_best_so_far_is_measured_again_on_other_images(short, photos, monkey
 @pytest.mark.parametrize("path", ["photos/", "./photos", "photos/../photos", "moved"])
 def test_the_same_images_by_another_path(short, photos, tmp_path, monkeypatch, path) -> None:
     monkeypatch.chdir(tmp_path)
-    config = dataclasses.replace(short, data="photos", epochs=2)
+    config = short.but(data="photos", epochs=2)
     stopped_at_once(config, monkeypatch)
-    train(dataclasses.replace(config, output="whole"), quiet=True)
+    train(config.but(output="whole"), quiet=True)
     if path == "moved":
         photos.rename("moved")
-    run = train(dataclasses.replace(config, data=path), resume="auto", quiet=True).folder
+    run = train(config.but(data=path), resume="auto", quiet=True).folder
     assert TrainConfig.load(run / "config.json").data == str(tmp_path / ("moved" if path == "moved" else "photos"))
     a, b = (load_file(folder / "last.safetensors") for folder in (run, Path("whole")))
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
 def test_a_branch_that_is_killed_at_once_goes_on_from_where_it_branched(short, tmp_path, monkeypatch) -> None:
-    config = dataclasses.replace(short, epochs=2)
+    config = short.but(epochs=2)
     run = train(config, quiet=True).folder
-    branch = dataclasses.replace(config, output=str(tmp_path / "branch"))
+    branch = config.but(output=str(tmp_path / "branch"))
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "_epoch", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -302,17 +303,17 @@ def test_a_branch_that_is_killed_at_once_goes_on_from_where_it_branched(short, t
     a, b = (load_file(folder / "last.safetensors") for folder in (run, tmp_path / "branch"))
     assert all(torch.equal(a[key], b[key]) for key in a)
     # Of a finished run there is nothing left to train, but it can be evaluated.
-    finished = dataclasses.replace(config, output=str(tmp_path / "finished"))
+    finished = config.but(output=str(tmp_path / "finished"))
     assert len(train(finished, resume=run / "checkpoints" / "000000002", quiet=True).results) == 2
 
 
 def test_checkpoints_that_did_not_know_their_images(short, photos, tmp_path, monkeypatch) -> None:
     """Those of older versions: the path is compared, as it was then."""
-    run = stopped_at_once(dataclasses.replace(short, epochs=2), monkeypatch)
+    run = stopped_at_once(short.but(epochs=2), monkeypatch)
     for path in run.glob("checkpoints/*/state.pt"):
         rewrite(path, lambda state: state.pop("data"))
     shutil.copytree(photos, tmp_path / "copy")
-    other = dataclasses.replace(short, epochs=2, data=str(tmp_path / "copy"))
+    other = short.but(epochs=2, data=str(tmp_path / "copy"))
     with pytest.raises(ValueError, match=r"copy is not what .*run was trained on: its path was .*photos; "):
         train(other, resume="auto", quiet=True)
-    train(dataclasses.replace(short, epochs=2), resume="auto", quiet=True)
+    train(short.but(epochs=2), resume="auto", quiet=True)

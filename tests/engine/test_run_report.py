@@ -1,5 +1,4 @@
 import base64
-import dataclasses
 import functools
 import io
 import json
@@ -67,7 +66,7 @@ def evaluated(run) -> dict:
 def test_a_report_is_of_the_images_of_the_run_wherever_it_is_asked_for(config, tmp_path, monkeypatch, old):
     """Even where there is a folder of the same name, and for runs whose paths were not absolute."""
     monkeypatch.chdir(tmp_path)
-    run = train(dataclasses.replace(config, data="photos", output="runs/a", epochs=1), quiet=True).folder.absolute()
+    run = train(config.but(data="photos", output="runs/a", epochs=1), quiet=True).folder.absolute()
     values = json.loads((run / "config.json").read_text())
     assert values["data"] == str(tmp_path / "photos")
     assert values["given"] == {"data": "photos", "output": "runs/a"}
@@ -95,7 +94,7 @@ def test_a_report_is_of_the_images_of_the_run_wherever_it_is_asked_for(config, t
 
 
 def test_images_that_have_changed_are_not_evaluated_unasked(config, photos):
-    run = train(dataclasses.replace(config, epochs=1), quiet=True).folder
+    run = train(config.but(epochs=1), quiet=True).folder
     before = (run / "results.json").read_bytes()
     for i in (0, 1, 2, 3):
         (photos / "red" / f"{i}.png").unlink()
@@ -118,7 +117,7 @@ def test_attention_lies_over_the_picture_that_the_model_saw(config, tmp_path, mo
             (tmp_path / "wide" / split / name).mkdir(parents=True)
             Image.fromarray(pixels).save(tmp_path / "wide" / split / name / "0.png")
     values = {"data": str(tmp_path / "wide"), "image_size": 96, "crop_pct": 0.75, "batch_size": 2, "epochs": 1}
-    run = train(dataclasses.replace(config, **values), quiet=True).folder
+    run = train(config.but(**values), quiet=True).folder
 
     def bright_places(model, images):
         """For "attention", what is bright in the input."""
@@ -162,7 +161,7 @@ def test_attention_lies_over_the_picture_that_the_model_saw(config, tmp_path, mo
 
 def test_results_are_whole_or_not_there(config, monkeypatch):
     """As is every other file of a run folder: each is written beside its place first."""
-    run = train(dataclasses.replace(config, epochs=1), quiet=True).folder
+    run = train(config.but(epochs=1), quiet=True).folder
     before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
     assert {path.name for path in before} >= {"results.json", "config.json", "metrics.jsonl", "report.html"}
 
@@ -195,8 +194,8 @@ def test_names_that_are_not_utf_8(config, photos, tmp_path):
     (photos / odd / "0.png").rename(photos / odd / os.fsdecode(b"\xff\n.png"))
     (photos / odd / "1.png").write_bytes(b"no image")
     (photos / "blue" / "1.png").rename(photos / "blue" / os.fsdecode(b"\xfe.png"))
-    run = train(dataclasses.replace(config, epochs=1), quiet=True).folder
-    train(dataclasses.replace(config, epochs=1), quiet=True, resume="auto")
+    run = train(config.but(epochs=1), quiet=True).folder
+    train(config.but(epochs=1), quiet=True, resume="auto")
     report(run, workers=0, device="cpu")
     for name in ("report.html", "skipped.txt", "results.json", "config.json", "metrics.jsonl"):
         (run / name).read_bytes().decode("utf-8")

@@ -1,6 +1,5 @@
 """Reading processes that cannot hand over their batches say so at once."""
 
-import dataclasses
 import shutil
 import subprocess
 import sys
@@ -73,7 +72,7 @@ def test_every_loader_asks(images, config, photos, monkeypatch) -> None:
     # Evaluation has the larger batches: before anything is trained.
     free(monkeypatch, 3 * 8 * 3 * 32 * 32 * 4 + 1000)
     with pytest.raises(OSError, match=r"batches of 0\.2 MB"):
-        train(dataclasses.replace(config, workers=1), quiet=True)
+        train(config.but(workers=1), quiet=True)
     assert not Path(config.output).exists()
 
 

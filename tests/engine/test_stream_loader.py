@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 import signal
 
@@ -9,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from transnext.config import TrainConfig
 from transnext.data import LabelledImages, cached, eval_transform, open_dataset, train_transform
 from transnext.data.shards.tar import TarShard
-from transnext.engine import TrainConfig, train
+from transnext.engine import train
 from transnext.engine.loader import eval_loader, train_loader
 from transnext.engine.stream_loader import StreamBatches, evaluation_batches
 from transnext.engine.update import Updater
@@ -227,7 +227,7 @@ def stopped_in_update(number):
 
 
 def test_a_run_on_shards_goes_on_inside_an_epoch(tar_folder, tmp_path, monkeypatch):
-    config = TrainConfig(
+    config = TrainConfig.of(
         data=str(tar_folder(train=[5, 0, 9], val=[7])),
         model="transnext_pico",
         output=str(tmp_path / "whole"),
@@ -240,12 +240,12 @@ def test_a_run_on_shards_goes_on_inside_an_epoch(tar_folder, tmp_path, monkeypat
     )
     whole = train(config, quiet=True)
     assert [(result.split, result.num_images) for result in whole.results] == [("train", 14), ("val", 7)]
-    config = dataclasses.replace(config, output=str(tmp_path / "stopped"))
+    config = config.but(output=str(tmp_path / "stopped"))
     with monkeypatch.context() as patch:
         patch.setattr(Updater, "__call__", stopped_in_update(5))  # the second of the second epoch's three
         assert train(config, quiet=True).interrupted
     with pytest.raises(ValueError, match=r"in the middle of an epoch with 1 processes with 2 workers"):
-        train(dataclasses.replace(config, workers=1), resume=True, quiet=True)
+        train(config.but(workers=1), resume=True, quiet=True)
     resumed = train(config, resume=True, quiet=True)
     a, b = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "stopped"))
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -254,6 +254,6 @@ def test_a_run_on_shards_goes_on_inside_an_epoch(tar_folder, tmp_path, monkeypat
 
 
 def test_nothing_to_train_on(tar_folder, tmp_path):
-    config = TrainConfig(data=f"{tar_folder(train=[4], val=[3])}/val-*.tar", output=str(tmp_path / "run"))
+    config = TrainConfig.of(data=f"{tar_folder(train=[4], val=[3])}/val-*.tar", output=str(tmp_path / "run"))
     with pytest.raises(ValueError, match=r"has no images to train on, only those of val: "):
         train(config, quiet=True)

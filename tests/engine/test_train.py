@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import signal
 import subprocess
@@ -12,7 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import transnext
-from transnext.engine import TrainConfig, evaluate, train
+from transnext.config import TrainConfig
+from transnext.engine import evaluate, train
 from transnext.engine.update import Updater
 from transnext.models.checkpoint import read_checkpoint
 from transnext.models.variants import WEIGHTS
@@ -56,13 +56,13 @@ def test_a_run_leaves_everything_it_promises(config) -> None:
 
 
 def test_it_learns(config) -> None:
-    config = dataclasses.replace(config, epochs=6, mix_prob=0.0, auto_augment="", color_jitter=0.0, erasing=0.0)
+    config = config.but(epochs=6, mix_prob=0.0, auto_augment="", color_jitter=0.0, erasing=0.0)
     assert train(config, quiet=True).results[0].top1 > 0.9
 
 
 def test_the_same_seed_gives_the_same_weights(config, tmp_path) -> None:
     train(config, quiet=True)
-    train(dataclasses.replace(config, output=str(tmp_path / "again"), workers=1), quiet=True)
+    train(config.but(output=str(tmp_path / "again"), workers=1), quiet=True)
     a, b = (load_file(tmp_path / name / "last.safetensors") for name in ("run", "again"))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
@@ -71,8 +71,8 @@ def test_the_same_seed_gives_the_same_weights(config, tmp_path) -> None:
     "extra", [{}, {"ema": 0.9}, {"micro_batch_size": 4}, {"precision": "bf16"}, {"optimizer": "muon"}]
 )
 def test_an_interrupted_run_goes_on_to_the_same_weights(config, tmp_path, monkeypatch, extra) -> None:
-    config = dataclasses.replace(config, epochs=3, **extra)
-    train(dataclasses.replace(config, output=str(tmp_path / "whole")), quiet=True)
+    config = config.but(epochs=3, **extra)
+    train(config.but(output=str(tmp_path / "whole")), quiet=True)
 
     with monkeypatch.context() as patch:
         patch.setattr(Updater, "__call__", signalling(3, signal.SIGINT))  # in the first update of the second epoch
@@ -100,14 +100,14 @@ def test_resuming_nothing_starts(config) -> None:
 
 
 def test_a_run_is_not_overwritten(config) -> None:
-    train(dataclasses.replace(config, epochs=1), quiet=True)
+    train(config.but(epochs=1), quiet=True)
     with pytest.raises(ValueError, match="already holds a run: add --resume auto"):
         train(config, quiet=True)
     with pytest.raises(
         ValueError,
         match=r"started with --model transnext_pico \(now --model transnext_nano\) and --epochs 1 \(now",
     ):
-        train(dataclasses.replace(config, model="transnext_nano"), resume=True, quiet=True)
+        train(config.but(model="transnext_nano"), resume=True, quiet=True)
 
 
 def test_an_unreadable_image_is_skipped_and_listed(config, photos) -> None:
@@ -144,11 +144,11 @@ def test_all_kinds_of_images_train(config, photos) -> None:
 
 def test_a_loss_that_is_not_a_number_stops_the_run(config) -> None:
     with pytest.raises(ValueError, match="is not finite"):
-        train(dataclasses.replace(config, lr=1e30, epochs=5, clip_grad=0.0), quiet=True)
+        train(config.but(lr=1e30, epochs=5, clip_grad=0.0), quiet=True)
 
 
 def test_other_models_of_timm_train(config) -> None:
-    result = train(dataclasses.replace(config, model="resnet10t", epochs=1), quiet=True)
+    result = train(config.but(model="resnet10t", epochs=1), quiet=True)
     assert len(result.history) == 1
 
 
@@ -164,7 +164,7 @@ def test_other_models_of_timm_train(config) -> None:
 )
 def test_mistakes_are_named_before_anything_is_written(config, tmp_path, values, error, message) -> None:
     with pytest.raises(error, match=message):
-        train(dataclasses.replace(config, **values), quiet=True)
+        train(config.but(**values), quiet=True)
     assert not (tmp_path / "run").exists()
 
 
@@ -187,9 +187,8 @@ def test_ctrl_c_on_the_command_line(config, tmp_path) -> None:
 
 
 def test_fine_tuning_keeps_the_coordinates_of_the_weights(config, tmp_path) -> None:
-    first = train(dataclasses.replace(config, epochs=1), quiet=True).folder / "last.safetensors"
-    tuned = dataclasses.replace(
-        config,
+    first = train(config.but(epochs=1), quiet=True).folder / "last.safetensors"
+    tuned = config.but(
         epochs=1,
         image_size=64,
         checkpoint=str(first),
@@ -206,14 +205,12 @@ def test_fine_tuning_keeps_the_coordinates_of_the_weights(config, tmp_path) -> N
 
 
 def test_a_classifier_of_other_classes_is_left_out(config) -> None:
-    result = train(
-        dataclasses.replace(config, checkpoint=str(WEIGHTS / "transnext_pico_emoji.safetensors")), quiet=True
-    )
+    result = train(config.but(checkpoint=str(WEIGHTS / "transnext_pico_emoji.safetensors")), quiet=True)
     assert result.results[0].confusion.shape == (3, 3)
 
 
 def test_a_class_that_appears_before_resuming_is_named(config, photos) -> None:
-    config = dataclasses.replace(config, epochs=1)
+    config = config.but(epochs=1)
     train(config, quiet=True)
     (photos / "yellow").mkdir()
     for i in range(3):
@@ -224,5 +221,5 @@ def test_a_class_that_appears_before_resuming_is_named(config, photos) -> None:
 
 def test_a_refused_run_leaves_nothing_behind_for_the_next(config) -> None:
     with pytest.raises(ValueError, match="auto_augment"):
-        train(dataclasses.replace(config, auto_augment="nonsense"), quiet=True)
-    train(dataclasses.replace(config, epochs=1, precision="bf16"), quiet=True)
+        train(config.but(auto_augment="nonsense"), quiet=True)
+    train(config.but(epochs=1, precision="bf16"), quiet=True)

@@ -11,9 +11,9 @@ from PIL import Image
 
 from transnext.data.corruptions import CORRUPTIONS
 from transnext.report import Example, build_report
-from transnext.tasks.classification import Calibration, Prediction, SplitResult
-from transnext.tasks.classification.calibration import calibration
+from transnext.tasks.classification.calibration import Calibration, calibration
 from transnext.tasks.classification.intervals import bootstrap_interval
+from transnext.tasks.classification.results import Prediction, SplitResult
 from transnext.tasks.classification.robustness import RobustnessResult
 from transnext.tasks.classification.scales import ScalePoint, ScaleResult
 

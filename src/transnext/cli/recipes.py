@@ -1,6 +1,5 @@
 """`transnext recipes [NAME]`."""
 
-import dataclasses
 import sys
 from inspect import getdoc
 from typing import Annotated
@@ -9,8 +8,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from transnext.engine.config import TrainConfig
-from transnext.engine.recipes import RECIPES, recipe
+from transnext.config import TrainConfig
+from transnext.tasks.classification.recipes import RECIPES, recipe
 
 
 def recipes(name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None) -> None:
@@ -32,16 +31,18 @@ def _list() -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for name in RECIPES:
         config = recipe(name, "DATA")
-        cells = (_image_size(config), config.epochs, config.batch_size, config.lr, config.drop_path)
+        cells = (_image_size(config), config.epochs, config.batch_size, config.optim.lr, config.start.drop_path)
         table.add_row(name, _purpose(name), config.model, *map(_text, cells))
     return table
 
 
 def _values(name: str) -> Table:
-    config = dataclasses.asdict(recipe(name, "DATA"))
-    defaults = dataclasses.asdict(TrainConfig(data="DATA"))
+    config = recipe(name, "DATA").options()
+    defaults = TrainConfig.of(data="DATA").options()
     table = Table("option", "value", "without a recipe", title=f"{name}: {_purpose(name)}")
     for option, value in config.items():
+        if option == "task":
+            continue
         changed = value != defaults[option]
         flag = "DATA" if option == "data" else f"--{option.replace('_', '-')}"
         table.add_row(flag, _text(value), _text(defaults[option]) if changed else "", style="bold" if changed else None)
@@ -53,8 +54,8 @@ def _purpose(name: str) -> str:
 
 
 def _image_size(config: TrainConfig) -> int:
-    if config.image_size is not None:
-        return config.image_size
+    if config.images.image_size is not None:
+        return config.images.image_size
     import timm
 
     return timm.get_pretrained_cfg(config.model).input_size[-1]

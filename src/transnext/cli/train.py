@@ -8,12 +8,13 @@ from typing import Annotated
 import tyro
 
 from transnext.cli.allocator import keep_freed_memory
-from transnext.engine.config import TrainConfig
-from transnext.engine.recipes import recipe as named_recipe
+from transnext.config import TrainConfig
+from transnext.tasks.classification.config import ClassificationConfig
+from transnext.tasks.classification.recipes import recipe as named_recipe
 
 
 def train(
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")],
+    config: Annotated[TrainConfig[ClassificationConfig], tyro.conf.arg(name="")],
     recipe: str | None = None,
     resume: Annotated[str, tyro.conf.arg(metavar="auto|never|CHECKPOINT")] = "never",
     accept_changed: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[OPTION ...]")] = (),

@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 from transnext.lazily import lazy_names
 
 if TYPE_CHECKING:
-    from transnext.engine import recipes
-    from transnext.engine.config import TrainConfig
     from transnext.engine.evaluation import Evaluator, evaluate
     from transnext.engine.imagenet_suite import evaluate_imagenet
     from transnext.engine.robustness import measure_robustness, measure_scales
@@ -14,13 +12,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Evaluator",
-    "TrainConfig",
     "TrainResult",
     "evaluate",
     "evaluate_imagenet",
     "measure_robustness",
     "measure_scales",
-    "recipes",
     "train",
 ]
 
@@ -28,7 +24,6 @@ __getattr__ = lazy_names(
     "transnext.engine",
     {
         "Evaluator": "transnext.engine.evaluation",
-        "TrainConfig": "transnext.engine.config",
         "TrainResult": "transnext.engine.trainer",
         "evaluate": "transnext.engine.evaluation",
         "evaluate_imagenet": "transnext.engine.imagenet_suite",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from transnext.engine.config import TrainConfig
+from transnext.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ def divide_batch(config: TrainConfig, num_images: int, processes: int) -> Batchi
     Raises:
         ValueError: It cannot be divided evenly.
     """
-    total, micro = config.batch_size, config.micro_batch_size
+    total, micro = config.batch_size, config.run.micro_batch_size
     step = (micro or 1) * processes
     if total > num_images:
         total = num_images // step * step

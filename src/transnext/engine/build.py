@@ -14,9 +14,9 @@ from accelerate.utils import (
 )
 from torch import nn
 
+from transnext.config import TrainConfig
 from transnext.data import ImageSource, LabelledImages, min_side_for, train_transform
 from transnext.engine.batching import Batching
-from transnext.engine.config import TrainConfig
 from transnext.engine.device import pick_device
 from transnext.engine.distributed import join_restarted_group
 from transnext.engine.loader import EpochLoader, train_loader
@@ -44,20 +44,24 @@ def build_model(config: TrainConfig, num_classes: int, saved_args: Mapping[str, 
         ValueError: There is no such model, or it cannot do what is asked of it.
         FileNotFoundError: The checkpoint is not there.
     """
-    args: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": config.drop_path, "drop_rate": config.dropout}
+    args: dict[str, Any] = {
+        "num_classes": num_classes,
+        "drop_path_rate": config.start.drop_path,
+        "drop_rate": config.start.dropout,
+    }
     ours = config.model.startswith("transnext_")
     if saved_args is not None:
         model = create(config.model, {**args, **saved_args})
     else:
-        if ours and config.image_size is not None:
-            args["img_size"] = config.image_size
-        if ours and config.checkpoint is not None:
-            args["pretrain_size"] = _pretrain_size(config.checkpoint, config.model)
-        model = create(config.model, args, pretrained=config.pretrained)
-        if config.checkpoint is not None:
-            load_checkpoint(model, config.checkpoint, new_head=True)
-    freeze_stages(model, config.freeze_stages)
-    if config.grad_checkpointing:
+        if ours and config.images.image_size is not None:
+            args["img_size"] = config.images.image_size
+        if ours and config.start.checkpoint is not None:
+            args["pretrain_size"] = _pretrain_size(config.start.checkpoint, config.model)
+        model = create(config.model, args, pretrained=config.start.pretrained)
+        if config.start.checkpoint is not None:
+            load_checkpoint(model, config.start.checkpoint, new_head=True)
+    freeze_stages(model, config.start.freeze_stages)
+    if config.run.grad_checkpointing:
         recompute = getattr(model, "set_grad_checkpointing", None)
         if recompute is None:
             raise ValueError(f"{config.model} cannot recompute its activations: leave out --grad-checkpointing")
@@ -72,13 +76,15 @@ def train_images(config: TrainConfig, source: ImageSource, preprocessing: Prepro
         preprocessing.mean,
         preprocessing.std,
         preprocessing.interpolation,
-        crop_scale=config.crop_scale,
-        hflip=config.hflip,
-        auto_augment=config.auto_augment or None,
-        color_jitter=config.color_jitter,
-        erasing_prob=config.erasing,
+        crop_scale=config.images.crop_scale,
+        hflip=config.images.hflip,
+        auto_augment=config.images.auto_augment or None,
+        color_jitter=config.images.color_jitter,
+        erasing_prob=config.task.erasing,
     )
-    return LabelledImages(source, transform, min_side_for(preprocessing.input_size, math.sqrt(config.crop_scale[0])))
+    return LabelledImages(
+        source, transform, min_side_for(preprocessing.input_size, math.sqrt(config.images.crop_scale[0]))
+    )
 
 
 def build_loader(
@@ -93,12 +99,12 @@ def build_loader(
         images,
         batch_size=batching.micro_batch_size,
         seed=config.seed,
-        workers=config.workers,
+        workers=config.images.workers,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
-        timeout=config.worker_timeout,
-        repeats=config.repeats,
-        balanced=config.balanced,
+        timeout=config.images.worker_timeout,
+        repeats=config.images.repeats,
+        balanced=config.task.balanced,
         pin_memory=accelerator.device.type == "cuda",
     )
 
@@ -109,26 +115,28 @@ def build_accelerator(config: TrainConfig, folder: RunFolder, model: nn.Module) 
     Raises:
         ValueError: They do not go together or are not there.
     """
-    device = pick_device(config.device)
+    device = pick_device(config.run.device)
     on_cpu = device.type == "cpu"
-    if config.precision == "fp16" and on_cpu:
+    if config.run.precision == "fp16" and on_cpu:
         raise ValueError("precision is 'fp16', which needs a GPU: use --precision bf16 or fp32 on the CPU")
-    if config.strategy == "fsdp" and config.ema > 0:
-        raise ValueError(f"ema is {config.ema}, which strategy 'fsdp' does not have: use --strategy ddp or --ema 0")
-    if config.strategy == "fsdp" and config.optimizer == "muon":
+    if config.run.strategy == "fsdp" and config.optim.ema > 0:
+        raise ValueError(
+            f"ema is {config.optim.ema}, which strategy 'fsdp' does not have: use --strategy ddp or --ema 0"
+        )
+    if config.run.strategy == "fsdp" and config.optim.optimizer == "muon":
         raise ValueError(
             "strategy 'fsdp' shards matrices, which muon needs whole: use --strategy ddp or --optimizer adamw"
         )
-    require_tracker(config.tracker)
+    require_tracker(config.run.tracker)
     join_restarted_group(device)
-    sharding = _sharding(model) if config.strategy == "fsdp" else None
+    sharding = _sharding(model) if config.run.strategy == "fsdp" else None
     accelerator = Accelerator(
         cpu=on_cpu,
-        mixed_precision="no" if config.precision == "fp32" else config.precision,
+        mixed_precision="no" if config.run.precision == "fp32" else config.run.precision,
         # An epoch of ours ends with a whole update.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
         fsdp_plugin=sharding,
-        log_with=None if config.tracker == "none" else config.tracker,
+        log_with=None if config.run.tracker == "none" else config.run.tracker,
         project_config=ProjectConfiguration(project_dir=str(folder.path), logging_dir=str(folder.tensorboard)),
         step_scheduler_with_optimizer=False,
     )

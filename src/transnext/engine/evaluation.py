@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import nn
 
+from transnext.config import TrainConfig
 from transnext.data import NAMED_SETS, AlignedImages, ImageSource, LabelledImages, open_dataset
 from transnext.data.imagenet import wnids
-from transnext.engine.config import TrainConfig
 from transnext.engine.device import pick_device
 from transnext.engine.display import Display
 from transnext.engine.loader import eval_loader, naming_dead_workers
@@ -135,7 +135,7 @@ class Evaluator:
         """
         trained = self._training()
         if trained is not None and _is_same(trained.data, str(data)):
-            default, default_seed = trained.val_fraction, trained.seed
+            default, default_seed = trained.images.val_fraction, trained.seed
         else:
             undivided = str(data) not in NAMED_SETS and set(splits) <= {WHOLE}
             default, default_seed = 0.0 if undivided else 0.2, 0

@@ -11,7 +11,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from transnext.engine.config import TrainConfig
+from transnext.config import TrainConfig
 from transnext.engine.muon import Muon, with_matrices_apart
 
 
@@ -69,17 +69,17 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         ValueError: `layer_decay` is not 1 and the model does not say what its layers are.
     """
     no_decay: set[str] = getattr(model, "no_weight_decay", set)()
-    if config.layer_decay == 1:
-        groups = param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=no_decay)
+    if config.optim.layer_decay == 1:
+        groups = param_groups_weight_decay(model, config.optim.weight_decay, no_weight_decay_list=no_decay)
     else:
-        _layers_of(model, f"layer_decay is {config.layer_decay}", coarse=False)
+        _layers_of(model, f"layer_decay is {config.optim.layer_decay}", coarse=False)
         groups = param_groups_layer_decay(
-            model, config.weight_decay, no_weight_decay_list=no_decay, layer_decay=config.layer_decay
+            model, config.optim.weight_decay, no_weight_decay_list=no_decay, layer_decay=config.optim.layer_decay
         )
-    if config.optimizer == "muon":
-        return Muon(with_matrices_apart(groups, model), lr=config.lr)
+    if config.optim.optimizer == "muon":
+        return Muon(with_matrices_apart(groups, model), lr=config.optim.lr)
     # One kernel for each parameter: on a CPU the update of a small network takes a seventh of its training otherwise.
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    return torch.optim.AdamW(groups, lr=config.optim.lr, fused=True)
 
 
 class LearningRateSchedule:
@@ -120,17 +120,17 @@ def make_scheduler(
         config: The course of the rate.
         updates_per_epoch: Updates of one epoch, all processes together.
     """
-    per_epoch = config.schedule_per_epoch
+    per_epoch = config.optim.schedule_per_epoch
     unit = 1 if per_epoch else updates_per_epoch
     total = config.epochs * unit
-    warmup = min(round(config.warmup_epochs * unit), total // 5)
+    warmup = min(round(config.optim.warmup_epochs * unit), total // 5)
     time_of = (lambda update: max(0, update // updates_per_epoch - 1)) if per_epoch else (lambda update: update)
-    begin: dict[str, Any] = {"warmup_t": warmup, "warmup_lr_init": config.warmup_lr}
-    if config.schedule == "constant":
+    begin: dict[str, Any] = {"warmup_t": warmup, "warmup_lr_init": config.optim.warmup_lr}
+    if config.optim.schedule == "constant":
         return LearningRateSchedule(StepLRScheduler(optimizer, decay_t=1, decay_rate=1.0, **begin), time_of)
     length = total if per_epoch else max(1, total - warmup)
     scheduler = CosineLRScheduler(
-        optimizer, t_initial=length, lr_min=config.min_lr, warmup_prefix=not per_epoch, **begin
+        optimizer, t_initial=length, lr_min=config.optim.min_lr, warmup_prefix=not per_epoch, **begin
     )
     return LearningRateSchedule(scheduler, time_of)
 
@@ -141,18 +141,18 @@ def make_mixer(config: TrainConfig, num_classes: int) -> Callable[[Tensor, Tenso
     Targets are class probabilities `[B, classes]` where the batch was mixed, and classes `[B]` where not.
     """
     mixers: list[nn.Module] = []
-    if config.mixup > 0:
-        mixers.append(v2.MixUp(alpha=config.mixup, num_classes=num_classes))
-    if config.cutmix > 0:
-        mixers.append(v2.CutMix(alpha=config.cutmix, num_classes=num_classes))
-    if not mixers or config.mix_prob == 0 or num_classes < 2:
+    if config.task.mixup > 0:
+        mixers.append(v2.MixUp(alpha=config.task.mixup, num_classes=num_classes))
+    if config.task.cutmix > 0:
+        mixers.append(v2.CutMix(alpha=config.task.cutmix, num_classes=num_classes))
+    if not mixers or config.task.mix_prob == 0 or num_classes < 2:
         return lambda images, targets: (images, targets)
     one_of = v2.RandomChoice(mixers)
 
     def mix(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        if torch.rand(()) >= config.mix_prob:
+        if torch.rand(()) >= config.task.mix_prob:
             return images, targets
-        if config.repeats == 1:
+        if config.images.repeats == 1:
             mixed: tuple[Tensor, Tensor] = one_of(images, targets)
             return mixed
         # torchvision mixes each image with the one before it, with repeated augmentation often a copy of it.

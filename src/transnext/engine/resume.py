@@ -1,14 +1,13 @@
 """Going on with a run: what is taken from it, and what must be as it was."""
 
-import dataclasses
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from transnext.config import TrainConfig
 from transnext.data.fingerprint import DataFingerprint
 from transnext.engine.checkpoints import Checkpoints, load_state, verify_checkpoint
-from transnext.engine.config import TrainConfig
 from transnext.engine.run_folder import RunFolder
 from transnext.models.checkpoint import read_checkpoint
 
@@ -85,12 +84,12 @@ def config_of_run(resume: Path | str, folder: RunFolder) -> TrainConfig | None:
     """
     state = saved_state(resume, folder)
     if state is not None:
-        config = TrainConfig(**state["config"])
+        config = TrainConfig.from_options(state["config"])
     elif folder.config_file.exists():
         config = TrainConfig.load(folder.config_file)
     else:
         return None
-    return dataclasses.replace(config, output=str(folder.path))
+    return config.but(output=str(folder.path))
 
 
 def saved_state(resume: Path | str, folder: RunFolder) -> dict[str, Any] | None:
@@ -142,23 +141,23 @@ def going_on(old: Mapping[str, Any], new: TrainConfig, run: Path, accepted: Coll
     """
     for name in sorted(set(accepted) - ON_REQUEST):
         raise ValueError(f"accept_changed is {name!r}: expected some of {', '.join(sorted(ON_REQUEST))}")
-    before = TrainConfig(**old).with_absolute_paths()
+    before = TrainConfig.from_options(old).with_absolute_paths()
+    values, olds, defaults = new.options(), before.options(), TrainConfig.of(data="").options()
     changed = []
-    for field in dataclasses.fields(TrainConfig):
-        value, default = getattr(new, field.name), field.default
-        same = value == getattr(before, field.name) or (field.name in LEFT_OUT and value == default)
-        if not same and field.name not in MAY_CHANGE and field.name not in accepted:
-            changed.append(field.name)
+    for name, value in values.items():
+        same = value == olds[name] or (name in LEFT_OUT and value == defaults[name])
+        if not same and name not in MAY_CHANGE and name not in accepted:
+            changed.append(name)
     if changed:
         differences = " and ".join(
-            f"{_option(name, getattr(before, name))} (now {_option(name, getattr(new, name))})" for name in changed
+            f"{_option(name, olds[name])} (now {_option(name, values[name])})" for name in changed
         )
         if ON_REQUEST.issuperset(changed):
             way = f"or go on with other weights than without a change by --accept-changed {' '.join(changed)}"
         else:
             way = "or start another run from its weights with --checkpoint and another --output"
         raise ValueError(f"{run} was started with {differences}: give the same to go on with it, {way}")
-    return dataclasses.replace(new, pretrained=before.pretrained, checkpoint=before.checkpoint)
+    return new.but(pretrained=before.start.pretrained, checkpoint=before.start.checkpoint)
 
 
 def data_changed(
@@ -184,7 +183,7 @@ def data_changed(
     if "data" in state:
         difference = DataFingerprint.from_dict(state["data"]).difference(new)
     else:  # of a version that knew only their path
-        before = TrainConfig(**state["config"]).with_absolute_paths().data
+        before = TrainConfig.from_options(state["config"]).with_absolute_paths().data
         difference = "" if before == config.data else f"its path was {before}"
     if difference and "data" not in accepted:
         raise ValueError(

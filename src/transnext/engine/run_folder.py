@@ -12,7 +12,6 @@ nan_batch.txt      images of the update whose loss was not finite, if that ended
 report.html        all of it, to look at
 """
 
-import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,8 +22,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from transnext.atomic import write_atomically
-from transnext.engine.config import GIVEN, TrainConfig
-from transnext.tasks.classification import SplitResult
+from transnext.config import GIVEN, TrainConfig
+from transnext.tasks.classification.results import SplitResult
 from transnext.tasks.classification.summary import results_as_dict
 
 _LOCK_SECONDS = 2
@@ -116,7 +115,7 @@ class RunFolder:
         """
         config = TrainConfig.load(self.config_file)
         if data is not None:
-            config = dataclasses.replace(config, data=dataclasses.replace(config, data=data).with_absolute_paths().data)
+            config = config.but(data=config.but(data=data).with_absolute_paths().data)
         here, output = self.path.absolute().parts, Path(config.output).parts
         base = here[: len(here) - len(output)]
         if not Path(config.output).is_absolute() and base + output == here:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from transnext.atomic import write_atomically
 from transnext.data import ImageSource
 from transnext.data.fingerprint import DataFingerprint, fingerprint
-from transnext.engine.config import TrainConfig
 from transnext.engine.evaluation import Evaluator, held_out_split
 from transnext.engine.resume import saved_state
 from transnext.engine.robustness import measure_robustness, measure_scales
@@ -61,7 +60,7 @@ def write_run_report(
             examples += _examples(result, splits[result.split], class_names, model, preprocessing)
     page = build_report(
         title=f"{config.model} on {data or folder.given('data')}",
-        config={**_plain(config), "parameters": sum(p.numel() for p in model.parameters())},
+        config={**config.options(), "parameters": sum(p.numel() for p in model.parameters())},
         history=folder.history(),
         results=results,
         class_names=class_names,
@@ -110,7 +109,7 @@ def report(
         raise FileNotFoundError(f"{run} is not a run folder: it has no config.json and best.safetensors")
     config = folder.config(data)
     evaluator = Evaluator(run, batch_size=batch_size, workers=workers, device=device, quiet=quiet)
-    splits = evaluator.open(config.data, config.val_fraction, config.seed)
+    splits = evaluator.open(config.data, config.images.val_fraction, config.seed)
     state = saved_state("auto", folder) if data is None else None
     if state is not None and "data" in state:
         difference = DataFingerprint.from_dict(state["data"]).difference(fingerprint(splits))
@@ -156,10 +155,6 @@ def _digest(folder: RunFolder) -> str:
 
 def _digest_of_images(splits: Mapping[str, ImageSource]) -> dict[str, str]:
     return {name: split.digest for name, split in fingerprint(splits).splits.items()}
-
-
-def _plain(config: TrainConfig) -> dict[str, object]:
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}
 
 
 def _examples(

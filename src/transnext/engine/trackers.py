@@ -1,12 +1,11 @@
 """Where metrics go beside the run folder: TensorBoard, Weights & Biases or trackio, through accelerate."""
 
-import dataclasses
 import importlib.util
 from typing import Any
 
 from accelerate import Accelerator
 
-from transnext.engine.config import TrainConfig
+from transnext.config import TrainConfig
 from transnext.engine.run_folder import RunFolder
 
 PROJECT = "transnext"
@@ -40,7 +39,7 @@ def start_trackers(
         "wandb": {"id": run_id, "name": folder.path.name, "dir": str(folder.path), "resume": "allow"},
         "trackio": {"name": f"{folder.path.name}-{run_id}", "resume": "allow"},
     }
-    if config.tracker == "tensorboard":
+    if config.run.tracker == "tensorboard":
         accelerator.init_trackers("run", init_kwargs=options)
-    elif config.tracker != "none":
-        accelerator.init_trackers(PROJECT, config=dataclasses.asdict(config), init_kwargs=options)
+    elif config.run.tracker != "none":
+        accelerator.init_trackers(PROJECT, config=config.options(), init_kwargs=options)

@@ -13,12 +13,12 @@ from accelerate.utils import set_seed
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from transnext.config import TrainConfig
 from transnext.data import Batch, LabelledImages, cached, open_dataset
 from transnext.data.fingerprint import fingerprint
 from transnext.engine.batching import divide_batch
 from transnext.engine.build import build_accelerator, build_loader, build_model, train_images
 from transnext.engine.checkpoints import Checkpoints, load_state, naming_last_good
-from transnext.engine.config import TrainConfig
 from transnext.engine.display import Display
 from transnext.engine.distributed import fail, gather, join_outputs, on_main_process, restarts
 from transnext.engine.loader import EvalLoader, eval_loader, naming_dead_workers
@@ -31,9 +31,9 @@ from transnext.engine.state import load_training_state, training_state, whole_we
 from transnext.engine.trackers import start_trackers
 from transnext.engine.update import Updater, UpdateResult
 from transnext.models.checkpoint import load_checkpoint, save_checkpoint
-from transnext.tasks.classification import SplitResult, evaluate
 from transnext.tasks.classification.build import Preprocessing, trained_sizes
-from transnext.tasks.classification.evaluation import Outputs
+from transnext.tasks.classification.evaluation import Outputs, evaluate
+from transnext.tasks.classification.results import SplitResult
 from transnext.tasks.classification.summary import results_table
 
 _NAMES_SHOWN = 3
@@ -98,7 +98,7 @@ class Trainer:
         accept_changed: Collection[str] = (),
     ) -> None:
         self.folder = RunFolder(config.output)
-        self.checkpoints = Checkpoints(self.folder.checkpoints, config.keep)
+        self.checkpoints = Checkpoints(self.folder.checkpoints, config.run.keep)
         self.resume = resume
         self.resuming = (resume if isinstance(resume, Path) else self.folder.path, accept_changed)
         saved = saved_state(resume, self.folder)
@@ -108,7 +108,7 @@ class Trainer:
         self.config = config
         self.progress = Progress()
         self.stop = StopRequest()
-        sources = open_dataset(config.data, config.val_fraction, config.seed)
+        sources = open_dataset(config.data, config.images.val_fraction, config.seed)
         if "train" not in sources:
             raise ValueError(
                 f"{config.data} has no images to train on, only those of {', '.join(sources)}: name the others, too"
@@ -116,17 +116,19 @@ class Trainer:
         self.fingerprint = fingerprint(sources)
         if saved is not None:
             data_changed(saved, self.fingerprint, config, *self.resuming)
-        self.splits = {split: cached(source, config.cache) for split, source in sources.items()}
+        self.splits = {split: cached(source, config.images.cache) for split, source in sources.items()}
         self.class_names = list(self.splits["train"].classes)
-        if config.patience and "val" not in self.splits:
-            raise ValueError(f"patience is {config.patience}, but {config.data} has no split val to judge by: use 0")
+        if config.run.patience and "val" not in self.splits:
+            raise ValueError(
+                f"patience is {config.run.patience}, but {config.data} has no split val to judge by: use 0"
+            )
         set_seed(config.seed)
         model = build_model(config, len(self.class_names), saved and saved["model_args"])
         self.model_args = {"num_classes": len(self.class_names), **trained_sizes(model)}
         self.preprocessing = (
             Preprocessing.from_mapping(saved["preprocessing"])
             if saved and saved["preprocessing"]
-            else Preprocessing.of_model(model, config.image_size, config.crop_pct, config.crop_mode)
+            else Preprocessing.of_images(model, config.images)
         )
         self.train_images = train_images(config, self.splits["train"], self.preprocessing)
 
@@ -147,11 +149,11 @@ class Trainer:
         optimizer = make_optimizer(model, config)
         self.scheduler = make_scheduler(optimizer, config, self.updates_per_epoch)
         model.to(self.accelerator.device)
-        self.ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema > 0 else None
+        self.ema = ModelEmaV3(model, decay=config.optim.ema, use_warmup=True) if config.optim.ema > 0 else None
         sharded = self.accelerator.is_fsdp2
         # Shards cannot be evaluated by processes that have different numbers of batches: each has a whole copy.
         self._whole_copy = deepcopy(model).requires_grad_(False) if sharded else None
-        if config.compile:
+        if config.run.compile:
             model.compile()
         prepared, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.model: nn.Module = self.accelerator.unwrap_model(prepared)
@@ -233,7 +235,7 @@ class Trainer:
 
     def _is_finished(self) -> bool:
         progress = self.progress
-        out_of_patience = self.config.patience and progress.epoch - progress.best_epoch >= self.config.patience
+        out_of_patience = self.config.run.patience and progress.epoch - progress.best_epoch >= self.config.run.patience
         return progress.epoch >= self.config.epochs or bool(out_of_patience)
 
     def _finish(self, results: list[SplitResult], report: bool) -> None:
@@ -287,7 +289,7 @@ class Trainer:
                 update = progress.epoch * self.updates_per_epoch + totals.updates
                 totals.lr = self.scheduler.step_update(update)
                 result = self.updater(batches, update)
-                if result.not_finite and self.config.nan == "stop":
+                if result.not_finite and self.config.run.nan == "stop":
                     self._stop_for_nan(result, update)
                 totals.add(result)
                 totals.seconds += time.perf_counter() - start
@@ -304,7 +306,7 @@ class Trainer:
         if result.stop is not None:
             self._checkpoint()
             raise Stopped(result.stop)
-        every, updates = self.config.checkpoint_every, self.progress.totals.updates
+        every, updates = self.config.run.checkpoint_every, self.progress.totals.updates
         # After the last update of an epoch there will be one with its evaluation.
         if every and self._updates_done() % every == 0 and updates < self.updates_per_epoch:
             self._checkpoint()
@@ -355,10 +357,10 @@ class Trainer:
         return eval_loader(
             images,
             2 * self.batching.micro_batch_size,
-            self.config.workers,
+            self.config.images.workers,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
-            timeout=self.config.worker_timeout,
+            timeout=self.config.images.worker_timeout,
         )
 
     def _evaluate(self, split: str, model: nn.Module) -> SplitResult:
@@ -371,7 +373,7 @@ class Trainer:
                 images,
                 split=split,
                 device=self.accelerator.device,
-                autocast_dtype=_AUTOCAST[self.config.precision],
+                autocast_dtype=_AUTOCAST[self.config.run.precision],
                 on_batch=bar.advance,
                 gather=self._gather_outputs,
             )
@@ -444,7 +446,7 @@ class Trainer:
             "class_names": self.class_names,
             "model_args": self.model_args,
             "preprocessing": self.preprocessing.to_dict(),
-            "config": dataclasses.asdict(self.config),
+            "config": self.config.options(),
             "data": self.fingerprint.to_dict(),
             "order_depends_on": self.loader.order_depends_on,
         }

@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from transnext.config import TrainConfig
 from transnext.data import Batch
 from transnext.engine.batching import Batching
-from transnext.engine.config import TrainConfig
 from transnext.engine.signals import STOP_SIGNALS, StopRequest
 
 
@@ -126,7 +126,7 @@ class Updater:
             with self.accelerator.autocast():
                 logits = self.model(mixed_images)
             losses = F.cross_entropy(
-                logits.float(), mixed_targets, label_smoothing=self.config.label_smoothing, reduction="none"
+                logits.float(), mixed_targets, label_smoothing=self.config.task.label_smoothing, reduction="none"
             )
             loss_sum = losses.sum() * (n > 0)
             # Accumulation and DDP each take a mean, which gives that over all images of the update.
@@ -151,8 +151,8 @@ class Updater:
         return ""
 
     def _clip(self, gradients: list[Tensor]) -> Tensor:
-        if self.config.clip_grad > 0:
-            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
+        if self.config.optim.clip_grad > 0:
+            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad)
         else:
             norm = nn.utils.get_total_norm(gradients)
         whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm

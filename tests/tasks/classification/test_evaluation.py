@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from transnext.data import Batch
-from transnext.tasks.classification import Outputs, evaluate, summarise
+from transnext.tasks.classification.evaluation import Outputs, evaluate, summarise
 from transnext.tasks.classification.summary import results_as_dict
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from transnext.choices import CropMode
+from transnext.config import ImageConfig
 from transnext.data import eval_transform, min_side_for
 from transnext.data.transforms import Transform
 from transnext.limits import MAX_SIDE, check_number
@@ -54,6 +55,11 @@ class Preprocessing:
         if crop_mode is not None:
             config["crop_mode"] = crop_mode
         return cls.from_mapping(config)
+
+    @classmethod
+    def of_images(cls, model: nn.Module, images: ImageConfig) -> "Preprocessing":
+        """What timm's configuration of the model says, except for what the options of a training run say."""
+        return cls.of_model(model, images.image_size, images.crop_pct, images.crop_mode)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "Preprocessing":

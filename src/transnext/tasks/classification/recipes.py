@@ -1,12 +1,12 @@
-"""Named recipes: functions that return a whole configuration. `dataclasses.replace` changes what is to be different.
+"""Named recipes: functions that return a whole configuration. `but` changes what is to
+be different: `tiny_in1k("imagenet").but(lr=5e-4)`.
 
 The ones for ImageNet-1K have the numbers of the released training code; docs/recipes.md says what is not identical.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
-from transnext.engine.config import TrainConfig
+from transnext.config import TrainConfig
 
 Recipe = Callable[..., TrainConfig]
 """Takes the data, and the run folder if another than `runs/` and the name is wanted."""
@@ -69,7 +69,7 @@ def own_images(data: str, output: str = "runs/own_images") -> TrainConfig:
     Layers near the image, which need the least change, learn slowest, and the first stage not at all; classes with few
     images are seen as often as the others; training ends when validation accuracy stops improving.
     """
-    return TrainConfig(
+    return TrainConfig.of(
         data=data,
         output=output,
         model="transnext_tiny",
@@ -90,7 +90,7 @@ def own_images(data: str, output: str = "runs/own_images") -> TrainConfig:
 
 def _in1k(data: str, output: str, model: str, drop_path: float) -> TrainConfig:
     """The released 300 epochs: 1024 images an update, 128 at a time on each of 8 GPUs."""
-    return TrainConfig(
+    return TrainConfig.of(
         data=data,
         output=output,
         model=model,
@@ -126,8 +126,7 @@ def _in1k(data: str, output: str, model: str, drop_path: float) -> TrainConfig:
 
 def _in1k_384(data: str, output: str, model: str, drop_path: float) -> TrainConfig:
     """The released 5 epochs at 384, with the position coordinates of 224."""
-    return replace(
-        _in1k(data, output, model, drop_path),
+    return _in1k(data, output, model, drop_path).but(
         pretrained=True,
         image_size=384,
         crop_pct=1.0,
@@ -142,7 +141,7 @@ def _in1k_384(data: str, output: str, model: str, drop_path: float) -> TrainConf
 
 def fashion_mnist(data: str = "fashion_mnist", output: str = "runs/fashion_mnist") -> TrainConfig:
     """Fashion-MNIST from scratch on a CPU, at most 1.5 M parameters."""
-    return TrainConfig(
+    return TrainConfig.of(
         data=data,
         output=output,
         model="transnext_pico_patch2_28",
