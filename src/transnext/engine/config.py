@@ -18,10 +18,12 @@ Strategy = Literal["ddp", "fsdp"]
 Tracker = Literal["tensorboard", "wandb", "trackio", "none"]
 
 _LIMITS: dict[tuple[str, ...], tuple[float, ...]] = {
-    ("epochs", "batch_size", "micro_batch_size", "repeats", "keep"): (1,),
-    ("lr", "warmup_lr", "min_lr", "weight_decay", "clip_grad", "mixup", "cutmix", "color_jitter"): (0,),
-    ("warmup_epochs", "worker_timeout", "freeze_stages", "patience", "checkpoint_every"): (0,),
-    ("label_smoothing", "mix_prob", "hflip", "erasing", "drop_path", "dropout", "ema"): (0, 1),
+    ("epochs", "batch_size", "micro_batch_size", "keep"): (1,),
+    ("repeats",): (1, 100),
+    ("lr", "warmup_lr", "min_lr", "weight_decay", "clip_grad", "mixup", "cutmix"): (0,),
+    ("warmup_epochs", "freeze_stages", "patience", "checkpoint_every"): (0,),
+    ("worker_timeout",): (0, 10**6),
+    ("color_jitter", "label_smoothing", "mix_prob", "hflip", "erasing", "drop_path", "dropout", "ema"): (0, 1),
     ("image_size",): (32, MAX_SIDE),
     ("workers",): (0, MAX_WORKERS),
     ("seed",): (0, MAX_SEED),

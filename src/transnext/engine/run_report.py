@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from transnext.atomic import check_writable
 from transnext.data import ImageSource, open_dataset
 from transnext.engine.config import TrainConfig
 from transnext.engine.evaluation import Evaluator, held_out_split
@@ -103,6 +104,7 @@ def report(
     folder = RunFolder(run)
     if not folder.config_file.exists() or not folder.best.exists():
         raise FileNotFoundError(f"{run} is not a run folder: it has no config.json and best.safetensors")
+    check_writable(folder.path, folder=True)
     config = TrainConfig.load(folder.config_file)
     evaluator = Evaluator(run, batch_size=batch_size, workers=workers, device=device, quiet=quiet)
     splits = open_dataset(config.data, config.val_fraction, config.seed)
