@@ -4,6 +4,8 @@ from typing import Literal
 
 DEFAULT_MODEL = "transnext_pico.emoji"
 """The classifier that comes with the package."""
+MIN_OPSET = 13
+"""Of ONNX, the oldest that runtimes of today are tested with."""
 OPSET = 20
 """Of ONNX, the first with an operator for GELU; ONNX Runtime knows it since 1.17, OpenVINO since 2024.0."""
 

@@ -102,10 +102,10 @@ class ImageConfig:
 
     def __post_init__(self) -> None:
         """Refuses values that cannot work."""
-        check_numbers(self, 1, names=("repeats",))
+        check_numbers(self, 1, 100, names=("repeats",))
         check_numbers(self, 32, MAX_SIDE, names=("image_size",))
-        check_numbers(self, 0, names=("color_jitter", "worker_timeout"))
-        check_numbers(self, 0, 1, names=("hflip",))
+        check_numbers(self, 0, 10**6, names=("worker_timeout",))
+        check_numbers(self, 0, 1, names=("color_jitter", "hflip"))
         check_numbers(self, 0, 1, names=("crop_pct",), above=True)
         check_numbers(self, 0, MAX_WORKERS, names=("workers",))
         if not 0 < self.val_fraction < 1:

@@ -35,6 +35,8 @@ def predict(
 ) -> None:
     """Say what images show.
 
+    Images that cannot be read are listed at the end, with the reason; the exit status is 2 if none could be read.
+
     Args:
         images: Image files, folders of them, patterns or http(s) URLs.
         model: A run folder, a checkpoint, an exported file (.onnx, .xml, .pt2), or the name of a model with pretrained

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transnext.atomic import write_atomically
+from transnext.atomic import check_writable, write_atomically
 from transnext.data import ImageSource
 from transnext.data.fingerprint import DataFingerprint, fingerprint
 from transnext.engine.evaluation import Evaluator, held_out_split
@@ -107,6 +107,7 @@ def report(
     folder = RunFolder(run)
     if not folder.config_file.exists() or not folder.best.exists():
         raise FileNotFoundError(f"{run} is not a run folder: it has no config.json and best.safetensors")
+    check_writable(folder.path, folder=True)
     config = folder.config(data)
     evaluator = Evaluator(run, batch_size=batch_size, workers=workers, device=device, quiet=quiet)
     splits = evaluator.open(config.data, config.images.val_fraction, config.seed)

@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from transnext.choices import MIN_OPSET
 from transnext.export import hub_folder, onnx_file, openvino_file, torch_file
 from transnext.export.checking import SizeCheck, check, shapes_to_check
 from transnext.export.formats import Format, format_of, require
@@ -19,6 +20,7 @@ from transnext.export.output import check_output, staged
 from transnext.export.plain import ForExport, size_multiple
 from transnext.export.program import smallest_program, trace
 from transnext.export.running import ExportedModel
+from transnext.limits import MAX_SIDE, check_number
 from transnext.models import TransNeXt
 from transnext.tasks.classification.loading import Classifier, load_classifier
 from transnext.version import __version__
@@ -84,6 +86,12 @@ def export_model(
     output = Path(output)
     format = format_of(output, format)
     require(format)
+    if format == "onnx":
+        from onnx.defs import onnx_opset_version
+
+        check_number("opset", opset, MIN_OPSET, onnx_opset_version())
+    else:
+        check_number("opset", opset, MIN_OPSET)
     if calibration is not None:
         if format not in ("onnx", "openvino"):
             raise ValueError(f"int8 is for the formats onnx and openvino, not for {format}")
@@ -175,8 +183,8 @@ def _describe(
     preprocessing = classifier.preprocessing
     if image_size is not None:
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        if min(height, width) < 1:
-            raise ValueError(f"image_size is {image_size}: expected a positive number or a pair of them")
+        for side in (height, width):
+            check_number("image_size", side, 1, MAX_SIDE)
         preprocessing = replace(preprocessing, input_size=(preprocessing.input_size[0], height, width))
     outputs: tuple[str, ...] = ("logits",)
     if features_only:

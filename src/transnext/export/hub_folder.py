@@ -10,6 +10,7 @@ import torch
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
+from transnext.atomic import write_atomically
 from transnext.export.info import ExportInfo
 from transnext.models import TransNeXt
 from transnext.tasks.classification.build import trained_sizes
@@ -31,8 +32,8 @@ def write(model: nn.Module, folder: Path, info: ExportInfo) -> None:
     save_for_hf(model, str(folder), safe_serialization=True)
     path = folder / "config.json"
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(_described(config, model, info), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_readme(info), encoding="utf-8")
+    write_atomically(path, json.dumps(_described(config, model, info), indent=2, ensure_ascii=False) + "\n")
+    write_atomically(folder / "README.md", _readme(info))
 
 
 def runner(folder: Path) -> Callable[[Tensor], Tensor]:

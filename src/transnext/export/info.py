@@ -41,7 +41,9 @@ class ExportInfo:
         """JSON for each field, those of the preprocessing among them."""
         values = asdict(self)
         values |= values.pop("preprocessing")
-        return {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+        strings = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+        # Names of folders may not be Unicode, which files have to be: JSON escapes then.
+        return {name: text.encode(errors="backslashreplace").decode() for name, text in strings.items()}
 
     @classmethod
     def from_strings(cls, strings: Mapping[str, str], source: str) -> "ExportInfo":

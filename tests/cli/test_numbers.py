@@ -1,0 +1,105 @@
+"""Every numeric option of every command, given numbers that cannot be meant."""
+
+import inspect
+import re
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pytest
+from PIL import Image
+from transnext.engine.config import TrainConfig
+
+from transnext.cli import main
+from transnext.cli.main import COMMANDS, _function
+from transnext.models.variants import WEIGHTS
+
+REACHED = "the work would begin here"
+FROM_THE_END = {"--out-indices"}
+"""Options in which -1 is a place counted from the end."""
+
+
+def numbers_in(annotation: Any) -> int:
+    """How many numbers an option of this type takes; 0 if it takes none."""
+    if annotation in (int, float):
+        return 1
+    counts = [numbers_in(a) for a in get_args(annotation) if a is not Ellipsis]
+    if get_origin(annotation) is tuple and Ellipsis not in get_args(annotation):
+        return sum(counts)
+    return max(counts, default=0)
+
+
+def options(command: str) -> list[tuple[str, int]]:
+    function = _function(command)
+    found = []
+    for name, annotation in get_type_hints(function).items():
+        if is_dataclass(annotation):
+            hints = get_type_hints(annotation)
+            found += [(f.name, numbers_in(hints[f.name])) for f in fields(annotation)]
+        elif name in inspect.signature(function).parameters:
+            found.append((name, numbers_in(annotation)))
+    return [(f"--{name.replace('_', '-')}", count) for name, count in found if count]
+
+
+OPTIONS = [(command, *option) for command in COMMANDS for option in options(command)]
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """An image, and a run folder of the bundled weights."""
+    folder = tmp_path_factory.mktemp("numbers")
+    Image.new("RGB", (40, 40)).save(folder / "a.png")
+    weights = next(WEIGHTS.glob("*pico*emoji*.safetensors"))
+    (folder / "best.safetensors").write_bytes(weights.read_bytes())
+    (folder / "config.json").write_text(TrainConfig(data="emoji").to_json())
+    return folder
+
+
+@pytest.fixture
+def arguments(here, monkeypatch):
+    """What each command is given beside the option, with the work taken out of them."""
+
+    def reached(*_: object, **__: object) -> None:
+        raise ValueError(REACHED)
+
+    for place in (
+        "transnext.engine.trainer.train",
+        "transnext.engine.evaluation.Evaluator.run",
+        "transnext.bench.run.run_bench",
+        "transnext.export.exporting.trace",
+    ):
+        monkeypatch.setattr(place, reached)
+    model = "transnext_pico.emoji"
+    return {
+        "train": ["emoji"],
+        "eval": [model, "emoji", "--device", "cpu"],
+        "predict": [str(here / "a.png"), "--device", "cpu"],
+        "export": [model, "--output", str(here / "a.onnx"), "--format", "onnx"],
+        "report": [str(here), "--device", "cpu"],
+        "bench": ["transnext_pico"],
+    }
+
+
+def test_there_are_options() -> None:
+    assert len(OPTIONS) == 49
+    assert ("train", "--crop-scale", 2) in OPTIONS
+    assert ("eval", "--scales", 1) in OPTIONS
+    assert {command for command, *_ in OPTIONS} == {"train", "eval", "predict", "export", "report", "bench"}
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1000000000"])
+@pytest.mark.parametrize(("command", "option", "count"), OPTIONS)
+def test_a_number_is_taken_or_refused_by_name(command, option, count, value, arguments, capsys) -> None:
+    more = ["--features-only"] if option == "--out-indices" else []
+    code = None
+    try:
+        main([command, *arguments[command], *more, option, *[value] * count])
+    except SystemExit as exit_:
+        code = exit_.code
+    error = capsys.readouterr().err
+    if code is None or REACHED in error:
+        assert value in ("0", "1000000000") or (value == "-1" and option in FROM_THE_END)
+    else:
+        assert code == 2
+        name = option.removeprefix("--").removesuffix("s").replace("-", "[-_]")
+        assert any(re.search(rf"\b{name}s?\b", line) for line in error.splitlines()), error
+        assert "Traceback" not in error
