@@ -14,7 +14,8 @@ from transnext.cli import main
 from transnext.config import TrainConfig
 from transnext.engine import train, trainer
 from transnext.engine.checkpoints import load_state
-from transnext.engine.resume import LEFT_OUT, MAY_CHANGE, ON_REQUEST, going_on
+from transnext.engine.resume import LEFT_OUT, MAY_CHANGE, ON_REQUEST, config_of_run, going_on
+from transnext.engine.run_folder import RunFolder
 from transnext.models.checkpoint import read_checkpoint
 from transnext.models.variants import WEIGHTS
 
@@ -210,6 +211,15 @@ def test_options_that_are_not_given_are_those_of_the_run(short, tmp_path, monkey
     assert load_file("runs/b/last.safetensors").keys() == load_file("runs/a/last.safetensors").keys()
     a, b = (TrainConfig.load(Path(f"runs/{name}/config.json")) for name in "ab")
     assert a.but(output=b.output) == b
+    # Older versions wrote relative paths: they are of the folder that the run was started in.
+    for path in Path("runs/a").glob("checkpoints/*/state.pt"):
+        rewrite(path, lambda state: state["config"].update(data="photos", output="runs/a"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert config_of_run("auto", RunFolder("../runs/a")).data == str(tmp_path / "photos")
+    shutil.copytree("../runs/a/checkpoints/000000002", "checkpoint")
+    assert config_of_run(Path("checkpoint"), RunFolder("b")) is None
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         main(["train", "photos", "--output", "runs/a", "--resume", "auto", "--no-balanced"])
     assert "runs/a was started with --balanced (now no --balanced)" in capsys.readouterr().err

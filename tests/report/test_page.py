@@ -295,3 +295,12 @@ def test_robustness_and_sizes():
     assert sum("by image size, pixels, 64 to 96" in label for label in charts) == 3
     assert "interpolate 4" in next(label for label in charts if label.startswith("Milliseconds"))
     assert "Corrupted images" not in text_of(report())
+
+
+@pytest.mark.parametrize(("side", "number", "shown"), [(64, 48, 64), (224, 48, 224), (384, 12, 384), (1024, 48, 224)])
+def test_pictures_have_their_own_size_as_far_as_the_page_has_room(side, number, shown):
+    image = Image.new("RGB", (side, side), (90, 200, 90))
+    heat = np.zeros((side, side), np.float32)
+    page = report(results=[], examples=[example(image=image, heat=heat) for _ in range(number)])
+    assert page.count(f'width="{shown}" height="{shown}"') == 2 * number
+    assert image.size == (side, side)

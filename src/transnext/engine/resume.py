@@ -72,24 +72,27 @@ def parse_resume(resume: bool | str | Path) -> Path | str:
 
 
 def config_of_run(resume: Path | str, folder: RunFolder) -> TrainConfig | None:
-    """The configuration of the run that will go on, to be written to its folder or to another; None if there is none.
+    """The configuration of the run that will go on, to be written to its folder or to another.
 
     Args:
         resume: As in `saved_state`.
         folder: The folder that will be written to.
+
+    Returns:
+        None if there is no run, or one of an older version that does not say where its data are.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
         ValueError: It is not as it was written, or the configuration is none.
     """
     state = saved_state(resume, folder)
-    if state is not None:
-        config = TrainConfig.from_options(state["config"])
-    elif folder.config_file.exists():
-        config = TrainConfig.load(folder.config_file)
-    else:
+    run = RunFolder(resume.absolute().parent.parent) if isinstance(resume, Path) else folder
+    if state is None and not run.config_file.exists():
         return None
-    return config.but(output=str(folder.path))
+    config = TrainConfig.load(run.config_file) if state is None else TrainConfig.from_options(state["config"])
+    with suppress(ValueError):
+        return run.with_absolute_paths(config).but(output=str(folder.path))
+    return None
 
 
 def saved_state(resume: Path | str, folder: RunFolder) -> dict[str, Any] | None:

@@ -102,18 +102,22 @@ class RunFolder:
         write_atomically(self.config_file, config.to_json(given))
 
     def config(self, data: str | None = None) -> TrainConfig:
-        """The configuration of the run, with absolute paths.
+        """The configuration of the run, with absolute paths; see `with_absolute_paths`."""
+        return self.with_absolute_paths(TrainConfig.load(self.config_file), data)
+
+    def with_absolute_paths(self, config: TrainConfig, data: str | None = None) -> TrainConfig:
+        """A configuration of this run with absolute paths.
 
         Older versions wrote paths as they were given: these start where the run was started, as far as the end of the
         folder's own path tells.
 
         Args:
+            config: The configuration.
             data: Where the data are now; where they were by default.
 
         Raises:
-            ValueError: The file is not a configuration, or does not say where the data are.
+            ValueError: It does not say where the data are.
         """
-        config = TrainConfig.load(self.config_file)
         if data is not None:
             config = config.but(data=config.but(data=data).with_absolute_paths().data)
         here, output = self.path.absolute().parts, Path(config.output).parts

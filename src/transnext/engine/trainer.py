@@ -230,7 +230,7 @@ class Trainer:
         self.checkpoints.clean()
         found = self.checkpoints.newest_whole() if self.resume == "auto" else chosen
         if found is None and self.folder.config_file.exists():
-            going_on(dataclasses.asdict(self.folder.config()), self.config, *self.resuming)
+            going_on(self.folder.config().options(), self.config, *self.resuming)
         return found
 
     def _is_finished(self) -> bool:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from transnext.report.text import count, escape, percent
 
 MAX_EXAMPLES = 48
 """Shown in all, shared evenly among the splits; keeps the page small."""
+PIXELS = 2 * MAX_EXAMPLES * 224**2
+"""Of all pictures: they have their own size, unless that makes the page too large."""
 QUALITY = 82
 CENTRE = (0.5, 0.5)
 
@@ -30,7 +33,8 @@ class Example:
     Attributes:
         split: Split that the image belongs to.
         name: Path or name of the image.
-        image: The image as the model saw it, RGB, cut and scaled but not normalised. It is shown at its own size.
+        image: The image as the model saw it, RGB, cut and scaled but not normalised. It is shown at its own size if
+            the page has room.
         target: Name of the true class.
         predicted: Name of the class of the highest probability.
         probability: That probability, 0..1.
@@ -56,13 +60,15 @@ def examples_section(examples: Sequence[Example]) -> str:
         by_split.setdefault(example.split, []).append(example)
     limit = max(1, MAX_EXAMPLES // len(by_split))
     parts = [f'<p class="lead">{CAPTION}</p>'] if any(e.heat is not None for e in examples) else []
+    by_split = {split: _balanced(group, limit) for split, group in by_split.items()}
+    pictures = sum(1 if e.heat is None else 2 for group in by_split.values() for e in group)
+    side = math.isqrt(PIXELS // pictures)
     for split, group in by_split.items():
-        group = _balanced(group, limit)
         size = "cards" if any(e.heat is not None for e in group) else "cards small"
         wrong = sum(e.target != e.predicted for e in group)
         parts.append(
             f"<h3>{escape(split)} <small>{count(len(group) - wrong)} right, {count(wrong)} wrong shown</small></h3>"
-            f'<ul class="{size}">{"".join(_card(example) for example in group)}</ul>'
+            f'<ul class="{size}">{"".join(_card(example, side) for example in group)}</ul>'
         )
     return "".join(parts)
 
@@ -75,9 +81,11 @@ def _balanced(group: Sequence[Example], limit: int) -> list[Example]:
     return wrong[:num_wrong] + right[: limit - num_wrong]
 
 
-def _card(example: Example) -> str:
+def _card(example: Example, side: int) -> str:
+    """An example, its pictures at most `side` pixels wide and high."""
     correct = example.target == example.predicted
     picture = on_white(example.image)
+    picture.thumbnail((side, side), Image.Resampling.BICUBIC)
     pictures = _img(picture, f"{example.name}, {example.target}")
     if example.heat is not None:
         where = overlay(picture, example.heat, position=CENTRE)
