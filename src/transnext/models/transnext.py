@@ -232,7 +232,7 @@ class TransNeXt(nn.Module):
         check_backend(backend)
         self._backend = backend
         for module in self.modules():
-            if isinstance(module, Mixer | DepthwiseGate):
+            if isinstance(module, Mixer | ConvGLU | DepthwiseGate):
                 module.backend = backend
 
     # Weights
