@@ -46,9 +46,7 @@ class Evaluator:
         quiet: bool = True,
     ) -> None:
         self.device = pick_device(device)
-        if not isinstance(model, Classifier):
-            model = open_classifier(model, image_size=image_size, device=self.device)
-        self.classifier = model
+        self.classifier = open_classifier(model, image_size=image_size, device=self.device)
         self.flip = flip
         self.batch_size = batch_size
         self.workers = workers
