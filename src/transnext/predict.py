@@ -65,11 +65,9 @@ class Predictor:
         image_size: int | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        if not isinstance(model, Classifier):
-            model = open_classifier(model, image_size=image_size, device=device)
-        self.classifier = model
+        self.classifier = open_classifier(model, image_size=image_size, device=device)
         self.device = torch.device(device)
-        self._transform = model.preprocessing.transform()
+        self._transform = self.classifier.preprocessing.transform()
 
     def __call__(
         self,

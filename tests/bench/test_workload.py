@@ -46,7 +46,8 @@ def test_the_linear_mode_costs_less_on_large_images() -> None:
 @pytest.mark.parametrize("features", [False, True])
 def test_modes_are_set(features: bool) -> None:
     linear = inner(Workload(model="transnext_pico", size=(64, 64), mode="linear", features=features).build())
-    assert linear.fixed_pool_size == (7, 7)
+    assert linear.mode == "linear"
+    assert linear.fixed_pool_size == (2, 2), "as it was trained, and as `transnext eval --scales` means it"
     resized = inner(Workload(model="transnext_pico", size=(64, 64), mode="interpolate", features=features).build())
     assert resized.bias_mode == "interpolate"
     assert resized.fixed_pool_size is None

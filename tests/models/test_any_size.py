@@ -418,3 +418,23 @@ def test_errors_on_a_live_model(tiny_model: Make) -> None:
     assert model.fixed_pool_size == (3, 3)
     model.fixed_pool_size = (2, 4)
     assert model.fixed_pool_size == (2, 4)
+
+
+def test_one_name_for_how_a_model_follows_the_size(tiny_model: Make) -> None:
+    model, x = tiny_model(img_size=(64, 96)), image((128, 64))
+    assert model.mode == "extrapolate"
+    expected = {
+        "extrapolate": tiny_model(img_size=(64, 96)),
+        "interpolate": tiny_model(img_size=(64, 96), bias_mode="interpolate"),
+        "linear": tiny_model(img_size=(64, 96), fixed_pool_size=(2, 3)),
+    }
+    with torch.no_grad():
+        for mode in ("interpolate", "linear", "extrapolate", "linear", "interpolate"):
+            model.mode = mode
+            assert model.mode == expected[mode].mode == mode
+            assert torch.equal(model(x), expected[mode](x))
+    with pytest.raises(ValueError, match=r"mode is 'quadratic'.*'linear'"):
+        model.mode = "quadratic"
+    assert model.mode == "interpolate"
+    with pytest.raises(ValueError, match="pools nothing"):
+        tiny_model(mixers=("global",) * 4).mode = "linear"

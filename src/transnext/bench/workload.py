@@ -15,9 +15,6 @@ from transnext.models import TransNeXt
 
 Step = Callable[[], object]
 
-LINEAR_POOL_SIZE = 7
-"""Side of the pooled grid in the linear mode: that of a 224 image."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
@@ -67,7 +64,7 @@ class Workload:
         model: nn.Module = timm.create_model(self.model, features_only=self.features, **options)
         for part in model.modules():
             if isinstance(part, TransNeXt):
-                _set_mode(part, self.mode or "extrapolate")
+                part.mode = self.mode or "extrapolate"
                 part.backend = self.backend or "auto"
         model = model.to(self.device).train(self.train)
         if self.channels_last:
@@ -107,13 +104,6 @@ class Workload:
 def is_ours(model: str) -> bool:
     """Whether a timm name is that of a model of this package."""
     return timm.models.model_entrypoint(model.partition(".")[0]).__module__.startswith("transnext.")
-
-
-def _set_mode(model: TransNeXt, mode: Mode) -> None:
-    if mode == "linear":
-        model.fixed_pool_size = LINEAR_POOL_SIZE
-    else:
-        model.bias_mode = mode
 
 
 def _loss(output: Tensor | list[Tensor]) -> Tensor:

@@ -59,9 +59,7 @@ class Evaluator:
         check_number("batch_size", batch_size, 1)
         check_number("workers", workers, 0, MAX_WORKERS)
         self.device = pick_device(device)
-        if not isinstance(model, Classifier):
-            model = open_classifier(model, image_size=image_size, device=self.device)
-        self.classifier = model
+        self.classifier = open_classifier(model, image_size=image_size, device=self.device)
         self.flip = flip
         self.batch_size = batch_size
         self.workers = workers

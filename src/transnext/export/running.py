@@ -102,19 +102,32 @@ def open_exported(path: str | Path, image_size: int | None = None) -> Classifier
 
 
 def open_classifier(
-    model: str | Path, *, image_size: int | None = None, device: str | torch.device = "cpu"
+    model: str | Path | Classifier, *, image_size: int | None = None, device: str | torch.device = "cpu"
 ) -> Classifier:
-    """A classifier from wherever it is: an exported file, or what `load_classifier` takes.
+    """A classifier from wherever it is: an exported file, what `load_classifier` takes, or one that is loaded.
 
     Args:
-        model: An exported file, a run folder, a checkpoint, or a model name with pretrained weights.
+        model: An exported file, a run folder, a checkpoint, a model name with pretrained weights, or a `Classifier`,
+            which stays as it is.
         image_size: As in `load_classifier`.
         device: Where to put it; exported files stay on the CPU.
 
     Raises:
         FileNotFoundError: There is no such file or folder, nor a model of that name.
-        ValueError: It cannot be read.
+        ValueError: It cannot be read, or has no classes.
     """
-    if is_exported(model):
-        return open_exported(model, image_size)
-    return load_classifier(model, image_size=image_size, device=device)
+    if isinstance(model, Classifier):
+        classifier = model
+    elif is_exported(model):
+        classifier = open_exported(model, image_size)
+    else:
+        classifier = load_classifier(model, image_size=image_size, device=device)
+    names, outputs = len(classifier.class_names), getattr(classifier.model, "num_classes", None)
+    if names == 0:
+        raise ValueError(
+            f"{classifier.name} has no classifier, only a backbone: `transnext train` with it as --checkpoint gives it "
+            "one, `transnext export --features-only` gives its maps"
+        )
+    if outputs not in (None, names):
+        raise ValueError(f"{classifier.name} names {names} classes, but its classifier has {outputs}")
+    return classifier

@@ -37,7 +37,7 @@ def why_not_one_pass(block: "Block", x: Tensor) -> str | None:
     if block.training:
         return "the network is in training mode"
     attn, mlp = block.attn, block.mlp
-    if attn.backend == "reference" or mlp.dwconv.backend == "reference":
+    if attn.backend == "reference" or mlp.backend == "reference":
         return 'backend is "reference"'
     why_not = why_not_cpu_kernels((x,))
     if why_not is not None:

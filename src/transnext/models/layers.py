@@ -92,6 +92,7 @@ class ConvGLU(nn.Module):
         self.dwconv = DepthwiseGate(hidden, device=device, dtype=dtype)
         self.fc2 = nn.Linear(hidden, dim, device=device, dtype=dtype)
         self.drop = nn.Dropout(drop)
+        self.backend: Backend = "auto"
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, H, W, C]` to `[B, H, W, C]`."""

@@ -43,10 +43,10 @@ def apply_conv_glu(mlp: "ConvGLU", x: Tensor) -> Tensor:
         x: `[B, H, W, C]`.
     """
     fc1, conv, fc2 = mlp.fc1, mlp.dwconv, mlp.fc2
-    if conv.backend != "reference" and _as_one(mlp, x):
+    if mlp.backend != "reference" and _as_one(mlp, x):
         out = conv_glu_training(x, fc1.weight, fc1.bias, conv.weight, conv.bias, fc2.weight, fc2.bias)
     else:
-        out = apply_linear(fc2, mlp.drop(conv(apply_linear(fc1, x, conv.backend))), conv.backend)
+        out = apply_linear(fc2, mlp.drop(conv(apply_linear(fc1, x, mlp.backend))), mlp.backend)
     return mlp.drop(out)
 
 

@@ -84,7 +84,7 @@ def position_bias(
         trained = (geometry.trained_size[i], trained_key_size[i]) if mode == "interpolate" else (None, None)
         axes.append(_cached_axis(query_size[i], key_size[i], trained, like))
     rows, cols = axes
-    table = _table(fc1, fc2, rows.offsets, cols.offsets, geometry.pretrain_scale, fused)
+    table = _table(fc1, fc2, rows.offsets, cols.offsets, geometry.pretrain_scale, fused, like.dtype)
     return PositionBias(table, rows, cols)
 
 
@@ -101,13 +101,21 @@ def _cached_axis(
 
 
 def _table(
-    fc1: nn.Linear, fc2: nn.Linear, row_offsets: Tensor, col_offsets: Tensor, scale: tuple[float, float], fused: bool
+    fc1: nn.Linear,
+    fc2: nn.Linear,
+    row_offsets: Tensor,
+    col_offsets: Tensor,
+    scale: tuple[float, float],
+    fused: bool,
+    dtype: torch.dtype,
 ) -> Tensor:
     """The MLP over the grid of distinct offsets, `[M, U_h, U_w]`, a few rows at a time to bound memory."""
     rows, cols = log_spaced(row_offsets, scale[0]), log_spaced(col_offsets, scale[1])
     if fused and why_not_cpu_kernels((fc1.weight, fc1.bias, fc2.weight, fc2.bias)) is None:
         return position_bias_table(rows, cols, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-    rows, cols = rows.to(fc1.weight.dtype), cols.to(fc1.weight.dtype)
+    # Quantised layers have no parameters, and wrapped ones keep them anywhere.
+    dtype = next((p.dtype for p in fc1.parameters() if p.is_floating_point()), dtype)
+    rows, cols = rows.to(dtype), cols.to(dtype)
     if is_symbolic(rows.shape[0], cols.shape[0]):
         parts: Sequence[Tensor] = (rows,)
     else:

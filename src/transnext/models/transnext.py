@@ -6,7 +6,7 @@ Shape legend: `B` batch, `H W` height and width, `C` channels. Maps inside are c
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from timm.layers import ClassifierHead, trunc_normal_
@@ -14,6 +14,7 @@ from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
+from transnext.choices import Mode
 from transnext.models.attention import AggregatedAttention, GlobalCosineAttention, Mixer
 from transnext.models.layers import Block, ConvGLU, DepthwiseGate, PatchEmbed
 from transnext.models.official import adapt_official_keys
@@ -22,6 +23,7 @@ from transnext.ops import Backend
 from transnext.ops.backend import check_backend
 
 MixerName = Literal["aggregated", "global"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 NO_WEIGHT_DECAY = ("cpb", "query_embedding", "relative_pos_bias_local", "temperature")
 """Parameters whose name contains one of these are not decayed (the released training code)."""
 
@@ -223,6 +225,35 @@ class TransNeXt(nn.Module):
                 mixer.fixed_pool_size = self._fixed_pool_size
 
     @property
+    def trained_pool_size(self) -> tuple[int, int] | None:
+        """The pooled grid at `img_size`, rows and columns; None if nothing is pooled."""
+        for mixer in self._mixers():
+            if isinstance(mixer, AggregatedAttention):
+                rows, cols = mixer.geometry.trained_size
+                return max(1, rows // mixer.sr_ratio), max(1, cols // mixer.sr_ratio)
+        return None
+
+    @property
+    def mode(self) -> Mode:
+        """How the model follows the image size: `bias_mode`, or "linear" where the pooled grid is fixed.
+
+        Set to "linear", it extrapolates from the pooled grid of the trained size, whatever the input.
+        """
+        return self.bias_mode if self.fixed_pool_size is None else "linear"
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode is {mode!r}: expected one of {', '.join(map(repr, MODES))}")
+        size = self.trained_pool_size
+        if mode == "linear" and size is None:
+            raise ValueError(
+                "mode is 'linear', but this model pools nothing: it has no stage with aggregated attention"
+            )
+        self.bias_mode = "extrapolate" if mode == "linear" else mode
+        self.fixed_pool_size = size if mode == "linear" else None
+
+    @property
     def backend(self) -> Backend:
         """Which implementation of the ops runs: "auto", "fused" (an error where it cannot) or "reference"."""
         return self._backend
@@ -232,7 +263,7 @@ class TransNeXt(nn.Module):
         check_backend(backend)
         self._backend = backend
         for module in self.modules():
-            if isinstance(module, Mixer | DepthwiseGate):
+            if isinstance(module, Mixer | ConvGLU | DepthwiseGate):
                 module.backend = backend
 
     # Weights

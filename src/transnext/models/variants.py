@@ -142,35 +142,35 @@ def _create(variant: str, pretrained: bool, defaults: dict[str, Any], **kwargs: 
 
 @register_model
 def transnext_micro(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """TransNeXt-Micro: 12.8 M parameters, 2.65 GMACs at 224."""
+    """TransNeXt-Micro: 12.8 M parameters."""
     defaults = {"embed_dims": (48, 96, 192, 384), "num_heads": (2, 4, 8, 16), "depths": (2, 2, 15, 2)}
     return _create("transnext_micro", pretrained, defaults, **kwargs)
 
 
 @register_model
 def transnext_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """TransNeXt-Tiny: 28.3 M parameters, 5.71 GMACs at 224."""
+    """TransNeXt-Tiny: 28.3 M parameters."""
     defaults = {"embed_dims": (72, 144, 288, 576), "num_heads": (3, 6, 12, 24), "depths": (2, 2, 15, 2)}
     return _create("transnext_tiny", pretrained, defaults, **kwargs)
 
 
 @register_model
 def transnext_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """TransNeXt-Small: 49.7 M parameters, 10.29 GMACs at 224, 32.0 at 384."""
+    """TransNeXt-Small: 49.7 M parameters."""
     defaults = {"embed_dims": (72, 144, 288, 576), "num_heads": (3, 6, 12, 24), "depths": (5, 5, 22, 5)}
     return _create("transnext_small", pretrained, defaults, **kwargs)
 
 
 @register_model
 def transnext_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """TransNeXt-Base: 89.7 M parameters, 18.30 GMACs at 224, 56.2 at 384."""
+    """TransNeXt-Base: 89.7 M parameters."""
     defaults = {"embed_dims": (96, 192, 384, 768), "num_heads": (4, 8, 16, 32), "depths": (5, 5, 23, 5)}
     return _create("transnext_base", pretrained, defaults, **kwargs)
 
 
 @register_model
 def transnext_micro_aaaa(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """TransNeXt-Micro with aggregated attention in all four stages: 13.1 M parameters, 3.33 GMACs at 256."""
+    """TransNeXt-Micro with aggregated attention in all four stages: 13.1 M parameters."""
     defaults = {
         "embed_dims": (48, 96, 192, 384),
         "num_heads": (2, 4, 8, 16),

@@ -59,7 +59,7 @@ class WeightCache:
         """
         try:
             state = [(w._version, w.data_ptr(), w.shape, w.stride(), w.dtype) for w in weights]
-        except RuntimeError:  # made in inference mode, where nothing is counted
+        except RuntimeError:  # made in inference mode, where nothing is counted, or transformed by torch.func
             return build()
         entry = self._entries.get(key)
         if entry is not None and entry.state == state:

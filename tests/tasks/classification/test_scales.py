@@ -15,7 +15,6 @@ from transnext.tasks.classification.scales import (
     scales_as_dict,
     scales_from_dict,
     stride_of,
-    trained_pool_size,
 )
 
 
@@ -37,7 +36,7 @@ def test_smaller_patches_allow_smaller_sizes():
 @pytest.mark.parametrize(("name", "pool"), [("transnext_pico", 2), ("transnext_micro", 7), ("transnext_micro_aaaa", 4)])
 def test_the_linear_mode_pools_as_trained(name, pool):
     with torch.device("meta"):
-        assert trained_pool_size(timm.create_model(name)) == (pool, pool)
+        assert timm.create_model(name).trained_pool_size == (pool, pool)
 
 
 def test_modes_differ_everywhere_but_at_the_trained_size():

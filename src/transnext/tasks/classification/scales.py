@@ -10,10 +10,9 @@ from torch import nn
 
 from transnext.choices import Mode
 from transnext.models import TransNeXt
-from transnext.models.attention import AggregatedAttention
+from transnext.models.transnext import MODES
 from transnext.tasks.classification.summary import NOTHING, interval_text
 
-MODES: tuple[Mode, ...] = ("extrapolate", "interpolate", "linear")
 STRIDE = 32
 """That of the last map of most backbones; sizes are multiples of it."""
 
@@ -62,16 +61,7 @@ def modes_of(model: nn.Module) -> tuple[Mode | None, ...]:
     """The modes that a model has; None alone for a model of another kind."""
     if not isinstance(model, TransNeXt):
         return (None,)
-    return MODES if trained_pool_size(model) is not None else ("extrapolate", "interpolate")
-
-
-def trained_pool_size(model: TransNeXt) -> tuple[int, int] | None:
-    """The pooled grid that the model was trained with, rows and columns; None if it pools nothing."""
-    for module in model.modules():
-        if isinstance(module, AggregatedAttention):
-            rows, columns = module.geometry.trained_size
-            return max(1, rows // module.sr_ratio), max(1, columns // module.sr_ratio)
-    return None
+    return MODES if model.trained_pool_size is not None else ("extrapolate", "interpolate")
 
 
 @contextmanager
@@ -80,15 +70,14 @@ def in_mode(model: nn.Module, mode: Mode | None) -> Iterator[None]:
 
     Args:
         model: The model; with `mode` None it stays as it is.
-        mode: "extrapolate" or "interpolate" the position bias, or "linear": pool to the grid of the trained size.
+        mode: As `TransNeXt.mode`.
     """
     if mode is None or not isinstance(model, TransNeXt):
         yield
         return
     bias_mode, pool_size = model.bias_mode, model.fixed_pool_size
     try:
-        model.bias_mode = "interpolate" if mode == "interpolate" else "extrapolate"
-        model.fixed_pool_size = trained_pool_size(model) if mode == "linear" else None
+        model.mode = mode
         yield
     finally:
         model.bias_mode, model.fixed_pool_size = bias_mode, pool_size
