@@ -136,8 +136,7 @@ def metadata(run: Path) -> dict:
     return read_checkpoint(run / "last.safetensors").metadata
 
 
-@pytest.mark.parametrize("from_file", [True, False])
-@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(("from_file", "old"), [(True, True), (False, False)])
 def test_the_model_comes_from_the_run(short, tmp_path, monkeypatch, from_file, old) -> None:
     """Also when the file of the first weights is gone, and from runs of versions whose checkpoints did not say it."""
     given = {"pretrained": True, "model": "transnext_pico.emoji"}
@@ -243,8 +242,7 @@ def move(photos: Path) -> None:
     (photos / "red" / "0.png").rename(photos / "blue" / "x.png")
 
 
-@pytest.mark.parametrize("change", [remove, add, rename, move])
-@pytest.mark.parametrize("every", [0, 1])
+@pytest.mark.parametrize(("change", "every"), [(remove, 1), (add, 1), (rename, 0), (move, 0)])
 def test_images_that_have_changed_are_named_and_may_be_accepted(short, photos, monkeypatch, change, every) -> None:
     config = short.but(batch_size=4, epochs=2, checkpoint_every=every, keep=2, warmup_epochs=0.0)
     if every:
@@ -287,7 +285,7 @@ def test_the_best_so_far_is_measured_again_on_other_images(short, photos, monkey
     assert state["progress"]["best_top1"] == result.results[1].top1 < 0.9
 
 
-@pytest.mark.parametrize("path", ["photos/", "./photos", "photos/../photos", "moved"])
+@pytest.mark.parametrize("path", ["photos/../photos/", "moved"])
 def test_the_same_images_by_another_path(short, photos, tmp_path, monkeypatch, path) -> None:
     monkeypatch.chdir(tmp_path)
     config = short.but(data="photos", epochs=2)
