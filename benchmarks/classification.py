@@ -65,7 +65,7 @@ class FirstImages:
     """The first images of a source, as an `ImageSource`."""
 
     def __init__(self, source: ImageSource, count: int) -> None:
-        self.classes, self.load, self.label, self.name = source.classes, source.load, source.label, source.name
+        self.classes, self.load, self.label, self.name = source.classes, source.load, source.target, source.name
         self.count = count
 
     def __len__(self) -> int:

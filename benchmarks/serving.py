@@ -19,15 +19,16 @@ from torch import Tensor
 
 import transnext
 from transnext.data import ImageSource, LabelledImages, collate, open_dataset
+from transnext.data.preprocessing import Preprocessing
 from transnext.export import ExportedModel, onnx_file, openvino_file
-from transnext.tasks.classification.build import Preprocessing
-from transnext.tasks.classification.loading import Classifier, load_classifier
+from transnext.tasks.classification.loading import load_classifier, loaded_classifier
+from transnext.tasks.task import Loaded
 
 Way = Callable[[Tensor], Tensor]
 SPLITS = ("val", "shift")
 
 
-def load(model: str, image_size: int | None) -> Classifier:
+def load(model: str, image_size: int | None) -> Loaded:
     """A classifier; one without weights at hand gets random ones, and only its speed counts."""
     if model == "transnext_pico.emoji":
         return load_classifier(model, image_size=image_size)
@@ -36,10 +37,10 @@ def load(model: str, image_size: int | None) -> Classifier:
     torch.manual_seed(0)
     net = timm.create_model(model).eval()
     names = [str(i) for i in range(net.num_classes)]
-    return Classifier(model=net, class_names=names, preprocessing=Preprocessing.of_model(net, image_size), name=model)
+    return loaded_classifier(net, names, Preprocessing.of_model(net, image_size), model)
 
 
-def files(classifier: Classifier, folder: Path, skip: tuple[str, ...]) -> dict[str, Path]:
+def files(classifier: Loaded, folder: Path, skip: tuple[str, ...]) -> dict[str, Path]:
     """The exported files, written if they are not there."""
     folder.mkdir(parents=True, exist_ok=True)
     size = classifier.preprocessing.input_size[1:]
@@ -64,7 +65,7 @@ def files(classifier: Classifier, folder: Path, skip: tuple[str, ...]) -> dict[s
     return found
 
 
-def ways(classifier: Classifier, paths: dict[str, Path], compiled: bool) -> dict[str, Way]:
+def ways(classifier: Loaded, paths: dict[str, Path], compiled: bool) -> dict[str, Way]:
     """What is compared, by name."""
     model = classifier.model
     reference = load(classifier.name, classifier.preprocessing.input_size[1]).model

@@ -33,7 +33,7 @@ def main() -> None:
         for i in (len(source) // 3, 2 * len(source) // 3):
             answer = predictor(source.load(i), top_k=3)[0]
             words = ", ".join(f"{c} {p:.0%}" for c, p in zip(answer.classes, answer.probabilities, strict=True))
-            console.print(f"  {split:6} {source.name(i)} is a {source.classes[source.label(i)]}: {words}")
+            console.print(f"  {split:6} {source.name(i)} is a {source.classes[source.target(i)]}: {words}")
     console.print(f"\n{time.perf_counter() - start:.0f} s. Look at {result.report}", soft_wrap=True)
 
 

@@ -12,10 +12,11 @@ from PIL import Image
 
 from transnext.choices import DEFAULT_MODEL
 from transnext.data import Skipped, UnreadableImage
+from transnext.data.preprocessing import picture
 from transnext.export import ExportedModel, open_classifier
 from transnext.inputs import ImageLike, name_of, one_by_one, open_image
 from transnext.limits import check_number
-from transnext.tasks.classification.loading import Classifier
+from transnext.tasks.task import Loaded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class Predictor:
 
     Args:
         model: A run folder, a checkpoint, an exported file (.onnx, .xml, .pt2), a model name with pretrained weights,
-            or a loaded `Classifier`.
+            or one that is `Loaded`.
         image_size: Side of the square that images are brought to, pixels; the trained one by default.
         device: Where to compute.
 
@@ -60,7 +61,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: str | Path | Classifier = DEFAULT_MODEL,
+        model: str | Path | Loaded = DEFAULT_MODEL,
         *,
         image_size: int | None = None,
         device: str | torch.device = "cpu",
@@ -68,6 +69,7 @@ class Predictor:
         self.classifier = open_classifier(model, image_size=image_size, device=device)
         self.device = torch.device(device)
         self._transform = self.classifier.preprocessing.transform()
+        self._normalise = self.classifier.preprocessing.normalise(self.device)
 
     def __call__(
         self,
@@ -164,7 +166,8 @@ class Predictor:
             yield from (item if isinstance(item, Skipped) else next(predictions) for item in read)
 
     def _predict(self, named: Sequence[tuple[str, torch.Tensor]], top_k: int, look: bool) -> list[ImagePrediction]:
-        inputs = torch.stack([x for _, x in named]).to(self.device)
+        images = torch.stack([x for _, x in named])
+        inputs = self._normalise(images.to(self.device))
         with torch.inference_mode():
             probabilities = self.classifier.model(inputs).float().softmax(-1)
         values, places = probabilities.topk(min(top_k, probabilities.shape[-1]))
@@ -174,7 +177,7 @@ class Predictor:
             from transnext.explain import where_it_looks  # imports matplotlib
 
             heats = list(where_it_looks(self.classifier.model, inputs).cpu().numpy())
-            seen = [self.classifier.preprocessing.picture(x) for x in inputs]
+            seen = [picture(x) for x in images]
         return [
             ImagePrediction(
                 name=name,

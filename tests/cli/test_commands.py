@@ -24,7 +24,7 @@ def fails(capsys, *args: str) -> str:
 @pytest.fixture
 def heart(tmp_path):
     source = open_dataset("emoji")["val"]
-    i = next(i for i in range(len(source)) if source.classes[source.label(i)] == "heart")
+    i = next(i for i in range(len(source)) if source.classes[source.target(i)] == "heart")
     path = tmp_path / "Herz é.png"
     source.load(i).save(path)
     return path

@@ -18,7 +18,7 @@ def few(tmp_path):
     source = open_dataset("emoji")["shift"]
     done = dict.fromkeys(range(len(source.classes)), 0)
     for i in range(len(source)):
-        label = source.label(i)
+        label = source.target(i)
         if done[label] < 2:
             for split in ("train", "val"):
                 folder = tmp_path / "few" / split / source.classes[label]

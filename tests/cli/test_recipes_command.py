@@ -51,8 +51,12 @@ def test_options_change_a_recipe(seen, capsys) -> None:
     whole, changed, checkpoint, flags = seen
     assert whole == transnext.recipe("tiny_in1k", "imagenet/")
     assert (changed.epochs, changed.run.precision, changed.start.drop_path) == (5, "fp32", 0.25)
-    assert (checkpoint.pretrained, checkpoint.checkpoint, checkpoint.layer_decay) == (False, "a.pth", 0.85)
-    assert (flags.balanced, flags.compile, flags.pretrained) == (False, True, True)
+    assert (checkpoint.start.pretrained, checkpoint.start.checkpoint, checkpoint.optim.layer_decay) == (
+        False,
+        "a.pth",
+        0.85,
+    )
+    assert (flags.task.balanced, flags.run.compile, flags.start.pretrained) == (False, True, True)
 
 
 def test_mistakes(seen, capsys) -> None:

@@ -144,7 +144,7 @@ def test_a_data_set_is_corrupted_as_the_model_sees_it():
     expected = corrupt(np.asarray(source.load(3)), "contrast", 2, index=3)
     pixels = (sample.image * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)) * 255
     assert torch.allclose(pixels, torch.from_numpy(expected).permute(2, 0, 1).float(), atol=1e-3)
-    assert (sample.index, sample.target) == (3, source.label(3))
+    assert (sample.index, sample.target) == (3, source.target(3))
 
 
 def test_workers_make_the_same_images():

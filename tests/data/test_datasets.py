@@ -99,7 +99,7 @@ def test_many_paths_pickle_compactly():
     assert len(pickle.dumps(source)) < 50_000 * 70
     copy = pickle.loads(pickle.dumps(source))
     for i in (0, 1, 777, 49_999, -1):
-        assert (copy.name(i), copy.label(i)) == samples[i]
+        assert (copy.name(i), copy.target(i)) == samples[i]
 
 
 def test_name_that_is_not_unicode(tmp_path):
@@ -137,7 +137,7 @@ def test_emoji():
     image = source.load(i, 32)
     assert (image.mode, image.size) == ("RGB", (64, 64))
     assert image.getpixel((0, 0)) == (255, 255, 255)
-    assert source.classes[source.label(i)] == "heart"
+    assert source.classes[source.target(i)] == "heart"
     assert len(pickle.dumps(splits)) < 100_000
 
 
@@ -155,7 +155,7 @@ def test_image_folder(folder):
     splits = open_dataset(str(folder), val_fraction=0.3, seed=1)
     assert list(splits) == ["train", "val"]
     assert sum(map(len, splits.values())) == 9
-    assert {splits["val"].label(i) for i in range(len(splits["val"]))} == {0, 1}
+    assert {splits["val"].target(i) for i in range(len(splits["val"]))} == {0, 1}
     assert list(open_dataset(folder)) == ["train", "val"]
 
 

@@ -54,7 +54,7 @@ def test_the_same_images_each_decoded_once(photos, tmp_path, min_side):
     plain, counting = source(photos), source(photos)
     images = cached(counting, tmp_path / "cache")
     assert (images.classes, len(images)) == (plain.classes, 9)
-    assert [images.label(i) for i in range(9)] == [0] * 9
+    assert [images.target(i) for i in range(9)] == [0] * 9
     assert images.name(3) == plain.name(3)
     for _ in range(3):
         for i in range(8):

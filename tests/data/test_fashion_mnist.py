@@ -47,14 +47,14 @@ def test_splits(files):
     splits = open_dataset("fashion_mnist", val_fraction=0.1)
     assert {name: len(source) for name, source in splits.items()} == {"train": 180, "val": 20, "test": 100}
     for source in splits.values():
-        assert np.bincount([source.label(i) for i in range(len(source))]).tolist() == [len(source) // 10] * 10
+        assert np.bincount([source.target(i) for i in range(len(source))]).tolist() == [len(source) // 10] * 10
     names = {source.name(i) for source in splits.values() for i in range(len(source))}
     assert len(names) == 300
     train, val = splits["train"], splits["val"]
     by_class = [{label: [] for label in range(10)} for _ in range(2)]
     for source, places in zip((train, val), by_class, strict=True):
         for i in range(len(source)):
-            places[source.label(i)].append(int(source.name(i).rpartition("/")[2]))
+            places[source.target(i)].append(int(source.name(i).rpartition("/")[2]))
     assert all(max(by_class[0][label]) < min(by_class[1][label]) for label in range(10))
 
 
@@ -64,8 +64,8 @@ def test_an_image(files):
     image = source.load(7, 5)
     assert (image.mode, image.size) == ("RGB", (28, 28))
     np.testing.assert_array_equal(np.asarray(image), np.repeat(arrays.images[7][..., None], 3, -1))
-    assert source.label(7) == arrays.labels[7]
-    assert source.classes[source.label(7)] == FashionMNIST.classes[arrays.labels[7]]
+    assert source.target(7) == arrays.labels[7]
+    assert source.classes[source.target(7)] == FashionMNIST.classes[arrays.labels[7]]
     assert source.name(7) == "fashion_mnist/test/7"
     assert len(pickle.dumps(source)) < 2000
 
@@ -87,7 +87,7 @@ def test_the_cache_is_looked_into_and_torchvision_reads_the_same(files, tmp_path
     expected = FashionMNIST(str(tmp_path / "cache"))
     for i in (0, 199):
         assert source.load(i) == expected[i][0].convert("RGB")
-        assert source.label(i) == expected[i][1]
+        assert source.target(i) == expected[i][1]
 
 
 @pytest.mark.parametrize("error", [no_network, lambda *_, **__: (_ for _ in ()).throw(URLError("no network"))])
@@ -112,4 +112,4 @@ def test_the_real_one():
         pytest.skip("Fashion-MNIST is not on this machine")
     splits = open_dataset("fashion_mnist", 1 / 12)
     assert {name: len(source) for name, source in splits.items()} == {"train": 55_000, "val": 5_000, "test": 10_000}
-    assert [splits["test"].label(i) for i in range(5)] == [9, 2, 1, 1, 6]
+    assert [splits["test"].target(i) for i in range(5)] == [9, 2, 1, 1, 6]

@@ -157,6 +157,6 @@ def test_images_in_tar_files(tmp_path, tar, monkeypatch, png):
     assert source.load(3).tobytes() == read_image(png(4)).tobytes()
     assert source.load(5).tobytes() == read_image(png(7)).tobytes()
     assert [source.load(i).size for i in (0, 1, 2)] == [(9, 8), (40, 30), (40, 30)]
-    assert [source.label(i) for i in range(7)] == [0, 1, 1, 0, 0, 1, 2]
+    assert [source.target(i) for i in range(7)] == [0, 1, 1, 0, 0, 1, 2]
     with pytest.raises(UnreadableImage, match="there is no image with this name"):
         source.load(4)

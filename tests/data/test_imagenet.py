@@ -31,7 +31,7 @@ def test_numbers_are_numbers(tmp_path):
     for number in (2, 10, 1, 999):
         save(tmp_path / str(number) / "x.png")
     source = open_imagenet(tmp_path)
-    labels = {source.name(i).split("/")[-2]: source.label(i) for i in range(len(source))}
+    labels = {source.name(i).split("/")[-2]: source.target(i) for i in range(len(source))}
     assert labels == {"1": 1, "2": 2, "10": 10, "999": 999}
 
 
@@ -39,7 +39,7 @@ def test_some_of_the_classes(tmp_path):
     for i in (3, 700):
         save(tmp_path / wnids()[i] / "x.JPEG")
     source = open_imagenet(tmp_path)
-    assert [source.label(i) for i in range(len(source))] == [3, 700]
+    assert [source.target(i) for i in range(len(source))] == [3, 700]
     assert len(source.classes) == 1000
 
 
@@ -47,7 +47,7 @@ def test_a_subset_has_labels_of_its_own(tmp_path):
     for i in (1, 199):
         save(tmp_path / wnids("r")[i] / "x.png")
     source = open_imagenet(tmp_path, "r")
-    assert [source.label(i) for i in range(len(source))] == [1, 199]
+    assert [source.target(i) for i in range(len(source))] == [1, 199]
 
 
 def test_mistakes(tmp_path):

@@ -64,7 +64,7 @@ def check_images(source, png, numbers):
     assert len(source) == len(numbers)
     for i, number in enumerate(numbers):
         assert source.load(i).tobytes() == read_image(png(number)).tobytes()
-        assert source.label(i) == number % 3
+        assert source.target(i) == number % 3
 
 
 # Tar
@@ -129,7 +129,7 @@ def test_no_images_of_their_own_become_val(tar_folder):
         for i in range(0, len(source), 7):
             j = [whole.name(k) for k in range(200)].index(source.name(i))
             assert source.load(i).tobytes() == whole.load(j).tobytes()
-            assert source.label(i) == whole.label(j)
+            assert source.target(i) == whole.target(j)
     again, other = (open_dataset(str(folder), 0.2, seed)["val"] for seed in (1, 2))
     assert [again.name(i) for i in range(len(again))] == names["val"]
     assert [other.name(i) for i in range(len(other))] != names["val"]
@@ -186,8 +186,8 @@ def test_classes_by_name(tmp_path, png, tar):
         (tmp_path / f"{name}.tar").write_bytes(tar({"a.png": png(0), "a.cls": label}))
     splits = open_dataset(str(tmp_path))
     assert splits["train"].classes == ("cat", "dog")
-    assert [splits["train"].label(i) for i in range(2)] == [1, 0]
-    assert splits["val"].label(0) == 1
+    assert [splits["train"].target(i) for i in range(2)] == [1, 0]
+    assert splits["val"].target(0) == 1
     (tmp_path / "val-0.tar").write_bytes(tar({"a.png": png(0), "a.cls": b"eel"}))
     with pytest.raises(ShardError, match=r"^.*val-0\.tar/a has the label 'eel', but there is no such class$"):
         open_dataset(str(tmp_path))
@@ -322,7 +322,7 @@ def test_parquet_without_description(tmp_path, png):
     (tmp_path / "a.parquet").write_bytes(parquet(png, 3, names=None, labels=["eel", None, "cat"]))
     source = open_dataset(str(tmp_path / "a.parquet"), 0.0)["train"]
     assert source.classes == ("cat", "eel")
-    assert [source.label(i) for i in (0, 2)] == [1, 0]
+    assert [source.target(i) for i in (0, 2)] == [1, 0]
     with pytest.raises(UnreadableImage, match=r"a\.parquet/1: it has no label"):
         source.load(1)
     (tmp_path / "a.parquet").write_bytes(parquet(png, 3, names=None, labels=[0.0, None, 1.0]))
@@ -354,7 +354,7 @@ def test_parquet_that_cannot_be_used(tmp_path, png, monkeypatch):
     path.write_bytes(parquet(png, 4, labels=[0, 1, 7, 0]))
     source = open_dataset(path, 0.0)["train"]
     with pytest.raises(ShardError, match=r"a\.parquet/2 has the label '7', but there are 3 classes"):
-        source.label(2)
+        source.target(2)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ShardError, match=r'needs pyarrow: pip install "transnext\[shards\]"$'):
         open_dataset(path)

@@ -14,9 +14,10 @@ from torch import nn
 from transnext.cli import main
 from transnext.config import TrainConfig
 from transnext.data.imagenet import wnids
+from transnext.data.preprocessing import Preprocessing
 from transnext.engine.evaluation import Evaluator, held_out_split
-from transnext.tasks.classification.build import Preprocessing
-from transnext.tasks.classification.loading import Classifier, imagenet_descriptions
+from transnext.tasks.classification.align import imagenet_descriptions
+from transnext.tasks.classification.loading import loaded_classifier
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 PREPROCESSING = Preprocessing(
@@ -38,7 +39,7 @@ class Colour(nn.Module):
 
 
 def evaluator(names=("red", "green", "blue"), name="model", **kwargs):
-    classifier = Classifier(model=Colour(**kwargs), class_names=list(names), preprocessing=PREPROCESSING, name=name)
+    classifier = loaded_classifier(Colour(**kwargs), names, PREPROCESSING, name)
     return Evaluator(classifier, workers=0, device="cpu")
 
 

@@ -13,10 +13,10 @@ from torchvision import transforms
 
 import transnext
 from transnext.config import TrainConfig
+from transnext.data.preprocessing import Preprocessing
 from transnext.engine.optim import make_optimizer, make_scheduler
 from transnext.models.checkpoint import read_checkpoint
 from transnext.models.official import ours_to_official
-from transnext.tasks.classification.build import Preprocessing
 from transnext.tasks.classification.recipes import RECIPES, recipe
 
 RELEASED = {

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transnext.report.examples import examples_section
 
 from transnext.data.datasets import EmojiImages
 from transnext.engine import run_report, train
 from transnext.engine.run_folder import RunFolder
-from transnext.engine.run_report import report
 from transnext.models.checkpoint import read_checkpoint, save_checkpoint
-from transnext.report.examples import examples_section
+from transnext.studies.report import report
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import timm
 import torch
 from torch import nn
 
+from transnext.data.preprocessing import Preprocessing
 from transnext.models.checkpoint import save_checkpoint
-from transnext.tasks.classification.build import Preprocessing
 
 MODEL_ARGS: dict[str, Any] = {
     "img_size": 32,

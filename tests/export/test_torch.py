@@ -53,12 +53,13 @@ def test_maps_of_one_stage(checkpoint: Path, network: nn.Module, tmp_path: Path)
 
 
 def test_a_model_that_is_not_ours(tmp_path: Path) -> None:
-    from transnext.tasks.classification.build import Preprocessing, create
-    from transnext.tasks.classification.loading import Classifier
+    from transnext.data.preprocessing import Preprocessing
+    from transnext.models.variants import create
+    from transnext.tasks.classification.loading import loaded_classifier
 
     model = create("convnext_atto", {"num_classes": 2, "depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8)}).eval()
     preprocessing = Preprocessing.of_model(model, 32)
-    classifier = Classifier(model=model, class_names=["a", "b"], preprocessing=preprocessing, name="atto")
+    classifier = loaded_classifier(model, ["a", "b"], preprocessing, "atto")
     result = transnext.export_model(classifier, tmp_path / "a.pt2")
     assert result.info.size_multiple is None
     assert [c.shape for c in result.checks] == [(1, 3, 32, 32), (3, 3, 32, 32)]

@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 from transnext.data.corruptions import CORRUPTIONS
-from transnext.report import Example, build_report
+from transnext.report.page import build_report
+from transnext.studies.corruptions import RobustnessResult
+from transnext.studies.sizes import ScalePoint, ScaleResult
 from transnext.tasks.classification.calibration import Calibration, calibration
 from transnext.tasks.classification.intervals import bootstrap_interval
+from transnext.tasks.classification.present import Example
 from transnext.tasks.classification.results import Prediction, SplitResult
-from transnext.tasks.classification.robustness import RobustnessResult
-from transnext.tasks.classification.scales import ScalePoint, ScaleResult
 
 HOSTILE = "<script>alert('x')</script>\"&'\x00\udcff\u202e"
 

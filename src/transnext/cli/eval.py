@@ -14,7 +14,7 @@ from transnext.limits import MAX_SEED, check_number
 from transnext.version import __version__
 
 if TYPE_CHECKING:
-    from transnext.data import ImageSource
+    from transnext.data import Source
     from transnext.engine.evaluation import Evaluator
 
 FIGURES = (".png", ".svg", ".pdf")
@@ -119,19 +119,18 @@ def evaluate(
 def _splits(
     evaluator: "Evaluator", data: str, splits: tuple[str, ...], val_fraction: float, seed: int
 ) -> dict[str, Any]:
-    from transnext.tasks.classification.summary import results_as_dict, results_table
+    from transnext.tasks.table import results_table
 
     results = evaluator.run_splits(data, splits, val_fraction=val_fraction, seed=seed)
     console = Console()
     console.print(results_table(results))
     _print_skipped(console, (skipped for r in results for skipped in r.skipped))
-    return {"splits": results_as_dict(results)}
+    return {"splits": {result.split: result.to_dict() for result in results}}
 
 
 def _suite(evaluator: "Evaluator", data: str) -> dict[str, Any]:
-    from transnext.engine.imagenet_suite import evaluate_imagenet
-    from transnext.tasks.classification.imagenet import suite_as_dict, suite_table
-    from transnext.tasks.classification.robustness import robustness_table
+    from transnext.studies.corruptions import robustness_table
+    from transnext.studies.imagenet import evaluate_imagenet, suite_as_dict, suite_table
 
     found = evaluate_imagenet(evaluator, data)
     console = Console()
@@ -146,11 +145,10 @@ def _suite(evaluator: "Evaluator", data: str) -> dict[str, Any]:
 
 
 def _corruptions(
-    evaluator: "Evaluator", source: "ImageSource", split: str, corruptions: tuple[str, ...], seed: int
+    evaluator: "Evaluator", source: "Source", split: str, corruptions: tuple[str, ...], seed: int
 ) -> tuple[dict[str, Any], Callable[[Path], None]]:
-    from transnext.engine.robustness import measure_robustness
-    from transnext.report.figures import draw_robustness
-    from transnext.tasks.classification.robustness import robustness_as_dict, robustness_line, robustness_table
+    from transnext.studies.corruptions import measure_robustness, robustness_as_dict, robustness_line, robustness_table
+    from transnext.studies.figures import draw_robustness
 
     robustness = measure_robustness(evaluator, source, split=split, corruptions=corruptions, seed=seed)
     console = Console()
@@ -160,11 +158,10 @@ def _corruptions(
 
 
 def _scales(
-    evaluator: "Evaluator", source: "ImageSource", split: str, scales: tuple[float, ...] | None
+    evaluator: "Evaluator", source: "Source", split: str, scales: tuple[float, ...] | None
 ) -> tuple[dict[str, Any], Callable[[Path], None]]:
-    from transnext.engine.robustness import DEFAULT_SCALES, measure_scales
-    from transnext.report.figures import draw_scales
-    from transnext.tasks.classification.scales import scales_as_dict, scales_table
+    from transnext.studies.figures import draw_scales
+    from transnext.studies.sizes import DEFAULT_SCALES, measure_scales, scales_as_dict, scales_table
 
     scaled = measure_scales(evaluator, source, split=split, scales=scales or DEFAULT_SCALES)
     console = Console()
@@ -176,7 +173,7 @@ def _scales(
 
 def _one_split(
     evaluator: "Evaluator", data: str, splits: tuple[str, ...], val_fraction: float, seed: int
-) -> tuple[str, "ImageSource"]:
+) -> tuple[str, "Source"]:
     from transnext.engine.evaluation import check_splits, held_out_split
 
     sources = evaluator.open(data, val_fraction, seed)

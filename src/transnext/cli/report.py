@@ -26,7 +26,7 @@ def report(
         workers: Processes that read images.
         device: auto, cpu, cuda or mps.
     """
-    from transnext.engine.run_report import report as write_report  # imports matplotlib
+    from transnext.studies.report import report as write_report  # imports matplotlib
 
     page = write_report(
         run,

@@ -1,49 +1,21 @@
-"""Labelled images as PyTorch datasets, in which an unreadable file costs one sample and not the run."""
+"""The sets of labelled images that there are, by name or by place."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.utils.data import Dataset
 
 from transnext.data.emoji import SPLITS, load_emoji
 from transnext.data.fashion_mnist import fashion_mnist_splits
 from transnext.data.folder import FolderIndex, image_folder_splits
-from transnext.data.images import UnreadableImage, composite_on_white, read_image
+from transnext.data.images import composite_on_white, read_image
 from transnext.data.names import PackedNames, printable
+from transnext.data.sample import ImageSource
 from transnext.data.shards import holds_shards, open_shards
-from transnext.data.transforms import Transform
-
-
-class ImageSource(Protocol):
-    """A sequence of labelled images. Implementations are cheap to pickle: each data loader worker gets a copy."""
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Class names; labels index them."""
-
-    def __len__(self) -> int: ...
-
-    def load(self, index: int, min_side: int | None = None) -> Image.Image:
-        """Return image `index` in mode `RGB`; `min_side` as in `read_image`, and may be ignored.
-
-        Raises:
-            UnreadableImage: If it cannot be read.
-            FileNotFoundError: If it is gone.
-        """
-
-    def label(self, index: int) -> int:
-        """Return the class of image `index`."""
-
-    def name(self, index: int) -> str:
-        """Return what to call image `index` in a message: its path, or for example `emoji/twemoji/red heart`."""
 
 
 class FolderImages:
@@ -62,7 +34,7 @@ class FolderImages:
         """Read image `index`; see `ImageSource`."""
         return read_image(self._paths[index], min_side)
 
-    def label(self, index: int) -> int:
+    def target(self, index: int) -> int:
         """Return the class of image `index`."""
         return int(self._labels[index])
 
@@ -106,9 +78,9 @@ class AlignedImages:
         """Return image `index`; see `ImageSource`."""
         return self.source.load(index, min_side)
 
-    def label(self, index: int) -> int:
+    def target(self, index: int) -> int:
         """Return the class of image `index`."""
-        return self._places[self.source.label(index)]
+        return self._places[self.source.target(index)]
 
     def name(self, index: int) -> str:
         """Return the name that image `index` has in the source."""
@@ -130,7 +102,7 @@ class EmojiImages:
         """Return image `index`; `min_side` is ignored."""
         return composite_on_white(Image.fromarray(load_emoji().images[self._indices[index]]))
 
-    def label(self, index: int) -> int:
+    def target(self, index: int) -> int:
         """Return the class of image `index`."""
         return int(load_emoji().labels[self._indices[index]])
 
@@ -138,94 +110,6 @@ class EmojiImages:
         """Return `emoji/<style>/<concept>`."""
         emoji, i = load_emoji(), self._indices[index]
         return f"emoji/{emoji.style_names[emoji.styles[i]]}/{emoji.concept_names[emoji.concepts[i]]}"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A transformed image.
-
-    Attributes:
-        image: float32 `[3, H, W]`, normalised.
-        target: The class.
-        index: Its place in the dataset.
-    """
-
-    image: torch.Tensor
-    target: int
-    index: int
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An image that could not be read.
-
-    Attributes:
-        name: Its path or other name.
-        reason: One line.
-    """
-
-    name: str
-    reason: str
-
-
-class Batch(NamedTuple):
-    """What `collate` makes of `B` images.
-
-    Attributes:
-        images: float32 `[B, 3, H, W]`; `[0, 3, 0, 0]` if no image could be read.
-        targets: int64 `[B]`.
-        indices: int64 `[B]`, places in the dataset.
-        skipped: Pairs `(name, reason)` of images that are missing from the batch.
-    """
-
-    images: torch.Tensor
-    targets: torch.Tensor
-    indices: torch.Tensor
-    skipped: list[tuple[str, str]]
-
-
-class LabelledImages(Dataset[Sample | Skipped]):
-    """The images of a source, transformed. To be used with `collate`.
-
-    Args:
-        source: The images.
-        transform: From an `RGB` PIL image to a tensor `[3, H, W]`.
-        min_side: As in `read_image`; `min_side_for` gives a value that suits the transform. None reads at full size.
-    """
-
-    def __init__(self, source: ImageSource, transform: Transform, min_side: int | None = None) -> None:
-        self.source = source
-        self.transform = transform
-        self.min_side = min_side
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Class names; targets index them."""
-        return self.source.classes
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Sample | Skipped:
-        index = range(len(self))[index]
-        try:
-            image = self.source.load(index, self.min_side)
-        except UnreadableImage as error:
-            return Skipped(self.source.name(index), error.reason)
-        except FileNotFoundError:
-            return Skipped(self.source.name(index), "the file is gone")
-        return Sample(self.transform(image), self.source.label(index), index)
-
-
-def collate(batch: Sequence[Sample | Skipped]) -> Batch:
-    """Stack what could be read and list what could not; see `Batch`."""
-    samples = [item for item in batch if isinstance(item, Sample)]
-    return Batch(
-        images=torch.stack([sample.image for sample in samples]) if samples else torch.empty(0, 3, 0, 0),
-        targets=torch.tensor([sample.target for sample in samples], dtype=torch.int64),
-        indices=torch.tensor([sample.index for sample in samples], dtype=torch.int64),
-        skipped=[(item.name, item.reason) for item in batch if isinstance(item, Skipped)],
-    )
 
 
 def _emoji_splits(_: float) -> Mapping[str, ImageSource]:

@@ -12,14 +12,13 @@ import shutil
 import struct
 import tempfile
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
-from transnext.data.datasets import ImageSource
 from transnext.data.image_files import CACHE_MARK
+from transnext.data.sample import Source
 
 MEMORY = "memory"
 """The value of `cache` that keeps images in shared memory instead of a folder."""
@@ -38,7 +37,7 @@ _HEADER = struct.Struct(f"<{len(_MAGIC)}sIIII")
 
 @runtime_checkable
 class VersionedSource(Protocol):
-    """An `ImageSource` whose images may be worth keeping, because decoding them takes time."""
+    """An `Source` whose images may be worth keeping, because decoding them takes time."""
 
     def version(self, index: int) -> str:
         """Return a text that changes when image `index` changes, such as size and time of its file.
@@ -49,7 +48,7 @@ class VersionedSource(Protocol):
         """
 
 
-def cached(source: ImageSource, cache: str | os.PathLike[str] | None) -> ImageSource:
+def cached(source: Source, cache: str | os.PathLike[str] | None) -> Source:
     """Return `source`, or a copy of it that keeps decoded images.
 
     Args:
@@ -69,7 +68,7 @@ def cached(source: ImageSource, cache: str | os.PathLike[str] | None) -> ImageSo
 
 
 class CachedImages:
-    """An `ImageSource` that keeps the decoded images of another.
+    """An `Source` that keeps the decoded images of another.
 
     An image is kept as it comes from the source: RGB, upright, and shrunk if `min_side` allows. One that has changed
     is decoded anew, and so is one whose file in the cache is damaged. Unreadable images are not kept. When the cache
@@ -80,20 +79,17 @@ class CachedImages:
         store: Where they are kept.
     """
 
-    def __init__(self, source: ImageSource, store: _Folder) -> None:
+    def __init__(self, source: Source, store: _Folder) -> None:
         self.source = source
         self._store = store
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Class names; labels index them."""
-        return self.source.classes
+        if hasattr(source, "classes"):
+            self.classes = source.classes
 
     def __len__(self) -> int:
         return len(self.source)
 
     def load(self, index: int, min_side: int | None = None) -> Image.Image:
-        """Return image `index`, from the cache if it is there; see `ImageSource`."""
+        """Return image `index`, from the cache if it is there; see `Source`."""
         assert isinstance(self.source, VersionedSource)
         version = self.source.version(index).encode("utf-8", "surrogateescape")
         key = f"{self.source.name(index)}\n{min_side}".encode("utf-8", "surrogateescape")
@@ -105,9 +101,9 @@ class CachedImages:
                 _write(path, version, image)
         return image
 
-    def label(self, index: int) -> int:
-        """Return the class of image `index`."""
-        return self.source.label(index)
+    def target(self, index: int) -> Any:
+        """Return the target of image `index`."""
+        return self.source.target(index)
 
     def name(self, index: int) -> str:
         """Return the name that image `index` has in the source."""

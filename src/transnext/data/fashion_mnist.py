@@ -67,7 +67,7 @@ class FashionMNISTImages:
         """Return image `index`; `min_side` is ignored."""
         return Image.fromarray(load_fashion_mnist(self._file).images[self._indices[index]]).convert("RGB")
 
-    def label(self, index: int) -> int:
+    def target(self, index: int) -> int:
         """Return the class of image `index`."""
         return int(load_fashion_mnist(self._file).labels[self._indices[index]])
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from transnext.data.datasets import FolderImages, ImageSource
+from transnext.data.datasets import FolderImages
 from transnext.data.decoded import CachedImages
 from transnext.data.names import printable
+from transnext.data.sample import Source
 from transnext.data.shards import ShardedImages
 
 MAX_NAMES = 10_000
@@ -79,7 +80,7 @@ class DataFingerprint:
         return "; ".join(changes)
 
 
-def fingerprint(splits: Mapping[str, ImageSource]) -> DataFingerprint:
+def fingerprint(splits: Mapping[str, Source]) -> DataFingerprint:
     """Return the fingerprint of a data set, as `open_dataset` gives it; a few seconds for a million images.
 
     Args:
@@ -87,11 +88,11 @@ def fingerprint(splits: Mapping[str, ImageSource]) -> DataFingerprint:
     """
     splits = {name: source.source if isinstance(source, CachedImages) else source for name, source in splits.items()}
     keep_names = sum(map(len, splits.values())) <= MAX_NAMES
-    classes = tuple(next(iter(splits.values())).classes)
+    classes = tuple(getattr(next(iter(splits.values())), "classes", ()))
     return DataFingerprint(classes, {name: _split(source, keep_names) for name, source in splits.items()})
 
 
-def _split(source: ImageSource, keep_names: bool) -> SplitFingerprint:
+def _split(source: Any, keep_names: bool) -> SplitFingerprint:
     if isinstance(source, ShardedImages):
         files = source.contents()
         counts: Counter[str] = Counter()
@@ -99,7 +100,11 @@ def _split(source: ImageSource, keep_names: bool) -> SplitFingerprint:
             counts[printable(file.name)] += file.images
         return SplitFingerprint(dict(counts), _digest([repr(file) for file in files], b""))
     names = list(_names(source))
-    labels = np.fromiter((source.label(i) for i in range(len(source))), np.int32, len(source))
+    if not hasattr(source, "classes"):
+        return SplitFingerprint(
+            {"images": len(names)}, _digest(names, b""), tuple(map(printable, names)) if keep_names else None
+        )
+    labels = np.fromiter((source.target(i) for i in range(len(source))), np.int32, len(source))
     classes, images = np.unique(labels, return_counts=True)
     return SplitFingerprint(
         {source.classes[c]: n for c, n in zip(classes.tolist(), images.tolist(), strict=True)},
@@ -108,7 +113,7 @@ def _split(source: ImageSource, keep_names: bool) -> SplitFingerprint:
     )
 
 
-def _names(source: ImageSource) -> Iterator[str]:
+def _names(source: Source) -> Iterator[str]:
     return source.names_below() if isinstance(source, FolderImages) else map(source.name, range(len(source)))
 
 

@@ -1,4 +1,4 @@
-"""From a PIL image to the normalised tensor that a model takes; timm does the work."""
+"""From a PIL image to a tensor of bytes, by timm, and from batches of bytes to the numbers that a model takes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import itertools
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps
 from timm.data import create_transform
-from timm.data.random_erasing import RandomErasing
+from torch import nn
 from torchvision import transforms
 
 from transnext.choices import CropMode
@@ -38,7 +37,6 @@ def train_transform(
     hflip: float = 0.5,
     auto_augment: str | None = None,
     color_jitter: float | None = None,
-    erasing_prob: float = 0.0,
 ) -> Transform:
     """Return the random transform of training images.
 
@@ -52,10 +50,9 @@ def train_transform(
         hflip: Probability of a flip left to right.
         auto_augment: A policy in timm's notation, e.g. `rand-m9-mstd0.5-inc1`.
         color_jitter: Strength of random brightness, contrast and saturation. Not applied together with `auto_augment`.
-        erasing_prob: Probability that a rectangle is replaced by noise.
 
     Returns:
-        A picklable function from an `RGB` PIL image to a float32 tensor `[C, H, W]`.
+        A picklable function from an `RGB` PIL image to a uint8 tensor `[C, H, W]`.
 
     Raises:
         ValueError: If a value is out of range or unknown.
@@ -63,9 +60,8 @@ def train_transform(
     _check_common(input_size, mean, std, interpolation, (*_INTERPOLATIONS, "random"))
     _check_range("crop_scale", crop_scale, 1.0)
     _check_range("crop_ratio", crop_ratio, math.inf)
-    for name, value in {"hflip": hflip, "erasing_prob": erasing_prob}.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} is a probability and must be in 0..1, got {value}")
+    if not 0 <= hflip <= 1:
+        raise ValueError(f"hflip is a probability and must be in 0..1, got {hflip}")
     if color_jitter is not None and color_jitter < 0:
         raise ValueError(f"color_jitter must not be negative, got {color_jitter}")
     try:
@@ -88,10 +84,7 @@ def train_transform(
             f"auto_augment {auto_augment!r} is not a policy that timm knows; an example is 'rand-m9-mstd0.5-inc1'"
         ) from error
     _keep_a_bit(transform)
-    steps: list[object] = [_enlarge_tiny, transform, _Normalise(mean, std)]
-    if erasing_prob > 0:
-        steps.append(RandomErasing(erasing_prob, mode="pixel", device="cpu"))
-    return transforms.Compose(steps)
+    return transforms.Compose([_enlarge_tiny, transform])
 
 
 def eval_transform(
@@ -114,7 +107,7 @@ def eval_transform(
             cut off; `squash` resizes both sides; `border` keeps the aspect ratio and pads the shorter side with `mean`.
 
     Returns:
-        A picklable function from an `RGB` PIL image to a float32 tensor `[C, H, W]`.
+        A picklable function from an `RGB` PIL image to a uint8 tensor `[C, H, W]`.
 
     Raises:
         ValueError: If a value is out of range or unknown.
@@ -126,8 +119,7 @@ def eval_transform(
     transform = create_transform(
         input_size, mean=mean, interpolation=interpolation, crop_pct=crop_pct, crop_mode=crop_mode, normalize=False
     )
-    steps = [transform, _Normalise(mean, std)]
-    return transforms.Compose([_limit_aspect, *steps] if crop_mode == "center" else steps)
+    return transforms.Compose([_limit_aspect, transform]) if crop_mode == "center" else transform
 
 
 def min_side_for(input_size: InputSize, crop_pct: float = 0.875) -> int:
@@ -151,25 +143,37 @@ def min_side_for(input_size: InputSize, crop_pct: float = 0.875) -> int:
     return 2 * math.ceil(max(input_size[1:]) / crop_pct)
 
 
-class _Normalise:
-    """Values 0..255 to normalised ones, with the bits of torchvision's `ToTensor` and `Normalize` one after the other.
-
-    In NumPy, because it is quicker to begin: of an image of 28 pixels those two took as long as all the rest.
+class Normalise(nn.Module):
+    """Bytes to normalised numbers, with the bits of torchvision's `ToTensor` and `Normalize` one after the other.
 
     Args:
         mean: Per channel, for values in 0..1.
         std: Per channel, for values in 0..1.
     """
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        self.mean, self.std = (np.array(value, np.float32)[:, None, None] for value in (mean, std))
+    range: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
 
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """uint8 `[C, H, W]`, in any layout, to float32 `[C, H, W]`, contiguous."""
-        result = np.divide(image.numpy(), np.float32(255), order="C")
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        # A divisor that lies on the device: by a number of Python's, GPUs multiply with its rounded inverse.
+        for name, values in (("range", 255.0), ("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 `[..., C, H, W]`, in any layout, to float32, contiguous.
+
+        Raises:
+            ValueError: The images are of another dtype, and normalised perhaps.
+        """
+        if images.dtype != torch.uint8:
+            raise ValueError(f"images are {images.dtype}: expected torch.uint8, 0..255")
+        result = images.contiguous().float()
+        result /= self.range
         result -= self.mean
         result /= self.std
-        return torch.from_numpy(result)
+        return result
 
 
 def _enlarge_tiny(image: Image.Image) -> Image.Image:

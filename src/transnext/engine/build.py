@@ -1,10 +1,9 @@
 """What a configuration stands for: model, training images, accelerator."""
 
-import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-import timm
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedType,
@@ -15,7 +14,7 @@ from accelerate.utils import (
 from torch import nn
 
 from transnext.config import TrainConfig
-from transnext.data import ImageSource, LabelledImages, min_side_for, train_transform
+from transnext.data import LabelledImages, collate
 from transnext.engine.batching import Batching
 from transnext.engine.device import pick_device
 from transnext.engine.distributed import join_restarted_group
@@ -24,71 +23,35 @@ from transnext.engine.optim import freeze_stages
 from transnext.engine.run_folder import RunFolder
 from transnext.engine.trackers import require_tracker
 from transnext.models import TransNeXt
-from transnext.models.checkpoint import load_checkpoint, read_checkpoint
-from transnext.models.variants import PRETRAIN_SIZES
-from transnext.tasks.classification.build import Preprocessing, create
+from transnext.tasks.task import Task
 
 _SHARD_PARAMETERS = 1_000_000
 """Modules of models other than ours are sharded by themselves when they have more parameters."""
 
 
-def build_model(config: TrainConfig, num_classes: int, saved_args: Mapping[str, Any] | None = None) -> nn.Module:
-    """The classifier to train, with its initial weights, some of them frozen as the configuration says.
+def build_net(task: Task, config: TrainConfig[Any], saved_args: Mapping[str, Any] | None = None) -> nn.Module:
+    """The network of a task, some of its weights frozen as the configuration says.
 
     Args:
+        task: What it is for.
         config: What to build.
-        num_classes: Classes.
-        saved_args: Arguments of a model whose weights will be loaded later; the initial weights are then random.
+        saved_args: As in `Task.build`.
 
     Raises:
-        ValueError: There is no such model, or it cannot do what is asked of it.
-        FileNotFoundError: The checkpoint is not there.
+        ValueError: It cannot do what is asked of it.
     """
-    args: dict[str, Any] = {
-        "num_classes": num_classes,
-        "drop_path_rate": config.start.drop_path,
-        "drop_rate": config.start.dropout,
-    }
-    ours = config.model.startswith("transnext_")
-    if saved_args is not None:
-        model = create(config.model, {**args, **saved_args})
-    else:
-        if ours and config.images.image_size is not None:
-            args["img_size"] = config.images.image_size
-        if ours and config.start.checkpoint is not None:
-            args["pretrain_size"] = _pretrain_size(config.start.checkpoint, config.model)
-        model = create(config.model, args, pretrained=config.start.pretrained)
-        if config.start.checkpoint is not None:
-            load_checkpoint(model, config.start.checkpoint, new_head=True)
-    freeze_stages(model, config.start.freeze_stages)
+    net = task.build(config, saved_args)
+    freeze_stages(net, config.start.freeze_stages)
     if config.run.grad_checkpointing:
-        recompute = getattr(model, "set_grad_checkpointing", None)
+        recompute = getattr(net, "set_grad_checkpointing", None)
         if recompute is None:
             raise ValueError(f"{config.model} cannot recompute its activations: leave out --grad-checkpointing")
         recompute()
-    return model
-
-
-def train_images(config: TrainConfig, source: ImageSource, preprocessing: Preprocessing) -> LabelledImages:
-    """The training images with their random transform."""
-    transform = train_transform(
-        preprocessing.input_size,
-        preprocessing.mean,
-        preprocessing.std,
-        preprocessing.interpolation,
-        crop_scale=config.images.crop_scale,
-        hflip=config.images.hflip,
-        auto_augment=config.images.auto_augment or None,
-        color_jitter=config.images.color_jitter,
-        erasing_prob=config.task.erasing,
-    )
-    return LabelledImages(
-        source, transform, min_side_for(preprocessing.input_size, math.sqrt(config.images.crop_scale[0]))
-    )
+    return net
 
 
 def build_loader(
-    config: TrainConfig, images: LabelledImages, batching: Batching, accelerator: Accelerator
+    task: Task, config: TrainConfig[Any], images: LabelledImages, batching: Batching, accelerator: Accelerator
 ) -> EpochLoader:
     """The training batches of this process.
 
@@ -104,7 +67,8 @@ def build_loader(
         world_size=accelerator.num_processes,
         timeout=config.images.worker_timeout,
         repeats=config.images.repeats,
-        balanced=config.task.balanced,
+        balance=task.balance(images.source, config),
+        collate=partial(collate, targets=task.collate),
         pin_memory=accelerator.device.type == "cuda",
     )
 
@@ -156,10 +120,3 @@ def _sharding(model: nn.Module) -> FullyShardedDataParallelPlugin:
     return FullyShardedDataParallelPlugin(
         auto_wrap_policy="size_based_wrap", min_num_params=_SHARD_PARAMETERS, **options
     )
-
-
-def _pretrain_size(checkpoint: str, name: str) -> Any:
-    """The resolution that the weights of a checkpoint were pre-trained at, whatever size they are to be tuned at."""
-    saved = read_checkpoint(checkpoint).metadata.get("model_args") or {}
-    config = timm.get_pretrained_cfg(name)
-    return saved.get("pretrain_size") or PRETRAIN_SIZES.get(name) or (config and config.input_size[-2:])

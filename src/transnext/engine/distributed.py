@@ -10,8 +10,6 @@ import torch.distributed as distributed
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
-from transnext.tasks.classification.evaluation import Outputs
-
 T = TypeVar("T")
 
 
@@ -72,13 +70,3 @@ def fail(error: Exception) -> NoReturn:
     if PartialState().is_main_process:
         raise error
     sys.exit(2)
-
-
-def join_outputs(parts: list[Outputs]) -> Outputs:
-    """The outputs of all processes as one."""
-    return Outputs(
-        torch.cat([part.logits for part in parts]),
-        torch.cat([part.targets for part in parts]),
-        torch.cat([part.indices for part in parts]),
-        [skipped for part in parts for skipped in part.skipped],
-    )

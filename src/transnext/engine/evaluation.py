@@ -1,30 +1,23 @@
-"""Evaluation of a trained classifier on a data set, in one call."""
+"""Evaluation of a trained model on a data set, in one call."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from transnext.config import TrainConfig
-from transnext.data import NAMED_SETS, AlignedImages, ImageSource, LabelledImages, open_dataset
-from transnext.data.imagenet import wnids
+from transnext.data import NAMED_SETS, LabelledImages, Source, collate
+from transnext.data.preprocessing import Preprocessing
 from transnext.engine.device import pick_device
 from transnext.engine.display import Display
+from transnext.engine.evaluate import evaluate as evaluate_batches
 from transnext.engine.loader import eval_loader, naming_dead_workers
 from transnext.engine.run_folder import RunFolder
 from transnext.export import open_classifier
 from transnext.limits import MAX_WORKERS, check_number
-from transnext.tasks.classification.build import Preprocessing
-from transnext.tasks.classification.evaluation import evaluate as evaluate_batches
-from transnext.tasks.classification.loading import Classifier, imagenet_descriptions
-from transnext.tasks.classification.mirror import MirrorAveraged
-from transnext.tasks.classification.results import SplitResult
-
-WHOLE = "all"
-"""The split that has all images of data that come without splits."""
-_LISTED = 5
-_ENOUGH_SAME = 0.95
+from transnext.tasks.task import WHOLE, Loaded, Result
 
 
 class Evaluator:
@@ -32,7 +25,7 @@ class Evaluator:
 
     Args:
         model: A run folder, a checkpoint, an exported file, a model name with pretrained weights, or a loaded
-            `Classifier`.
+            `Loaded`.
         image_size: Side of the square that images are brought to, pixels; the trained one by default.
         flip: Average the probabilities of each image and its mirror image, which takes twice the time.
         batch_size: Images in a forward pass.
@@ -47,7 +40,7 @@ class Evaluator:
 
     def __init__(
         self,
-        model: str | Path | Classifier,
+        model: str | Path | Loaded,
         *,
         image_size: int | None = None,
         flip: bool = False,
@@ -65,10 +58,9 @@ class Evaluator:
         self.workers = workers
         self.display = Display(enabled=not quiet)
 
-    def images(self, source: ImageSource, preprocessing: Preprocessing | None = None) -> LabelledImages:
+    def images(self, source: Source, preprocessing: Preprocessing | None = None) -> LabelledImages:
         """The images of a source as the model wants them."""
-        preprocessing = preprocessing or self.classifier.preprocessing
-        return LabelledImages(source, preprocessing.transform(), preprocessing.min_side())
+        return self.classifier.task.images(source, preprocessing or self.classifier.preprocessing)
 
     def run(
         self,
@@ -78,7 +70,7 @@ class Evaluator:
         title: str | None = None,
         model: nn.Module | None = None,
         batch_size: int | None = None,
-    ) -> SplitResult:
+    ) -> Any:
         """Evaluates on every image once.
 
         Args:
@@ -92,12 +84,23 @@ class Evaluator:
             ValueError: No image could be read.
             ChildProcessError: A reading process died.
         """
+        task = self.classifier.task
         model = model or self.classifier.model
-        if self.flip:
-            model = MirrorAveraged(model)
-        loader = eval_loader(images, batch_size or self.batch_size, self.workers)
+        loader = eval_loader(
+            images, batch_size or self.batch_size, self.workers, collate=partial(collate, targets=task.collate)
+        )
         with naming_dead_workers(), self.display.bar(title or f"evaluating {split}", len(images)) as bar:
-            return evaluate_batches(model, loader, images, split=split, device=self.device, on_batch=bar.advance)
+            result: Result = evaluate_batches(
+                task,
+                task.mirrored(model) if self.flip else model,
+                loader,
+                self.classifier.preprocessing,
+                split=split,
+                name=images.source.name,
+                device=self.device,
+                on_batch=bar.advance,
+            )
+        return result
 
     def run_splits(
         self,
@@ -106,7 +109,7 @@ class Evaluator:
         *,
         val_fraction: float | None = None,
         seed: int | None = None,
-    ) -> list[SplitResult]:
+    ) -> list[Any]:
         """Evaluates on some splits of a data set.
 
         Args:
@@ -139,23 +142,9 @@ class Evaluator:
             default, default_seed = 0.0 if undivided else 0.2, 0
         return default if val_fraction is None else val_fraction, default_seed if seed is None else seed
 
-    def open(self, data: str | Path, val_fraction: float, seed: int) -> dict[str, ImageSource]:
-        """The splits of a data set, with the classes of the classifier.
-
-        Args:
-            data: A set by name, a folder of images, or shards. They may lack classes that the classifier has.
-            val_fraction: Share held out where the data come without splits; 0 to have all images as one, `WHOLE`.
-            seed: Decides what is held out.
-
-        Raises:
-            FileNotFoundError: The data are not there.
-            ValueError: The data have a class that the model lacks.
-        """
-        known = {name for names in self._namings() for name in names}
-        sources = open_dataset(str(data), val_fraction, seed, known)
-        if val_fraction == 0 and list(sources) == ["train"] and str(data) not in NAMED_SETS:
-            sources = {WHOLE: sources["train"]}
-        return {split: self._aligned(source, str(data)) for split, source in sources.items()}
+    def open(self, data: str | Path, val_fraction: float, seed: int) -> dict[str, Source]:
+        """The splits of a data set with targets as the model has them; see `Task.sources`."""
+        return self.classifier.task.sources(str(data), val_fraction, seed, self.classifier.name)
 
     def _training(self) -> TrainConfig | None:
         """The configuration of the run that the classifier comes from, if it lies in a run folder."""
@@ -164,36 +153,9 @@ class Evaluator:
         except (OSError, ValueError):
             return None
 
-    def _namings(self) -> list[Sequence[str]]:
-        """What the classes may be called: their names and, for those of ImageNet-1K, WordNet identifiers or numbers."""
-        ours = self.classifier.class_names
-        if ours not in (imagenet_descriptions(), list(wnids())):
-            return [ours]
-        return [ours, wnids(), [str(i) for i in range(len(ours))]]
-
-    def _aligned(self, source: ImageSource, data: str) -> ImageSource:
-        ours, theirs = self.classifier.class_names, list(source.classes)
-        if ours == theirs:
-            return source
-        namings = self._namings()
-        for names in namings:
-            count = Counter(names)  # two classes of ImageNet may share a name
-            place = {name: i for i, name in enumerate(names) if count[name] == 1}
-            if set(theirs) <= place.keys():
-                return AlignedImages(source, ours, [place[name] for name in theirs])
-        same = sum(a == b for a, b in zip(ours, theirs, strict=False))
-        # Descriptions of the classes of ImageNet differ in a few words from one publisher to another.
-        if len(namings) > 1 and len(theirs) == len(ours) and same >= _ENOUGH_SAME * len(ours):
-            return AlignedImages(source, ours, range(len(ours)))
-        extra = [name for name in theirs if not any(name in names for names in namings)] or theirs
-        raise ValueError(
-            f"{data} has {_listing(extra)}, but {self.classifier.name} has no such class: its {len(ours)} classes are "
-            f"{_listing(ours)}"
-        )
-
 
 def evaluate(
-    model: str | Path | Classifier,
+    model: str | Path | Loaded,
     data: str | Path,
     *,
     splits: Sequence[str] = (),
@@ -205,12 +167,12 @@ def evaluate(
     val_fraction: float | None = None,
     seed: int | None = None,
     quiet: bool = True,
-) -> list[SplitResult]:
+) -> list[Any]:
     """Measures the accuracy of a classifier on every image of some splits.
 
     Args:
         model: A run folder, a checkpoint, an exported file, a model name with pretrained weights, or a loaded
-            `Classifier`.
+            `Loaded`.
         data: A set by name, a folder of images, or shards.
         splits: Which splits; all if empty.
         image_size: Side of the square that images are brought to, pixels; the trained one by default.
@@ -245,12 +207,7 @@ def _is_same(trained: str, data: str) -> bool:
     return Path(trained).exists() and Path(data).exists() and Path(trained).samefile(data)
 
 
-def _listing(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(repr(name) for name in names[:_LISTED]) + more
-
-
-def check_splits(sources: Mapping[str, ImageSource], splits: Sequence[str], data: str) -> None:
+def check_splits(sources: Mapping[str, Source], splits: Sequence[str], data: str) -> None:
     """Makes sure that the data have some splits.
 
     Raises:
@@ -261,6 +218,6 @@ def check_splits(sources: Mapping[str, ImageSource], splits: Sequence[str], data
             raise ValueError(f"{data} has no split {name!r}: it has {', '.join(sources)}")
 
 
-def held_out_split(sources: Mapping[str, ImageSource]) -> str:
+def held_out_split(sources: Mapping[str, Source]) -> str:
     """The split that says most about new images: `val`, else `test`, else the first."""
     return next((name for name in ("val", "test") if name in sources), next(iter(sources)))

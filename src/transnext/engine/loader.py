@@ -39,6 +39,10 @@ Order = Callable[[int], tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]]
 """From the number of an epoch to its images and the seeds of their augmentation, for all processes together."""
 
 
+Collate = Callable[[Sequence[Sample | Skipped]], Batch]
+"""From images to a batch."""
+
+
 class EpochLoader(Protocol):
     """The training batches of one process."""
 
@@ -67,6 +71,7 @@ class ImageLoader:
     Args:
         images: The training images with their random transform.
         batches: Which images are in the batches of an epoch.
+        collate: Makes batches.
         workers: Processes that read images, by turns.
         timeout: Seconds after which a missing batch is an error; 0 to wait for ever.
         pin_memory: Put batches where a GPU can fetch them.
@@ -77,6 +82,7 @@ class ImageLoader:
         images: LabelledImages,
         batches: "RankBatches | StreamBatches",
         *,
+        collate: Collate = collate,
         workers: int = 0,
         timeout: float = 0,
         pin_memory: bool = False,
@@ -210,7 +216,8 @@ def train_loader(
     world_size: int = 1,
     timeout: float = 0,
     repeats: int = 1,
-    balanced: bool = False,
+    balance: Callable[[], npt.NDArray[np.int64]] | None = None,
+    collate: Collate = collate,
     pin_memory: bool = False,
 ) -> EpochLoader:
     """The training batches of one process. What is left of an epoch that is less than a batch of all is left out.
@@ -224,17 +231,19 @@ def train_loader(
         world_size: Processes that train.
         timeout: Seconds after which a missing batch is an error; 0 to wait for ever.
         repeats: As in `epoch_order`.
-        balanced: As in `epoch_order`.
+        balance: Gives the group of each image, `[images]`, each of which is to be seen equally often; None for every
+            image alike.
+        collate: Makes batches.
         pin_memory: Put batches where a GPU can fetch them.
 
     Raises:
-        ValueError: `balanced` is asked for of shards.
+        ValueError: `balance` is asked for of shards.
     """
     source = images.source
     shards = shards_of(source)
     batches: RankBatches | StreamBatches
     if shards is not None:
-        if balanced:
+        if balance is not None:
             raise ValueError("balanced needs images that can be read in any order: unpack the shards to a folder")
         batches = StreamBatches(
             shards.block_ends, batch_size, seed, workers=workers, rank=rank, world_size=world_size, repeats=repeats
@@ -242,14 +251,13 @@ def train_loader(
         shards.kept_images = batches.kept_images
     else:
         n = len(source)
-        # To read them may take long, and without `balanced` their number is all that counts.
-        labels = np.fromiter(map(source.label, range(n)), np.int64, n) if balanced else np.broadcast_to(np.int64(0), n)
+        labels = np.broadcast_to(np.int64(0), n) if balance is None else balance()
 
         def order(epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
-            return epoch_order(labels, seed, epoch, repeats=repeats, balanced=balanced)
+            return epoch_order(labels, seed, epoch, repeats=repeats, balanced=balance is not None)
 
         batches = RankBatches(order, batch_size, rank, world_size)
-    return ImageLoader(images, batches, workers=workers, timeout=timeout, pin_memory=pin_memory)
+    return ImageLoader(images, batches, collate=collate, workers=workers, timeout=timeout, pin_memory=pin_memory)
 
 
 class EvalLoader:
@@ -260,9 +268,17 @@ class EvalLoader:
         batches: Which images are in each batch.
         workers: Processes that read images, by turns.
         timeout: Seconds after which a missing batch is an error; 0 to wait for ever.
+        collate: Makes batches.
     """
 
-    def __init__(self, images: LabelledImages, batches: list[list[int]], workers: int, timeout: float) -> None:
+    def __init__(
+        self,
+        images: LabelledImages,
+        batches: list[list[int]],
+        workers: int,
+        timeout: float,
+        collate: Collate = collate,
+    ) -> None:
         self.images = images
         self.batches = batches
         self.timeout = timeout
@@ -300,6 +316,7 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
     timeout: float = 0,
+    collate: Collate = collate,
 ) -> EvalLoader:
     """Batches that hold every image once, over all processes together.
 
@@ -312,13 +329,14 @@ def eval_loader(
         rank: Number of this process.
         world_size: Processes that evaluate.
         timeout: Seconds after which a missing batch is an error; 0 to wait for ever.
+        collate: Makes batches.
     """
     if shards_of(images.source) is not None:
         batches = evaluation_batches(len(images), batch_size, workers, rank, world_size)
     else:
         indices = range(rank, len(images), world_size)
         batches = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
-    return EvalLoader(images, batches, workers, timeout)
+    return EvalLoader(images, batches, workers, timeout, collate)
 
 
 def _watched(batches: Iterator[Batch], timeout: float, names: Callable[[int], Sequence[str]]) -> Iterator[Batch]:

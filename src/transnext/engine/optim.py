@@ -8,8 +8,7 @@ from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
-from torch import Tensor, nn
-from torchvision.transforms import v2
+from torch import nn
 
 from transnext.config import TrainConfig
 from transnext.engine.muon import Muon, with_matrices_apart
@@ -133,35 +132,6 @@ def make_scheduler(
         optimizer, t_initial=length, lr_min=config.optim.min_lr, warmup_prefix=not per_epoch, **begin
     )
     return LearningRateSchedule(scheduler, time_of)
-
-
-def make_mixer(config: TrainConfig, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Mixes a batch: images `[B, C, H, W]` and classes `[B]` in, images and targets in the same order out.
-
-    Targets are class probabilities `[B, classes]` where the batch was mixed, and classes `[B]` where not.
-    """
-    mixers: list[nn.Module] = []
-    if config.task.mixup > 0:
-        mixers.append(v2.MixUp(alpha=config.task.mixup, num_classes=num_classes))
-    if config.task.cutmix > 0:
-        mixers.append(v2.CutMix(alpha=config.task.cutmix, num_classes=num_classes))
-    if not mixers or config.task.mix_prob == 0 or num_classes < 2:
-        return lambda images, targets: (images, targets)
-    one_of = v2.RandomChoice(mixers)
-
-    def mix(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        if torch.rand(()) >= config.task.mix_prob:
-            return images, targets
-        if config.images.repeats == 1:
-            mixed: tuple[Tensor, Tensor] = one_of(images, targets)
-            return mixed
-        # torchvision mixes each image with the one before it, with repeated augmentation often a copy of it.
-        order = torch.randperm(len(images))
-        mixed_images, mixed_targets = one_of(images[order], targets[order])
-        back = order.argsort()
-        return mixed_images[back], mixed_targets[back]
-
-    return mix
 
 
 def _layers_of(model: nn.Module, option: str, *, coarse: bool) -> Any:

@@ -1,19 +1,22 @@
 """How far a run is: what is summed up within an epoch, what is known after each, and how both are said."""
 
+import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from transnext.data import ImageSource
+from transnext.data import Source
+from transnext.data.preprocessing import Preprocessing
 from transnext.engine.batching import Batching
 from transnext.engine.update import UpdateResult
-from transnext.tasks.classification.build import Preprocessing
+from transnext.tasks.task import Result
 
 DATA_BOUND = 0.2
 """Share of the time spent waiting for images above which it is said."""
+_METRICS_SHOWN = 3
 
 
 @dataclass
@@ -23,8 +26,9 @@ class EpochTotals:
     Attributes:
         updates: Updates done, those that were left out too.
         images: Images that were trained on.
-        loss_sum: Sum of their losses.
-        correct: How many of them were recognised.
+        weight: What the sums below are sums over.
+        parts: Sums of the losses by name.
+        seen: More sums by name.
         nan_updates: Updates that were left out because something was not finite.
         lr: Learning rate of the last update.
         seconds: Time they took.
@@ -33,8 +37,9 @@ class EpochTotals:
 
     updates: int = 0
     images: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
+    weight: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
+    seen: dict[str, float] = field(default_factory=dict)
     nan_updates: int = 0
     lr: float = 0.0
     seconds: float = 0.0
@@ -47,15 +52,17 @@ class EpochTotals:
             self.nan_updates += 1
         else:
             self.images += result.images
-            self.loss_sum += result.loss_sum
-            self.correct += result.correct
+            self.weight += result.weight
+            for mine, new in ((self.parts, result.parts), (self.seen, result.seen)):
+                for name, value in new.items():
+                    mine[name] = mine.get(name, 0.0) + value
 
     def row(self) -> dict[str, float]:
         """The metrics of the epoch."""
         return {
             "lr": self.lr,
-            "train_loss": self.loss_sum / self.images,
-            "train_accuracy": self.correct / self.images,
+            "train_loss": sum(self.parts.values()) / self.weight,
+            **{f"train_{name}": value / self.weight for name, value in {**self.parts, **self.seen}.items()},
             "nan_updates": self.nan_updates,
             "images_per_second": self.images / self.seconds,
             "waiting": self.waiting / self.seconds,
@@ -69,7 +76,7 @@ class Progress:
     Attributes:
         epoch: Whole epochs done, with their evaluation.
         totals: The epoch that is under way.
-        best_top1: Best validation accuracy, 0..1; -1 before the first.
+        best_score: Best score on the validation images; -inf before the first.
         best_epoch: After how many epochs it was reached.
         history: One row for each epoch.
         skipped: Name and reason of images that could not be read.
@@ -78,7 +85,7 @@ class Progress:
 
     epoch: int = 0
     totals: EpochTotals = field(default_factory=EpochTotals)
-    best_top1: float = -1.0
+    best_score: float = -math.inf
     best_epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -86,19 +93,25 @@ class Progress:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Progress":
-        """From what `dataclasses.asdict` gives."""
-        return cls(**{**values, "totals": EpochTotals(**values["totals"])})
+        """From what `dataclasses.asdict` gives; older versions knew classification alone."""
+        totals = dict(values["totals"])
+        if "loss_sum" in totals:
+            totals["parts"], totals["seen"] = {"loss": totals.pop("loss_sum")}, {"accuracy": totals.pop("correct")}
+            totals["weight"] = float(totals["images"])
+        values = {"best_score" if name == "best_top1" else name: value for name, value in values.items()}
+        return cls(**{**values, "totals": EpochTotals(**totals)})
 
 
 def run_lines(
-    name: str, model: nn.Module, preprocessing: Preprocessing, splits: Mapping[str, ImageSource], batching: Batching
+    name: str, model: nn.Module, preprocessing: Preprocessing, splits: Mapping[str, Source], batching: Batching
 ) -> list[str]:
     """What is said before the first epoch: of the model, the images, and how a batch is divided."""
     parameters = sum(p.numel() for p in model.parameters())
     _, rows, cols = preprocessing.input_size
     sizes = ", ".join(f"{split} {len(source)}" for split, source in splits.items())
-    classes = len(next(iter(splits.values())).classes)
-    lines = [f"{name}, {parameters / 1e6:.2f} M parameters, {rows}x{cols} pixels, {classes} classes; images: {sizes}"]
+    classes = getattr(next(iter(splits.values())), "classes", ())
+    of_classes = f", {len(classes)} classes" if classes else ""
+    lines = [f"{name}, {parameters / 1e6:.2f} M parameters, {rows}x{cols} pixels{of_classes}; images: {sizes}"]
     if batching.processes > 1 or batching.accumulation > 1:
         lines.append(
             f"{batching.batch_size} images in an update: {batching.processes} processes x "
@@ -112,21 +125,30 @@ def update_figures(totals: EpochTotals) -> str:
     if not totals.images:
         return ""
     row = totals.row()
-    waiting = _waiting(row)
-    return (
-        f"loss {row['train_loss']:.3f}  acc {row['train_accuracy']:.1%}  {row['images_per_second']:.0f} img/s" + waiting
-    )
+    return f"{_training(row, list(totals.seen))}  {row['images_per_second']:.0f} img/s{_waiting(row)}"
 
 
-def _waiting(row: dict[str, Any]) -> str:
+def _training(row: Mapping[str, Any], seen: Sequence[str]) -> str:
+    return "  ".join([f"loss {row['train_loss']:.3f}", *(f"{name} {row[f'train_{name}']:.1%}" for name in seen)])
+
+
+def _waiting(row: Mapping[str, Any]) -> str:
     return f"  data-bound: {row['waiting']:.0%} waiting" if row["waiting"] > DATA_BOUND else ""
 
 
-def epoch_line(row: dict[str, Any], epochs: int) -> str:
-    """What is said after an epoch, of its row in the history."""
-    val = f"  val {row['val_top1']:.1%} (loss {row['val_loss']:.3f})" if "val_top1" in row else ""
+def epoch_line(row: Mapping[str, Any], epochs: int, totals: EpochTotals, val: Result | None) -> str:
+    """One line about an epoch.
+
+    Args:
+        row: Its row in the history.
+        epochs: Epochs of the run.
+        totals: Its sums.
+        val: What the validation images gave, if there are such.
+    """
+    metrics = [] if val is None else [f"{m.title} {m.text()}" for m in list(val.metrics.values())[:_METRICS_SHOWN]]
+    judged = f"  val {' '.join(metrics)}" if metrics else ""
     left_out = f"  {row['nan_updates']} updates left out (not finite)" if row["nan_updates"] else ""
     return (
-        f"epoch {row['epoch']:>3}/{epochs}  train {row['train_accuracy']:.1%} (loss {row['train_loss']:.3f}){val}  "
+        f"epoch {row['epoch']:>3}/{epochs}  train {_training(row, list(totals.seen))}{judged}  "
         f"{row['images_per_second']:.0f} img/s  {row['seconds']:.0f} s{_waiting(row)}{left_out}"
     )

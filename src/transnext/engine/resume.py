@@ -178,7 +178,7 @@ def data_changed(
     Raises:
         ValueError: They are others, and that is not accepted, or their classes are.
     """
-    if list(state["class_names"]) != list(new.classes):
+    if list(state.get("class_names", ())) != list(new.classes):
         raise ValueError(
             f"{run} is of a run with the classes {', '.join(state['class_names'])}, and {config.data} now has "
             f"{', '.join(new.classes)}: choose another --output"

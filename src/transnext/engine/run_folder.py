@@ -23,8 +23,7 @@ from filelock import FileLock, Timeout
 
 from transnext.atomic import write_atomically
 from transnext.config import GIVEN, TrainConfig
-from transnext.tasks.classification.results import SplitResult
-from transnext.tasks.classification.summary import results_as_dict
+from transnext.tasks.task import Result
 
 _LOCK_SECONDS = 2
 """How long to wait for the lock: readers of a run that was just killed may hold it for a moment."""
@@ -46,7 +45,7 @@ class TrainResult:
     folder: Path
     report: Path
     history: list[dict[str, Any]]
-    results: list[SplitResult]
+    results: list[Result]
     interrupted: bool
     signal: int | None
 
@@ -151,9 +150,9 @@ class RunFolder:
         """Writes the lines of all epochs."""
         write_atomically(self.metrics_file, "".join(json.dumps(_finite(row)) + "\n" for row in rows))
 
-    def write_results(self, results: Sequence[SplitResult]) -> None:
+    def write_results(self, results: Sequence[Result]) -> None:
         """Writes what splits gave as JSON."""
-        write_atomically(self.results_file, json.dumps(results_as_dict(results)) + "\n")
+        write_atomically(self.results_file, json.dumps({result.split: result.to_dict() for result in results}) + "\n")
 
     def write_skipped(self, skipped: Mapping[str, str]) -> None:
         """Lists images that could not be read, one line each: name, tab, reason."""

@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
-from transnext.data import AlignedImages, CachedImages, ImageSource
+from transnext.data import AlignedImages, CachedImages, Source
 from transnext.data.shards import ShardedImages
 
 WINDOW = 2048
 """Places by which an image is moved at most; a worker holds about as many images, as they lie in shards."""
 
 
-def shards_of(source: ImageSource) -> ShardedImages | None:
+def shards_of(source: Source) -> ShardedImages | None:
     """The shards that a source reads, through a cache if it has one; None if it reads no shards."""
     while isinstance(source, (AlignedImages, CachedImages)):
         source = source.source

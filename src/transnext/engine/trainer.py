@@ -1,11 +1,14 @@
 """The training loop."""
 
 import dataclasses
+import math
 import signal
 import time
 from collections.abc import Collection, Iterable, Iterator
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
@@ -14,15 +17,17 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from transnext.config import TrainConfig
-from transnext.data import Batch, LabelledImages, cached, open_dataset
+from transnext.data import Batch, cached, collate
 from transnext.data.fingerprint import fingerprint
+from transnext.data.preprocessing import Preprocessing
 from transnext.engine.batching import divide_batch
-from transnext.engine.build import build_accelerator, build_loader, build_model, train_images
+from transnext.engine.build import build_accelerator, build_loader, build_net
 from transnext.engine.checkpoints import Checkpoints, load_state, naming_last_good
 from transnext.engine.display import Display
-from transnext.engine.distributed import fail, gather, join_outputs, on_main_process, restarts
+from transnext.engine.distributed import fail, gather, on_main_process, restarts
+from transnext.engine.evaluate import evaluate
 from transnext.engine.loader import EvalLoader, eval_loader, naming_dead_workers
-from transnext.engine.optim import make_mixer, make_optimizer, make_scheduler, train_mode
+from transnext.engine.optim import make_optimizer, make_scheduler, train_mode
 from transnext.engine.progress import EpochTotals, Progress, epoch_line, run_lines, update_figures
 from transnext.engine.resume import data_changed, going_on, parse_resume, saved_state
 from transnext.engine.run_folder import RunFolder, TrainResult
@@ -31,10 +36,8 @@ from transnext.engine.state import load_training_state, training_state, whole_we
 from transnext.engine.trackers import start_trackers
 from transnext.engine.update import Updater, UpdateResult
 from transnext.models.checkpoint import load_checkpoint, save_checkpoint
-from transnext.tasks.classification.build import Preprocessing, trained_sizes
-from transnext.tasks.classification.evaluation import Outputs, evaluate
-from transnext.tasks.classification.results import SplitResult
-from transnext.tasks.classification.summary import results_table
+from transnext.tasks.table import results_table
+from transnext.tasks.task import Look, Result, task_class
 
 _NAMES_SHOWN = 3
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -108,7 +111,7 @@ class Trainer:
         self.config = config
         self.progress = Progress()
         self.stop = StopRequest()
-        sources = open_dataset(config.data, config.images.val_fraction, config.seed)
+        self.task, sources = task_class(config.task_name).open(config)
         if "train" not in sources:
             raise ValueError(
                 f"{config.data} has no images to train on, only those of {', '.join(sources)}: name the others, too"
@@ -117,26 +120,25 @@ class Trainer:
         if saved is not None:
             data_changed(saved, self.fingerprint, config, *self.resuming)
         self.splits = {split: cached(source, config.images.cache) for split, source in sources.items()}
-        self.class_names = list(self.splits["train"].classes)
         if config.run.patience and "val" not in self.splits:
             raise ValueError(
                 f"patience is {config.run.patience}, but {config.data} has no split val to judge by: use 0"
             )
         set_seed(config.seed)
-        model = build_model(config, len(self.class_names), saved and saved["model_args"])
-        self.model_args = {"num_classes": len(self.class_names), **trained_sizes(model)}
+        model = build_net(self.task, config, saved and saved["model_args"])
+        self.model_args = self.task.model_args(model)
         self.preprocessing = (
             Preprocessing.from_mapping(saved["preprocessing"])
             if saved and saved["preprocessing"]
-            else Preprocessing.of_images(model, config.images)
+            else self.task.preprocessing(model, config)
         )
-        self.train_images = train_images(config, self.splits["train"], self.preprocessing)
+        self.train_images = self.task.images(self.splits["train"], self.preprocessing, config)
 
         self.accelerator = build_accelerator(config, self.folder, model)
         self.display = Display(enabled=not quiet and self.accelerator.is_main_process)
         self.batching = divide_batch(config, len(self.train_images), self.accelerator.num_processes)
         self.accelerator.gradient_accumulation_steps = self.batching.accumulation
-        self.loader = build_loader(config, self.train_images, self.batching, self.accelerator)
+        self.loader = build_loader(self.task, config, self.train_images, self.batching, self.accelerator)
         for split in self.splits:
             self._eval_loader(split)  # what it lacks is said before the training
         self.updates_per_epoch = self.loader.batches_per_epoch // self.batching.accumulation
@@ -155,17 +157,18 @@ class Trainer:
         self._whole_copy = deepcopy(model).requires_grad_(False) if sharded else None
         if config.run.compile:
             model.compile()
-        prepared, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.model: nn.Module = self.accelerator.unwrap_model(prepared)
+        objective = self.task.objective(model, self.preprocessing, config).to(self.accelerator.device)
+        prepared, self.optimizer = self.accelerator.prepare(objective, optimizer)
+        objective = self.accelerator.unwrap_model(prepared)
+        self.model: nn.Module = objective.net
         self.updater = Updater(
             config,
             self.batching,
             self.accelerator,
             prepared,
+            objective,
             self.optimizer,
-            make_mixer(config, len(self.class_names)),
             self.ema,
-            self.preprocessing.input_size,
             self.stop,
         )
 
@@ -174,7 +177,7 @@ class Trainer:
     def run(self) -> TrainResult:
         """Trains to the end or to a signal, then evaluates and reports."""
         stopped: int | None = None
-        results: list[SplitResult] = []
+        results: list[Result] = []
         with self.stop:
             try:
                 self._start()
@@ -238,7 +241,7 @@ class Trainer:
         out_of_patience = self.config.run.patience and progress.epoch - progress.best_epoch >= self.config.run.patience
         return progress.epoch >= self.config.epochs or bool(out_of_patience)
 
-    def _finish(self, results: list[SplitResult], report: bool) -> None:
+    def _finish(self, results: list[Result], report: bool) -> None:
         self.folder.write_skipped(self.progress.skipped)
         if report:
             self.folder.write_results(results)
@@ -251,11 +254,11 @@ class Trainer:
 
     # One epoch
 
-    def _epoch(self) -> list[SplitResult]:
+    def _epoch(self) -> list[Result]:
         self._train_epoch()
-        progress = self.progress
-        row = progress.totals.row()
-        seconds, start = progress.totals.seconds, time.perf_counter()
+        progress, totals = self.progress, self.progress.totals
+        row = totals.row()
+        seconds, start = totals.seconds, time.perf_counter()
         results = []
         if "val" in self.splits:
             try:
@@ -263,17 +266,18 @@ class Trainer:
             except Stopped:
                 self._checkpoint()
                 raise
-            row |= {"val_loss": results[0].loss, "val_top1": results[0].top1}
+            row |= {f"val_{name}": metric.value for name, metric in results[0].metrics.items()}
         row["seconds"] = seconds + time.perf_counter() - start
         progress.epoch += 1
         progress.totals = EpochTotals()
         progress.history.append({"epoch": progress.epoch, **row})
-        self._save_weights(results[0].top1 if results else None)
+        self._save_weights(results[0] if results else None)
         self._checkpoint()
         if self.accelerator.is_main_process:
             self.folder.write_history(progress.history)
             self.accelerator.log(row, step=progress.epoch)
-        self.display.line(epoch_line(progress.history[-1], self.config.epochs))
+        val = results[0] if results else None
+        self.display.line(epoch_line(progress.history[-1], self.config.epochs, totals, val))
         return results
 
     def _train_epoch(self) -> None:
@@ -353,7 +357,7 @@ class Trainer:
         return self.model
 
     def _eval_loader(self, split: str) -> EvalLoader:
-        images = LabelledImages(self.splits[split], self.preprocessing.transform(), self.preprocessing.min_side())
+        images = self.task.images(self.splits[split], self.preprocessing)
         return eval_loader(
             images,
             2 * self.batching.micro_batch_size,
@@ -361,21 +365,23 @@ class Trainer:
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
             timeout=self.config.images.worker_timeout,
+            collate=partial(collate, targets=self.task.collate),
         )
 
-    def _evaluate(self, split: str, model: nn.Module) -> SplitResult:
+    def _evaluate(self, split: str, model: nn.Module) -> Result:
         loader = self._eval_loader(split)
-        images = loader.images
-        with self.display.bar(f"evaluating {split}", len(images) // self.accelerator.num_processes) as bar:
-            result = evaluate(
+        with self.display.bar(f"evaluating {split}", len(loader.images) // self.accelerator.num_processes) as bar:
+            result: Result = evaluate(
+                self.task,
                 model,
                 self._until_stopped(loader),
-                images,
+                self.preprocessing,
                 split=split,
+                name=self.splits[split].name,
                 device=self.accelerator.device,
                 autocast_dtype=_AUTOCAST[self.config.run.precision],
                 on_batch=bar.advance,
-                gather=self._gather_outputs,
+                gather=self._gather_unless_stopped,
             )
         self.progress.skipped.update(result.skipped)
         return result
@@ -386,43 +392,45 @@ class Trainer:
                 return
             yield batch
 
-    def _gather_outputs(self, outputs: Outputs) -> Outputs:
-        parts = gather((outputs, self.stop.received))
+    def _gather_unless_stopped(self, state: Any) -> list[Any]:
+        parts = gather((state, self.stop.received))
         received = {number for _, number in parts}
         for number in STOP_SIGNALS:
             if number in received:
                 raise Stopped(number)
-        return join_outputs([part for part, _ in parts])
+        return [part for part, _ in parts]
 
-    def _evaluate_all(self) -> list[SplitResult]:
+    def _evaluate_all(self) -> list[Result]:
         model = self._evaluated_model()
         load_checkpoint(model, self.folder.best)
         return [self._evaluate(split, model) for split in self.splits]
 
-    def _write_report(self, results: list[SplitResult]) -> None:
+    def _write_report(self, results: list[Result]) -> None:
         from transnext.engine.run_report import write_run_report  # imports matplotlib, which training does not need
 
         # The last evaluation left its weights there, and other processes are not needed for them.
         model = self._whole_copy or self._evaluated_model()
-        write_run_report(self.folder, model, self.splits, self.preprocessing, results)
+        look = Look(net=model, splits=self.splits, preprocessing=self.preprocessing)
+        write_run_report(self.folder, self.task, look, results)
 
     # State
 
-    def _save_weights(self, top1: float | None) -> None:
+    def _save_weights(self, val: Result | None) -> None:
         """Saves the weights that are to be used, after an epoch or before the first. All processes must call it."""
         progress = self.progress
-        is_best = "val" not in self.splits or (top1 is not None and top1 > progress.best_top1)
+        is_best = "val" not in self.splits or (val is not None and val.score > progress.best_score)
         if is_best:
             progress.best_epoch = progress.epoch
-            progress.best_top1 = progress.best_top1 if top1 is None else top1
+            progress.best_score = progress.best_score if val is None else val.score
         weights = self._evaluated_model().state_dict()
         metadata = {
             "architecture": self.config.model,
             "model_args": self.model_args,
-            "class_names": self.class_names,
+            "task": self.task.name,
+            **self.task.metadata,
             "preprocessing": self.preprocessing.to_dict(),
             "epoch": progress.epoch,
-            "val_top1": top1,
+            **({} if val is None else {f"val_{name}": metric.value for name, metric in val.metrics.items()}),
         }
 
         def save() -> None:
@@ -443,7 +451,7 @@ class Trainer:
             "ema": None if self.ema is None else self.ema.module.state_dict(),
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "progress": dataclasses.asdict(progress),
-            "class_names": self.class_names,
+            **self.task.metadata,
             "model_args": self.model_args,
             "preprocessing": self.preprocessing.to_dict(),
             "config": self.config.options(),
@@ -464,12 +472,12 @@ class Trainer:
         if changed:
             progress.totals = EpochTotals()
         if not inside:
-            progress.best_top1, progress.best_epoch = -1.0, progress.epoch
+            progress.best_score, progress.best_epoch = -math.inf, progress.epoch
         elif changed and "val" in self.splits:
             # The best so far was best on other images.
             model = self._evaluated_model()
             load_checkpoint(model, self.folder.best)
-            progress.best_top1 = self._evaluate("val", model).top1
+            progress.best_score = self._evaluate("val", model).score
         if progress.totals.updates and state["order_depends_on"] != self.loader.order_depends_on:
             fail(
                 ValueError(

@@ -22,7 +22,8 @@ from transnext.export.program import smallest_program, trace
 from transnext.export.running import ExportedModel
 from transnext.limits import MAX_SIDE, check_number
 from transnext.models import TransNeXt
-from transnext.tasks.classification.loading import Classifier, load_classifier
+from transnext.tasks.classification.loading import load_classifier
+from transnext.tasks.task import Loaded
 from transnext.version import __version__
 
 
@@ -44,7 +45,7 @@ class ExportResult:
 
 
 def export_model(
-    model: str | Path | Classifier,
+    model: str | Path | Loaded,
     output: str | Path,
     *,
     format: Format | None = None,
@@ -64,7 +65,7 @@ def export_model(
     at all.
 
     Args:
-        model: What `load_classifier` takes, or a loaded `Classifier`; with `checkpoint` the name of its architecture.
+        model: What `load_classifier` takes, or a loaded `Loaded`; with `checkpoint` the name of its architecture.
         output: The file, whose suffix says the format (.pt2, .onnx, .xml), or the folder for "hf".
         format: "torch", "onnx", "openvino" or "hf"; by the suffix if None.
         checkpoint: Weights to take instead of pretrained ones.
@@ -151,8 +152,8 @@ def export_model(
     return ExportResult(path=output, format=format, info=info, checks=tuple(checks))
 
 
-def _load(model: str | Path | Classifier, checkpoint: str | Path | None) -> Classifier:
-    if isinstance(model, Classifier):
+def _load(model: str | Path | Loaded, checkpoint: str | Path | None) -> Loaded:
+    if isinstance(model, Loaded):
         if checkpoint is not None:
             raise ValueError("a checkpoint is given for a model that is loaded already")
         return replace(model, model=model.model.eval())
@@ -165,12 +166,12 @@ def _load(model: str | Path | Classifier, checkpoint: str | Path | None) -> Clas
     return load_classifier(checkpoint, architecture=str(model))
 
 
-def _is_file(model: str | Path | Classifier) -> bool:
-    return isinstance(model, Classifier) or Path(model).exists()
+def _is_file(model: str | Path | Loaded) -> bool:
+    return isinstance(model, Loaded) or Path(model).exists()
 
 
 def _describe(
-    classifier: Classifier,
+    classifier: Loaded,
     *,
     image_size: int | tuple[int, int] | None,
     fixed_size: bool,
@@ -216,7 +217,7 @@ def _describe(
     )
 
 
-def _multiple(classifier: Classifier, size: tuple[int, int], fixed_size: bool) -> int | None:
+def _multiple(classifier: Loaded, size: tuple[int, int], fixed_size: bool) -> int | None:
     model = classifier.model
     if fixed_size or not isinstance(model, TransNeXt):
         return None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transnext.atomic import write_atomically
 from transnext.export.info import ExportInfo
 from transnext.models import TransNeXt
-from transnext.tasks.classification.build import trained_sizes
+from transnext.models.variants import trained_sizes
 
 
 def write(model: nn.Module, folder: Path, info: ExportInfo) -> None:

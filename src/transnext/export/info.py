@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from transnext.tasks.classification.build import Preprocessing
+from transnext.data.preprocessing import Preprocessing
 
 KEY = "transnext"
 """Under which the formats that have a place of one name keep it; the others keep an entry for each field."""

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from transnext.data import LabelledImages, Sample, open_dataset
+from transnext.data.preprocessing import Preprocessing
 from transnext.export.info import ExportInfo
 from transnext.export.onnx_file import INPUT, quiet
-from transnext.tasks.classification.build import Preprocessing
 
 CALIBRATION_IMAGES = 300
 """As many as NNCF looks at by default."""
@@ -34,9 +34,10 @@ def calibration_images(data: str, preprocessing: Preprocessing, count: int = CAL
     sources = open_dataset(data)
     source = sources.get("train") or next(iter(sources.values()))
     images = LabelledImages(source, preprocessing.transform(), preprocessing.min_side())
+    normalise = preprocessing.normalise()
     count = min(count, len(images))
     samples = [images[i * len(images) // count] for i in range(count)]
-    found = [sample.image[None] for sample in samples if isinstance(sample, Sample)]
+    found = [normalise(sample.image[None]) for sample in samples if isinstance(sample, Sample)]
     if not found:
         raise ValueError(f"no image of {data} could be read to calibrate with")
     return found

@@ -11,7 +11,8 @@ from transnext.export.onnx_file import OnnxFile
 from transnext.export.openvino_file import OpenVINOFile
 from transnext.export.program import smallest_program
 from transnext.export.torch_file import TorchFile
-from transnext.tasks.classification.loading import Classifier, load_classifier
+from transnext.tasks.classification.loading import load_classifier, loaded_classifier
+from transnext.tasks.task import Loaded
 
 _FILES: dict[str, type[TorchFile | OnnxFile | OpenVINOFile]] = {
     ".pt2": TorchFile,
@@ -79,7 +80,7 @@ class ExportedModel(nn.Module):
             raise ValueError(f"{shown}: their sides must be at least {smallest_program(multiple)}")
 
 
-def open_exported(path: str | Path, image_size: int | None = None) -> Classifier:
+def open_exported(path: str | Path, image_size: int | None = None) -> Loaded:
     """The classifier in an exported file.
 
     Args:
@@ -98,16 +99,16 @@ def open_exported(path: str | Path, image_size: int | None = None) -> Classifier
     if image_size is not None:
         preprocessing = preprocessing.resized(image_size)
     model.check_size(preprocessing.input_size[1:])
-    return Classifier(model=model, class_names=list(info.class_names), preprocessing=preprocessing, name=str(path))
+    return loaded_classifier(model, info.class_names, preprocessing, str(path))
 
 
 def open_classifier(
-    model: str | Path | Classifier, *, image_size: int | None = None, device: str | torch.device = "cpu"
-) -> Classifier:
+    model: str | Path | Loaded, *, image_size: int | None = None, device: str | torch.device = "cpu"
+) -> Loaded:
     """A classifier from wherever it is: an exported file, what `load_classifier` takes, or one that is loaded.
 
     Args:
-        model: An exported file, a run folder, a checkpoint, a model name with pretrained weights, or a `Classifier`,
+        model: An exported file, a run folder, a checkpoint, a model name with pretrained weights, or a `Loaded`,
             which stays as it is.
         image_size: As in `load_classifier`.
         device: Where to put it; exported files stay on the CPU.
@@ -116,7 +117,7 @@ def open_classifier(
         FileNotFoundError: There is no such file or folder, nor a model of that name.
         ValueError: It cannot be read, or has no classes.
     """
-    if isinstance(model, Classifier):
+    if isinstance(model, Loaded):
         classifier = model
     elif is_exported(model):
         classifier = open_exported(model, image_size)

@@ -4,9 +4,11 @@
 same design rules, for small machines and small images.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._builder import resolve_pretrained_cfg
 from torch import nn
@@ -205,3 +207,28 @@ def transnext_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """TransNeXt-Nano, ours, between Pico and Micro: about 4 M parameters."""
     defaults = {"embed_dims": (24, 48, 96, 192), "num_heads": (1, 2, 4, 8), "depths": (2, 2, 20, 2)}
     return _create("transnext_nano", pretrained, defaults, **kwargs)
+
+
+def trained_sizes(model: nn.Module) -> dict[str, Any]:
+    """The sizes that a model's position bias depends on, as arguments of `timm.create_model`, for its checkpoints."""
+    if not isinstance(model, TransNeXt):
+        return {}
+    return {"img_size": model.img_size, "pretrain_size": model.pretrain_size}
+
+
+def create(name: str, args: Mapping[str, Any], **kwargs: Any) -> nn.Module:
+    """`timm.create_model` with an unknown name reported in one line.
+
+    Raises:
+        ValueError: timm knows no such model.
+    """
+    if not timm.is_model(name.split(".")[0]):
+        ours: Sequence[str] = timm.list_models("transnext_*")
+        raise ValueError(f"no model is called {name!r}: choose one of {', '.join(ours)}, or another model of timm")
+    try:
+        model: nn.Module = timm.create_model(name, **args, **kwargs)
+    except RuntimeError as error:
+        if "tag" not in str(error):
+            raise
+        raise ValueError(f"{error} `transnext models` lists the weights that there are") from None
+    return model

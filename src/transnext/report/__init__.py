@@ -1,6 +1,1 @@
-"""The report of a run: one self-contained HTML page."""
-
-from transnext.report.examples import Example
-from transnext.report.page import build_report
-
-__all__ = ["Example", "build_report"]
+"""The page of a run: one self-contained HTML file. It knows no task, but what tasks make of their results."""

@@ -9,6 +9,8 @@ from transnext.report.text import escape, finite
 
 WIDTH, HEIGHT = 360, 212
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 10, 34
+LINE_STYLES = ("line1", "line2", "line3", "line4")
+"""Of several lines in a chart."""
 Show = Callable[[float, int], str]
 DIGITS = 3
 TICK_DIGITS = 6

@@ -3,28 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from transnext.report.charts import Series, line_chart
-from transnext.report.text import NOTHING, count, duration, escape, finite, number, percent
+from transnext.report.text import NOTHING, count, duration, escape, finite, number, percent_of
 
 History = Sequence[Mapping[str, float]]
-
-_COLUMNS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
-    ("train_loss", "Training loss", number),
-    ("val_loss", "Validation loss", number),
-    ("train_accuracy", "Training accuracy", percent),
-    ("val_top1", "Validation accuracy", percent),
-    ("lr", "Learning rate", number),
-    ("images_per_second", "Images/s", number),
-    ("seconds", "Time", duration),
-)
-
-
-def best_validation(history: History) -> tuple[float, int] | None:
-    """The best finite `val_top1` and its epoch, the earliest if several share it; None if there is none."""
-    points = [(value, -epoch) for epoch, value in _points(history, "val_top1") if finite(value) is not None]
-    if not points:
-        return None
-    value, epoch = max(points)
-    return value, int(-epoch)
 
 
 def total_of(history: History, key: str) -> float | None:
@@ -34,22 +15,30 @@ def total_of(history: History, key: str) -> float | None:
 
 
 def curves_section(history: History) -> str:
-    """Loss, accuracy and learning rate by epoch, and all numbers in a table."""
+    """Each number of training and validation by epoch, the learning rate, and all numbers in a table."""
     if not history:
         return '<p class="note">No epoch was recorded.</p>'
-    charts = [
-        line_chart(
-            "Loss", [_series(history, "training", "train_loss"), _series(history, "validation", "val_loss")], number
-        ),
-        line_chart(
-            "Accuracy",
-            [_series(history, "training", "train_accuracy"), _series(history, "validation", "val_top1")],
-            lambda fraction, digits: f"{number(100 * fraction, digits)}\u202f%",
-            limits=(0.0, 1.0),
-        ),
-        line_chart("Learning rate", [_series(history, "learning rate", "lr")], number),
-    ]
+    names = dict.fromkeys(key.partition("_")[2] for key in _keys(history) if key.startswith(("train_", "val_")))
+    charts = []
+    for name in names:
+        series = [_series(history, "training", f"train_{name}"), _series(history, "validation", f"val_{name}")]
+        values = [value for s in series for _, value in s.points if finite(value) is not None]
+        # What lies in 0..1 in every epoch is a share of something, but for losses.
+        if "loss" not in name and values and min(values) >= 0 and max(values) <= 1:
+            charts.append(line_chart(_title(name), series, percent_of, limits=(0.0, 1.0)))
+        else:
+            charts.append(line_chart(_title(name), series, number))
+    charts.append(line_chart("Learning rate", [_series(history, "learning rate", "lr")], number))
     return f'<div class="charts">{"".join(charts)}</div>{_not_finite(history)}{_table(history)}'
+
+
+def _keys(history: History) -> list[str]:
+    """What was recorded, in the order in which it came."""
+    return list(dict.fromkeys(key for entry in history for key in entry))
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
 
 
 def _points(history: History, key: str) -> list[tuple[float, float]]:
@@ -70,7 +59,7 @@ def _series(history: History, label: str, key: str) -> Series:
 def _not_finite(history: History) -> str:
     """A warning about losses that are not numbers: the first sign of a run that diverged."""
     notes = []
-    for key, name, _ in _COLUMNS[:2]:
+    for key, name in (("train_loss", "Training loss"), ("val_loss", "Validation loss")):
         epochs = [f"{epoch:g}" for epoch, value in _points(history, key) if finite(value) is None]
         if epochs:
             rest = f" and {len(epochs) - 10} more" if len(epochs) > 10 else ""
@@ -80,11 +69,14 @@ def _not_finite(history: History) -> str:
 
 
 def _table(history: History) -> str:
-    columns = [c for c in _COLUMNS if any(finite(entry.get(c[0])) is not None for entry in history)]
-    head = "".join(f'<th scope="col">{name}</th>' for _, name, _ in columns)
+    shows: dict[str, Callable[[float | None], str]] = {"seconds": duration}
+    columns = [
+        key for key in _keys(history) if key != "epoch" and any(finite(entry.get(key)) is not None for entry in history)
+    ]
+    head = "".join(f'<th scope="col">{escape(_title(key))}</th>' for key in columns)
     rows = []
     for i, entry in enumerate(history):
-        cells = "".join(f"<td>{_cell(entry.get(key), show)}</td>" for key, _, show in columns)
+        cells = "".join(f"<td>{_cell(entry.get(key), shows.get(key, number))}</td>" for key in columns)
         rows.append(f'<tr><th scope="row">{_epoch(history, i)}</th>{cells}</tr>')
     return (
         f"<details><summary>{count(len(history), 'epoch')} in numbers</summary>"

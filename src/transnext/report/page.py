@@ -5,18 +5,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transnext.report.accuracy import accuracy_section, interval_of
-from transnext.report.calibration import calibration_section
-from transnext.report.classes import classes_section
-from transnext.report.confusion import confusion_section
-from transnext.report.examples import Example, examples_section
-from transnext.report.history import History, best_validation, curves_section, total_of
-from transnext.report.robustness import robustness_section, scales_section
+from transnext.report.history import History, curves_section, total_of
+from transnext.report.parts import Result, Section
+from transnext.report.results import main_metric, results_section, shown
 from transnext.report.style import STYLE
-from transnext.report.text import count, duration, escape, finite, magnitude, number, percent
-from transnext.tasks.classification.results import SplitResult
-from transnext.tasks.classification.robustness import RobustnessResult
-from transnext.tasks.classification.scales import ScaleResult
+from transnext.report.text import count, duration, escape, finite, magnitude, number
 from transnext.version import __version__
 
 MAX_SKIPPED = 200
@@ -31,11 +24,9 @@ def build_report(
     title: str,
     config: Mapping[str, Any],
     history: History,
-    results: Sequence[SplitResult],
-    class_names: Sequence[str],
-    examples: Sequence[Example],
-    robustness: RobustnessResult | None = None,
-    scales: ScaleResult | None = None,
+    results: Sequence[Result],
+    facts: Sequence[str] = (),
+    sections: Sequence[Section] = (),
 ) -> str:
     """The report of a run: one HTML page that needs nothing beside itself.
 
@@ -43,52 +34,42 @@ def build_report(
         title: Heading of the page.
         config: Everything that decided the run, shown in full. `model`, `data`, `image_size` and `parameters` (a
             number) also appear in the headline where they are given.
-        history: A mapping for each epoch: `epoch` (from 1), `train_loss`, `train_accuracy`, `val_loss`, `val_top1`
-            (accuracies 0..1), `lr`, `images_per_second`, `seconds`; any may be absent or NaN.
+        history: A mapping for each epoch: `epoch` (from 1), `train_loss`, `val_loss`, more numbers that begin with
+            `train_` or `val_`, `lr`, `images_per_second`, `seconds`; any may be absent or NaN.
         results: What was evaluated, in the order to show it.
-        class_names: Name of each class.
-        examples: Predictions to show, in order; beyond 48 the page shows some of each split.
-        robustness: Accuracy on corrupted images, if it was measured.
-        scales: Accuracy and cost at other image sizes, if they were measured.
+        facts: What else the headline says, for example the number of classes.
+        sections: What the task shows; empty ones are left out.
 
     Returns:
         HTML5, also well-formed XML; write it as UTF-8.
-
-    Raises:
-        ValueError: A confusion matrix does not fit `class_names`.
     """
-    sections = [
-        ("accuracy", "Accuracy", accuracy_section(results, len(class_names))),
-        ("curves", "Learning curves", curves_section(history)),
-        ("predictions", "Predictions", examples_section(examples)),
-        ("confusion", "What is taken for what", confusion_section(results, class_names)),
-        ("classes", "Classes", classes_section(results, class_names)),
-        ("calibration", "Calibration", calibration_section(results)),
-        ("robustness", "Corrupted images", robustness_section(robustness)),
-        ("sizes", "Image sizes", scales_section(scales)),
-        ("skipped", "Images that could not be read", _skipped_section(results)),
-        ("configuration", "Configuration", _config_section(config)),
+    whole = [
+        Section(key="results", title="Results", html=results_section(results)),
+        Section(key="curves", title="Learning curves", html=curves_section(history)),
+        *sections,
+        Section(key="skipped", title="Images that could not be read", html=_skipped_section(results)),
+        Section(key="configuration", title="Configuration", html=_config_section(config)),
     ]
-    sections = [section for section in sections if section[2]]
-    links = "".join(f'<a href="#{key}">{name}</a>' for key, name, _ in sections)
-    body = "".join(f'<section id="{key}"><h2>{name}</h2>{content}</section>' for key, name, content in sections)
+    whole = [section for section in whole if section.html]
+    links = "".join(f'<a href="#{section.key}">{section.title}</a>' for section in whole)
+    body = "".join(f'<section id="{s.key}"><h2>{s.title}</h2>{s.html}</section>' for s in whole)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
         f'<meta http-equiv="Content-Security-Policy" content="{SECURITY_POLICY}"/>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
         '<meta name="color-scheme" content="light dark"/>'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
-        f"<header><h1>{escape(title)}</h1>{_summary(config, history, class_names)}"
+        f"<header><h1>{escape(title)}</h1>{_summary(config, history, facts)}"
         f'<dl class="tiles">{_tiles(config, history, results)}</dl><nav aria-label="Sections">{links}</nav></header>'
         f"<main>{body}</main><footer>Made by transnext {escape(__version__)}</footer></body></html>\n"
     )
 
 
-def _summary(config: Mapping[str, Any], history: History, class_names: Sequence[str]) -> str:
+def _summary(config: Mapping[str, Any], history: History, facts: Sequence[str]) -> str:
     parts = [f"<b>{escape(config['model'])}</b>"] if config.get("model") else []
     if config.get("data"):
         parts.append(f"on <b>{escape(config['data'])}</b>")
-    parts.append(f"{len(class_names):,} class{'' if len(class_names) == 1 else 'es'}")
+    parts += map(escape, facts)
     if config.get("image_size"):
         parts.append(f"images at {escape(config['image_size'])}\u202fpx")
     if history:
@@ -96,18 +77,15 @@ def _summary(config: Mapping[str, Any], history: History, class_names: Sequence[
     return f'<p class="summary">{", ".join(parts).replace(", on ", " on ", 1)}</p>'
 
 
-def _tiles(config: Mapping[str, Any], history: History, results: Sequence[SplitResult]) -> str:
+def _tiles(config: Mapping[str, Any], history: History, results: Sequence[Result]) -> str:
     tiles: list[tuple[str, str, list[str]]] = []
-    best = best_validation(history)
-    if best is not None:
-        tiles.append(("Validation accuracy", percent(best[0]), ["best of all epochs", f"in epoch {best[1]}"]))
     for result in results:
-        interval = interval_of(result)
-        if interval is not None:
-            between = f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}\u202f%"
-            tiles.append(
-                (f"{result.split} accuracy", percent(result.top1), [between, count(result.num_images, "image")])
-            )
+        metric = main_metric(result)
+        if metric is not None:
+            interval = metric.interval
+            between = [] if interval is None else [f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}\u202f%"]
+            notes = [*between, count(result.num_images, "image")]
+            tiles.append((f"{result.split} {metric.title}", shown(metric), notes))
     seconds = total_of(history, "seconds")
     if seconds is not None:
         rates = [r for entry in history if (r := finite(entry.get("images_per_second"))) is not None]
@@ -123,7 +101,7 @@ def _tiles(config: Mapping[str, Any], history: History, results: Sequence[SplitR
     )
 
 
-def _skipped_section(results: Sequence[SplitResult]) -> str:
+def _skipped_section(results: Sequence[Result]) -> str:
     skipped = [(result.split, name, reason) for result in results for name, reason in result.skipped]
     if not skipped:
         return ""

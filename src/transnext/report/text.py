@@ -39,6 +39,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return re.sub(r"e([+-])0*(\d)", lambda m: f"e{m[1].strip('+')}{m[2]}", text)
 
 
+def percent_of(fraction: float, digits: int) -> str:
+    """A fraction 0..1 as "83.4 %", with `digits` significant digits."""
+    return f"{number(100 * fraction, digits)}\u202f%"
+
+
 def count(value: int, noun: str = "") -> str:
     """A count, with its noun in the plural unless it is 1: "2,185 images"."""
     return f"{value:,}" + (f" {noun}{'' if value == 1 else 's'}" if noun else "")

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from transnext.data import Batch
-from transnext.tasks.classification.evaluation import Outputs, evaluate, summarise
-from transnext.tasks.classification.summary import results_as_dict
+from transnext.tasks.classification.metrics import Outputs, evaluate, summarise
+from transnext.tasks.table import results_as_dict
 
 
 class Images:

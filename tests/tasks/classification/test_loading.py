@@ -7,9 +7,9 @@ import timm
 import torch
 from torch import nn
 
+from transnext.data.preprocessing import Preprocessing
 from transnext.export import ExportedModel, ExportInfo, open_classifier
 from transnext.models.checkpoint import save_checkpoint
-from transnext.tasks.classification.build import Preprocessing
 
 TRAINED = Preprocessing(
     input_size=(3, 64, 64),

@@ -2,13 +2,14 @@
 
 import difflib
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from transnext.data.corruptions import blur, digital, noise, weather
-from transnext.data.datasets import ImageSource, LabelledImages, Sample, Skipped
+from transnext.data.sample import LabelledImages, Sample, Skipped, Source
 from transnext.data.transforms import Transform
 
 Float = npt.NDArray[np.float64]
@@ -81,14 +82,12 @@ def check_corruption(name: str) -> None:
 
 
 class CorruptedImages(LabelledImages):
-    """Labelled images, corrupted as the model would see them: after resizing and cropping, before normalising.
+    """Labelled images, corrupted as the model would see them: after resizing and cropping.
 
     Args:
         source: The images.
-        transform: From an RGB image to a normalised tensor `[3, H, W]`, deterministic.
+        transform: From an RGB image to a uint8 tensor `[3, H, W]`, deterministic.
         min_side: As in `LabelledImages`.
-        mean: Of each channel, as the transform subtracts it, for values in 0..1.
-        std: Of each channel, as the transform divides by it.
         corruption: One of `CORRUPTIONS`.
         severity: 1 to 5.
         seed: Another seed gives other noise.
@@ -96,19 +95,15 @@ class CorruptedImages(LabelledImages):
 
     def __init__(
         self,
-        source: ImageSource,
+        source: Source,
         transform: Transform,
         min_side: int | None,
         *,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
         corruption: str,
         severity: int,
         seed: int = 0,
     ) -> None:
         super().__init__(source, transform, min_side)
-        self.mean = torch.tensor(mean).view(-1, 1, 1)
-        self.std = torch.tensor(std).view(-1, 1, 1)
         self.corruption = corruption
         self.severity = severity
         self.seed = seed
@@ -117,8 +112,6 @@ class CorruptedImages(LabelledImages):
         sample = super().__getitem__(index)
         if isinstance(sample, Skipped):
             return sample
-        # The transform made it of bytes, to which rounding leads back exactly.
-        pixels = ((sample.image * self.std + self.mean) * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+        pixels = sample.image.permute(1, 2, 0).numpy()
         corrupted = corrupt(pixels, self.corruption, self.severity, seed=self.seed, index=sample.index)
-        image = torch.from_numpy(corrupted).permute(2, 0, 1).float().div(255)
-        return Sample((image - self.mean) / self.std, sample.target, sample.index)
+        return replace(sample, image=torch.from_numpy(corrupted).permute(2, 0, 1))

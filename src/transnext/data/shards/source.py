@@ -154,7 +154,7 @@ class ShardedImages:
         except UnreadableImage as error:
             raise UnreadableImage(self.name(index), error.reason) from None
 
-    def label(self, index: int) -> int:
+    def target(self, index: int) -> int:
         """Return the class of image `index`.
 
         Raises:

@@ -1,35 +1,35 @@
 """A trained classifier from wherever it is: a run folder, a checkpoint, or released weights by name."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.data import ImageNetInfo
 from torch import nn
 
 from transnext.choices import DEFAULT_MODEL
+from transnext.data.preprocessing import Preprocessing
 from transnext.models import TransNeXt
 from transnext.models.checkpoint import model_from_checkpoint, read_checkpoint
-from transnext.tasks.classification.build import Preprocessing, create
+from transnext.models.variants import create
+from transnext.tasks.classification.align import imagenet_descriptions
+from transnext.tasks.classification.task import Classification
+from transnext.tasks.task import Loaded
 
 
-@dataclass(frozen=True, kw_only=True)
-class Classifier:
+def loaded_classifier(model: nn.Module, class_names: Sequence[str], preprocessing: Preprocessing, name: str) -> Loaded:
     """A model ready to classify.
 
-    Attributes:
+    Args:
         model: Gives logits `[B, classes]`, in evaluation mode.
         class_names: What the classes are called.
         preprocessing: What its images must look like.
         name: Where it came from, for messages.
     """
-
-    model: nn.Module
-    class_names: list[str]
-    preprocessing: Preprocessing
-    name: str
+    task = Classification(metadata={"class_names": list(class_names)})
+    return Loaded(model=model, task=task, preprocessing=preprocessing, name=name)
 
 
 def load_classifier(
@@ -38,7 +38,7 @@ def load_classifier(
     image_size: int | None = None,
     device: str | torch.device = "cpu",
     architecture: str | None = None,
-) -> Classifier:
+) -> Loaded:
     """Loads a trained classifier.
 
     Args:
@@ -66,28 +66,28 @@ def load_classifier(
 
 def _from_checkpoint(
     path: Path, image_size: int | None, device: str | torch.device, architecture: str | None
-) -> Classifier:
+) -> Loaded:
     metadata: dict[str, Any] = read_checkpoint(path).metadata
     model = model_from_checkpoint(path, architecture).to(device).eval()
     trained = metadata.get("preprocessing")
     preprocessing = Preprocessing.of_model(model) if trained is None else Preprocessing.from_mapping(trained)
     names = metadata.get("class_names") or _names(model)
-    classifier = Classifier(model=model, class_names=list(names), preprocessing=preprocessing, name=str(path))
+    classifier = loaded_classifier(model, names, preprocessing, str(path))
     return classifier if image_size is None else _at_size(classifier, image_size)
 
 
-def _pretrained(name: str, image_size: int | None, device: str | torch.device) -> Classifier:
+def _pretrained(name: str, image_size: int | None, device: str | torch.device) -> Loaded:
     if not timm.is_model(name.split(".")[0]):
         raise FileNotFoundError(
             f"{name!r} is neither a run folder, nor a checkpoint, nor a model: `transnext models` lists those"
         )
     model = create(name, {}, pretrained=True).to(device).eval()
     preprocessing = Preprocessing.of_model(model)
-    classifier = Classifier(model=model, class_names=_names(model), preprocessing=preprocessing, name=name)
+    classifier = loaded_classifier(model, _names(model), preprocessing, name)
     return classifier if image_size is None else _at_size(classifier, image_size)
 
 
-def _at_size(classifier: Classifier, image_size: int) -> Classifier:
+def _at_size(classifier: Loaded, image_size: int) -> Loaded:
     """The classifier for images of another size, which models of other families may not take."""
     preprocessing = classifier.preprocessing.resized(image_size)
     if not isinstance(classifier.model, TransNeXt) and preprocessing != classifier.preprocessing:
@@ -109,9 +109,3 @@ def _names(model: nn.Module) -> list[str]:
     if num_classes == 1000:
         return imagenet_descriptions()
     return [f"class {i}" for i in range(num_classes)]
-
-
-def imagenet_descriptions() -> list[str]:
-    """The names of the 1,000 classes of ImageNet, as released weights have them."""
-    info = ImageNetInfo("imagenet-1k")
-    return [info.index_to_description(i) for i in range(1000)]

@@ -1,10 +1,14 @@
 """What an evaluation of a classifier gives."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from transnext.report.parts import Metric
 from transnext.tasks.classification.calibration import Calibration
+from transnext.tasks.classification.intervals import wilson_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,3 +79,53 @@ class SplitResult:
     def balanced_accuracy(self) -> float:
         """Mean of `class_accuracy` over the classes that have images, 0..1."""
         return float(np.nanmean(self.class_accuracy))
+
+    @property
+    def score(self) -> float:
+        """What "best" means: top-1."""
+        return self.top1
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """Named numbers; those of one epoch become columns of its row."""
+        return {
+            "top1": Metric(title="top-1", value=self.top1, interval=self.top1_interval),
+            "top5": Metric(title="top-5", value=self.top5),
+            "loss": Metric(title="loss", value=self.loss, percent=False),
+            "expected_error": Metric(title="ECE", value=self.calibration.expected_error),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        bins = self.calibration
+        return {
+            "images": self.num_images,
+            "skipped": len(self.skipped),
+            "top1": self.top1,
+            "top1_interval": list(self.top1_interval),
+            "top5": self.top5,
+            "loss": self.loss,
+            "balanced_accuracy": self.balanced_accuracy,
+            "images_per_second": self.images_per_second,
+            "calibration": {
+                "expected_error": bins.expected_error,
+                "maximum_error": bins.maximum_error,
+                "counts": bins.counts.tolist(),
+                "confidence": _plain(bins.confidence.tolist()),
+                "accuracy": _plain(bins.accuracy.tolist()),
+            },
+            "classes": [
+                {
+                    "images": int(images),
+                    "top1": int(correct) / int(images) if images else None,
+                    "top1_interval": list(wilson_interval(int(correct), int(images))) if images else None,
+                }
+                for correct, images in zip(self.confusion.diagonal(), self.class_images, strict=True)
+            ],
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def _plain(values: Sequence[float]) -> list[float | None]:
+    """With None, which JSON knows, for NaN."""
+    return [None if value != value else value for value in values]

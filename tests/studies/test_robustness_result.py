@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from transnext.data.corruptions import CORRUPTIONS
-from transnext.tasks.classification.robustness import (
+from transnext.studies.corruptions import (
     ALEXNET_ERRORS,
     KINDS,
     RobustnessResult,

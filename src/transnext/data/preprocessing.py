@@ -1,10 +1,10 @@
-"""A classifier for given classes, and what its images must look like."""
+"""What the images of a model must look like."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import timm
 import timm.data
 import torch
 from PIL import Image
@@ -12,10 +12,8 @@ from torch import Tensor, nn
 
 from transnext.choices import CropMode
 from transnext.config import ImageConfig
-from transnext.data import eval_transform, min_side_for
-from transnext.data.transforms import Transform
+from transnext.data.transforms import Normalise, Transform, eval_transform, min_side_for, train_transform
 from transnext.limits import MAX_SIDE, check_number
-from transnext.models import TransNeXt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +86,7 @@ class Preprocessing:
         return asdict(self)
 
     def transform(self) -> Transform:
-        """From an RGB image to a normalised float32 tensor `[channels, H, W]`."""
+        """From an RGB image to a uint8 tensor `[channels, H, W]`, always the same."""
         return eval_transform(
             self.input_size,
             self.mean,
@@ -98,37 +96,29 @@ class Preprocessing:
             self.crop_mode,  # type: ignore[arg-type]
         )
 
-    def picture(self, x: Tensor) -> Image.Image:
-        """What `transform` gives, `[channels, H, W]`, as an RGB image again: as the model sees it."""
-        mean, std = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in (self.mean, self.std))
-        pixels = ((x * std + mean).clamp(0, 1) * 255).round().byte()
-        return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+    def training(self, images: ImageConfig) -> tuple[Transform, int]:
+        """The random transform of training images, and the `min_side` that suits it."""
+        transform = train_transform(
+            self.input_size,
+            self.mean,
+            self.std,
+            self.interpolation,
+            crop_scale=images.crop_scale,
+            hflip=images.hflip,
+            auto_augment=images.auto_augment or None,
+            color_jitter=images.color_jitter,
+        )
+        return transform, min_side_for(self.input_size, math.sqrt(images.crop_scale[0]))
+
+    def normalise(self, device: torch.device | str = "cpu") -> Normalise:
+        """From a batch of bytes to normalised float32."""
+        return Normalise(self.mean, self.std).to(device)
 
     def min_side(self) -> int:
         """The shorter side below which an image must not be shrunk when it is read, pixels."""
         return min_side_for(self.input_size, self.crop_pct)
 
 
-def trained_sizes(model: nn.Module) -> dict[str, Any]:
-    """The sizes that a model's position bias depends on, as arguments of `timm.create_model`, for its checkpoints."""
-    if not isinstance(model, TransNeXt):
-        return {}
-    return {"img_size": model.img_size, "pretrain_size": model.pretrain_size}
-
-
-def create(name: str, args: Mapping[str, Any], **kwargs: Any) -> nn.Module:
-    """`timm.create_model` with an unknown name reported in one line.
-
-    Raises:
-        ValueError: timm knows no such model.
-    """
-    if not timm.is_model(name.split(".")[0]):
-        ours: Sequence[str] = timm.list_models("transnext_*")
-        raise ValueError(f"no model is called {name!r}: choose one of {', '.join(ours)}, or another model of timm")
-    try:
-        model: nn.Module = timm.create_model(name, **args, **kwargs)
-    except RuntimeError as error:
-        if "tag" not in str(error):
-            raise
-        raise ValueError(f"{error} `transnext models` lists the weights that there are") from None
-    return model
+def picture(image: Tensor) -> Image.Image:
+    """What a transform gave, uint8 `[3, H, W]`, as an RGB image again."""
+    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())

@@ -3,9 +3,9 @@ import pytest
 from PIL import Image
 
 from transnext.data.corruptions import CORRUPTIONS
-from transnext.report.figures import draw_robustness, draw_scales
-from transnext.tasks.classification.robustness import RobustnessResult
-from transnext.tasks.classification.scales import ScalePoint, ScaleResult
+from transnext.studies.corruptions import RobustnessResult
+from transnext.studies.figures import draw_robustness, draw_scales
+from transnext.studies.sizes import ScalePoint, ScaleResult
 
 
 @pytest.mark.parametrize(("corruptions", "clean"), [(CORRUPTIONS, 0.9), (("fog", "contrast"), None)])

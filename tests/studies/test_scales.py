@@ -5,7 +5,7 @@ import pytest
 import timm
 import torch
 
-from transnext.tasks.classification.scales import (
+from transnext.studies.sizes import (
     MODES,
     ScalePoint,
     ScaleResult,

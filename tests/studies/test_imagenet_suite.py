@@ -10,11 +10,11 @@ from torch import nn
 
 from transnext.data.corruptions import CORRUPTIONS
 from transnext.data.imagenet import subset_indices, wnids
-from transnext.engine import Evaluator, evaluate_imagenet
-from transnext.tasks.classification.build import Preprocessing
-from transnext.tasks.classification.imagenet import published, suite_as_dict, suite_table
-from transnext.tasks.classification.loading import Classifier
-from transnext.tasks.classification.robustness import ALEXNET_ERRORS
+from transnext.data.preprocessing import Preprocessing
+from transnext.engine import Evaluator
+from transnext.studies.corruptions import ALEXNET_ERRORS
+from transnext.studies.imagenet import evaluate_imagenet, published, suite_as_dict, suite_table
+from transnext.tasks.classification.loading import loaded_classifier
 
 OUTSIDE_A = next(i for i in range(1000) if i not in subset_indices("a"))
 
@@ -48,7 +48,7 @@ def evaluator(name="transnext_tiny", num_classes=1000) -> Evaluator:
         crop_mode="center",
     )
     names = [f"class {i}" for i in range(num_classes)]
-    classifier = Classifier(model=Reads().eval(), class_names=names, preprocessing=preprocessing, name=name)
+    classifier = loaded_classifier(Reads().eval(), names, preprocessing, name)
     return Evaluator(classifier, workers=0, device="cpu")
 
 

@@ -1,4 +1,4 @@
-"""Pictures of robustness and of image sizes, as files."""
+"""Pictures of the studies, as files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +9,8 @@ from matplotlib.ticker import PercentFormatter
 
 from transnext.atomic import replacing
 from transnext.data.corruptions import SEVERITIES
-from transnext.tasks.classification.robustness import KINDS, RobustnessResult
-from transnext.tasks.classification.scales import ScalePoint, ScaleResult
+from transnext.studies.corruptions import KINDS, RobustnessResult
+from transnext.studies.sizes import ScalePoint, ScaleResult
 
 COLOURS = ("#0b63a0", "#c24a08", "#147a49", "#7a3fa0")
 LINES = ("-", "--", ":", "-.")

@@ -1,4 +1,4 @@
-"""Accuracy under corruption: results, their table and JSON."""
+"""Accuracy under the corruptions of ImageNet-C: measure, result, table, JSON, section of a page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,11 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from transnext.data.corruptions import CORRUPTIONS, SEVERITIES
+from transnext.data import Source
+from transnext.data.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages, check_corruption
+from transnext.engine.evaluation import Evaluator
+from transnext.report.charts import LINE_STYLES, Series, line_chart
+from transnext.report.text import count, escape, percent, percent_of
 
 KINDS = {"Noise": CORRUPTIONS[:3], "Blur": CORRUPTIONS[3:7], "Weather": CORRUPTIONS[7:11], "Digital": CORRUPTIONS[11:]}
 """The corruptions by kind, as in the paper."""
@@ -130,3 +134,97 @@ def _plain(values: Sequence[float] | np.ndarray) -> list[float | None]:
 
 def _percents(values: Sequence[float] | np.ndarray) -> list[str]:
     return ["–" if np.isnan(value) else f"{100 * value:.1f}" for value in values]
+
+
+def measure_robustness(
+    evaluator: Evaluator,
+    source: Source,
+    *,
+    split: str = "val",
+    corruptions: Sequence[str] = (),
+    seed: int = 0,
+) -> RobustnessResult:
+    """Measures the accuracy on a split, clean and under corruptions made on the fly at all severities.
+
+    Args:
+        evaluator: The classifier and how to run it.
+        source: Images of the split.
+        split: Its name.
+        corruptions: Which; all 15 if empty.
+        seed: Another seed gives other noise.
+
+    Raises:
+        ValueError: There is no such corruption, or no image could be read.
+    """
+    corruptions = tuple(dict.fromkeys(corruptions)) or CORRUPTIONS
+    for name in corruptions:
+        check_corruption(name)
+    clean_images = evaluator.images(source)
+    clean = evaluator.run(clean_images, split)
+    top1 = np.empty((len(corruptions), len(SEVERITIES)))
+    for i, corruption in enumerate(corruptions):
+        for j, severity in enumerate(SEVERITIES):
+            images = CorruptedImages(
+                source,
+                clean_images.transform,
+                clean_images.min_side,
+                corruption=corruption,
+                severity=severity,
+                seed=seed,
+            )
+            top1[i, j] = evaluator.run(images, split, title=f"{corruption} {severity}").top1
+    return RobustnessResult(split=split, images=clean.num_images, clean=clean.top1, corruptions=corruptions, top1=top1)
+
+
+def robustness_section(result: RobustnessResult | None) -> str:
+    """A chart for each kind of corruption, by severity, and all numbers in a table; empty without a result."""
+    if result is None:
+        return ""
+    covers = (0.0, float(np.nanmax([*result.top1.ravel(), result.clean or 0])))
+    lines = {"All of them": [_mean(result)], **{kind: _lines(result, names) for kind, names in KINDS.items()}}
+    charts = [
+        line_chart(title, series, percent_of, (0.0, 1.0), "severity", covers=covers) for title, series in lines.items()
+    ]
+    relative = result.relative_error
+    more = "" if relative is None else f", {100 * relative:.1f} points more than on the images as they are"
+    return (
+        f"<p>Mean corruption error {percent(result.mean_error)}{more} "
+        f"({escape(result.split)}, {count(result.images, 'image')}).</p>"
+        '<p class="note">The corruptions of ImageNet-C (Hendrycks and Dietterich 2019), made on the fly. Severity 0 is '
+        f'the images as they are.</p><div class="charts">{"".join(charts)}</div>{_table(result)}'
+    )
+
+
+def _mean(result: RobustnessResult) -> Series:
+    return Series(label="mean", points=_points(result, result.by_severity), style="line1")
+
+
+def _lines(result: RobustnessResult, names: Sequence[str]) -> list[Series]:
+    present = [name for name in names if name in result.corruptions]
+    return [
+        Series(
+            label=name.replace("_", " "),
+            points=_points(result, result.top1[result.corruptions.index(name)]),
+            style=style,
+        )
+        for name, style in zip(present, LINE_STYLES, strict=False)
+    ]
+
+
+def _points(result: RobustnessResult, values: np.ndarray) -> list[tuple[float, float]]:
+    clean = [] if result.clean is None else [(0.0, result.clean)]
+    return [*clean, *((float(s), float(v)) for s, v in enumerate(values, start=1))]
+
+
+def _table(result: RobustnessResult) -> str:
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name.replace("_", " "))}</th>'
+        f"{''.join(f'<td>{percent(float(v))}</td>' for v in (*row, row.mean()))}</tr>"
+        for name, row in zip(result.corruptions, result.top1, strict=True)
+    )
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Corruption", 1, 2, 3, 4, 5, "Mean"))
+    return (
+        "<details><summary>All numbers</summary>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="Accuracy under corruption">'
+        f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>'
+    )

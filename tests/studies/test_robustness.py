@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from transnext.data import open_dataset
-from transnext.engine import Evaluator, measure_robustness, measure_scales
+from transnext.engine import Evaluator
+from transnext.studies.corruptions import measure_robustness
+from transnext.studies.sizes import measure_scales
 
 
 class Some:
@@ -18,7 +20,7 @@ class Some:
         return self.source.load(index * self.step, min_side)
 
     def label(self, index):
-        return self.source.label(index * self.step)
+        return self.source.target(index * self.step)
 
     def name(self, index):
         return self.source.name(index * self.step)

@@ -1,0 +1,73 @@
+"""The one loop in which a model is asked about every image of a split."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from transnext.data import Batch
+from transnext.data.preprocessing import Preprocessing
+from transnext.tasks.task import Result, Task
+
+Gather = Callable[[Any], Sequence[Any]]
+"""From the state of this process's meter to those of all processes, each of which saw other images of the split."""
+
+
+@torch.inference_mode()
+def evaluate(
+    task: Task,
+    net: nn.Module,
+    batches: Iterable[Batch],
+    preprocessing: Preprocessing,
+    *,
+    split: str = "val",
+    name: Callable[[int], str] = str,
+    device: torch.device | str = "cpu",
+    autocast_dtype: torch.dtype | None = None,
+    on_batch: Callable[[int], None] | None = None,
+    gather: Gather | None = None,
+) -> Any:
+    """Evaluates a model on every image of a split once.
+
+    Args:
+        task: What is asked of it.
+        net: It is put into evaluation mode and left in the mode it was in.
+        batches: The images of the split, in any order.
+        preprocessing: What the net's images must look like.
+        split: Name of the split, for the result.
+        name: From the place of an image to its name.
+        device: Where the net is.
+        autocast_dtype: Dtype of autocast; None for none.
+        on_batch: Called with the number of images after each batch.
+        gather: Called once with what this process found, to give what all did; it must not repeat an image.
+
+    Returns:
+        The `Result` of the task.
+
+    Raises:
+        ValueError: No image of the split could be read.
+    """
+    was_training = net.training
+    net.eval()
+    device = torch.device(device)
+    normalise = preprocessing.normalise(device)
+    meter = task.meter()
+    rates: list[float] = []
+    for batch in batches:
+        meter.skipped += batch.skipped
+        if len(batch.images):
+            start = time.perf_counter()
+            with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
+                raw = task.raw(net, normalise(batch.images.to(device)), batch.sizes)
+            meter.add(raw, batch)
+            rates.append(len(batch.images) / (time.perf_counter() - start))
+        if on_batch is not None:
+            on_batch(len(batch.images))
+    net.train(was_training)
+    if gather is not None:
+        meter.merge(gather(meter.state()))
+    result: Result = meter.result(split, name, statistics.median(rates) if rates else None)
+    return result

@@ -1,0 +1,276 @@
+"""What a task is to the engine: how its images are opened, what is minimised, what is measured, and how it is shown.
+
+The engine trains, evaluates and resumes any task that fills this in, and knows of none. Three ideas carry it: the
+objective is a module, so that DDP, FSDP and torch.compile wrap it whatever a loss needs; losses are sums with a weight,
+divided once by the weight of all processes and passes; results are named numbers with one score.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from transnext.config import TrainConfig
+from transnext.data import Batch, LabelledImages, Source, class_targets
+from transnext.data.preprocessing import Preprocessing
+from transnext.report.parts import Metric, Result, Section
+
+__all__ = [
+    "TASKS",
+    "Loaded",
+    "Look",
+    "Losses",
+    "Meter",
+    "Metric",
+    "Objective",
+    "Result",
+    "Section",
+    "Task",
+    "task_class",
+]
+
+Raw = TypeVar("Raw")
+
+
+class Losses(NamedTuple):
+    """What an objective gives for a batch.
+
+    Attributes:
+        parts: Sums over the batch, 0-d; their sum is minimised.
+        weight: Images, boxes or pixels that they are sums over, 0-d float32: gradients are divided by the total of all
+            passes and processes.
+        seen: More sums to be shown divided by the weight, 0-d, for example how many images were recognised.
+    """
+
+    parts: dict[str, Tensor]
+    weight: Tensor
+    seen: dict[str, Tensor]
+
+
+class Objective(nn.Module):
+    """What is minimised, as a module: DDP, FSDP and torch.compile wrap it, its `net` is saved.
+
+    Args:
+        net: The network.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor, sizes: Tensor, targets: Any) -> Losses:
+        """Losses of a batch.
+
+        Args:
+            images: uint8 `[B, 3, H, W]`, 0..255.
+            sizes: int64 `[B, 2]`: rows and columns that are image.
+            targets: As the task collates them, on the device of the images.
+        """
+        raise NotImplementedError
+
+    def blank(self, device: torch.device) -> tuple[Tensor, Tensor, Any]:
+        """A batch to be forgotten, for a process that could read no image while others wait for its gradient."""
+        raise NotImplementedError
+
+
+class Meter(ABC, Generic[Raw]):
+    """Gathers what a model says about a split."""
+
+    def __init__(self) -> None:
+        self.skipped: list[tuple[str, str]] = []
+
+    @abstractmethod
+    def add(self, raw: Raw, batch: Batch) -> None:
+        """Takes the outputs for a batch; `batch.skipped` is taken already."""
+
+    @abstractmethod
+    def state(self) -> Any:
+        """What was gathered, picklable."""
+
+    @abstractmethod
+    def merge(self, states: Sequence[Any]) -> None:
+        """Takes the states of all processes, this one's included, in place of what was gathered."""
+
+    @abstractmethod
+    def result(self, split: str, name: Callable[[int], str], images_per_second: float | None = None) -> Result:
+        """The numbers of all that was gathered.
+
+        Args:
+            split: Name of the split.
+            name: From the place of an image to its name.
+            images_per_second: Speed of the model, if it was measured.
+
+        Raises:
+            ValueError: There is no image.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What a page may be made of beside the results.
+
+    Attributes:
+        net: The weights that the results come from.
+        splits: The images.
+        preprocessing: What the net's images must look like.
+    """
+
+    net: nn.Module
+    splits: Mapping[str, Source]
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """A kind of question about images.
+
+    Attributes:
+        metadata: What checkpoints keep of it beside its name, for example the names of the classes.
+    """
+
+    name: ClassVar[str]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    @abstractmethod
+    def open(cls, config: TrainConfig[Any]) -> tuple["Task", dict[str, Source]]:
+        """The images of a data set by split, `train` among them, and the task that they pose.
+
+        Raises:
+            FileNotFoundError: They are not there.
+            ValueError: They are not laid out as they should be.
+        """
+
+    @abstractmethod
+    def build(self, config: TrainConfig[Any], saved_args: Mapping[str, Any] | None = None) -> nn.Module:
+        """The network to train, with its initial weights.
+
+        Args:
+            config: What to build.
+            saved_args: Arguments of a model whose weights will be loaded later; the initial weights are then random.
+
+        Raises:
+            ValueError: There is no such model, or it cannot do what is asked of it.
+            FileNotFoundError: A checkpoint is not there.
+        """
+
+    @abstractmethod
+    def objective(self, net: nn.Module, preprocessing: Preprocessing, config: TrainConfig[Any]) -> Objective:
+        """What training minimises."""
+
+    @abstractmethod
+    def meter(self) -> Meter[Any]:
+        """An empty meter."""
+
+    def model_args(self, net: nn.Module) -> dict[str, Any]:
+        """Arguments that build the network again."""
+        return {}
+
+    def preprocessing(self, net: nn.Module, config: TrainConfig[Any]) -> Preprocessing:
+        """What the network's images must look like."""
+        return Preprocessing.of_images(net, config.images)
+
+    def images(
+        self, source: Source, preprocessing: Preprocessing, training: TrainConfig[Any] | None = None
+    ) -> LabelledImages:
+        """The images of a source as the network wants them; with a configuration, at random as in training."""
+        if training is None:
+            return LabelledImages(source, preprocessing.transform(), preprocessing.min_side())
+        return LabelledImages(source, *preprocessing.training(training.images))
+
+    def collate(self, targets: Sequence[Any]) -> Any:
+        """The targets of a batch together."""
+        return class_targets(targets)
+
+    def balance(self, source: Source, config: TrainConfig[Any]) -> Callable[[], npt.NDArray[np.int64]] | None:
+        """What gives the groups of images that are to be drawn equally often, `[images]`; None to draw all alike."""
+        return None
+
+    def raw(self, net: nn.Module, images: Tensor, sizes: Tensor) -> Any:
+        """Outputs for a batch, as a meter takes them.
+
+        Args:
+            net: In evaluation mode.
+            images: float32 `[B, 3, H, W]`, normalised.
+            sizes: int64 `[B, 2]`: rows and columns that are image.
+        """
+        return net(images)
+
+    def mirrored(self, net: nn.Module) -> nn.Module:
+        """A network that averages what `net` says about an image and about its mirror image.
+
+        Raises:
+            ValueError: The task has no such thing.
+        """
+        raise ValueError(f"{self.name} does not average mirror images: leave out --flip")
+
+    def sources(self, data: str, val_fraction: float, seed: int, model: str = "the model") -> dict[str, Source]:
+        """The images of a data set by split, with targets as the model of this task has them.
+
+        Args:
+            data: Where they are.
+            val_fraction: Share held out where the data come without splits; 0 to have all images as one, `WHOLE`.
+            seed: Decides what is held out.
+            model: What to call the model in a message.
+
+        Raises:
+            FileNotFoundError: They are not there.
+            ValueError: The model cannot be judged by them.
+        """
+        raise NotImplementedError
+
+    def facts(self) -> list[str]:
+        """What the headline of a page says of it."""
+        return []
+
+    def sections(self, results: Sequence[Any], look: Look) -> list[Section]:
+        """What a report shows of results beside the table of their metrics."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A trained model, ready to be asked.
+
+    Attributes:
+        model: In evaluation mode.
+        task: What it can be asked.
+        preprocessing: What its images must look like.
+        name: Where it came from, for messages.
+    """
+
+    model: nn.Module
+    task: Task
+    preprocessing: Preprocessing
+    name: str
+
+    @property
+    def class_names(self) -> list[str]:
+        """What its classes are called; empty if it has none."""
+        names: list[str] = self.task.metadata.get("class_names", [])
+        return names
+
+
+WHOLE = "all"
+"""The split that has all images of data that come without splits."""
+TASKS = {"classification": "transnext.tasks.classification.task:Classification"}
+"""The class of each task; imported when it is needed."""
+
+
+def task_class(name: str) -> type[Task]:
+    """The class of a task by name.
+
+    Raises:
+        ValueError: There is no such task.
+    """
+    if name not in TASKS:
+        raise ValueError(f"no task is called {name!r}: choose one of {', '.join(TASKS)}")
+    module, _, attribute = TASKS[name].partition(":")
+    found: type[Task] = getattr(import_module(module), attribute)
+    return found
