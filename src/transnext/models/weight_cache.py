@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from transnext.ops.backend import is_capturing
+
 T = TypeVar("T")
 
 
@@ -36,6 +38,8 @@ class WeightCache:
             weights: What the value is computed from, always in the same order.
             build: Makes the value.
         """
+        if is_capturing():  # a graph must read what nobody else frees, and see new weights
+            return build()
         try:
             versions = [weight._version for weight in weights]
         except RuntimeError:  # made in inference mode, where nothing is counted
