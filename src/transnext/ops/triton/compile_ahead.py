@@ -10,6 +10,7 @@ whose configurations (of those that are compiled) does without is an error: exit
 """
 
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -252,22 +253,31 @@ def main() -> None:
     parser.add_argument("--maps", nargs="+", default=["bf16", "fp32"], choices=MAPS, help="dtypes, and their products")
     parser.add_argument("--modes", nargs="+", default=[""], choices=MODES, help="what a launch is changed to")
     parser.add_argument("--configs", action="store_true", help="every configuration that tuning chooses from")
+    parser.add_argument("--stages", nargs="+", type=int, default=[1], choices=[1, 2], help="strides of which stage")
+    parser.add_argument("--kernels", nargs="+", help="some kernels only, by name")
     parser.add_argument("--all", action="store_true", help="all maps, modes, configurations, and stage 2 too")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each, instead of a table")
     options = parser.parse_args()
     if triton.knobs.runtime.interpret:
         sys.exit("TRITON_INTERPRET is set: unset it, nothing is compiled with it")
     if options.all:
         wanted = cases(options.targets, MAPS, MODES, range(len(STAGES)), every_config=True)
     else:
-        wanted = cases(options.targets, options.maps, options.modes, [0], options.configs)
+        wanted = cases(options.targets, options.maps, options.modes, [n - 1 for n in options.stages], options.configs)
+    if options.kernels:
+        wanted = (case for case in wanted if case.launch.kernel.function.__name__ in options.kernels)
     heads = ("kernel", "configuration", "maps", "mode", "stage", "target", "registers", "spilled", "shared", "narrow")
-    print("{:24} {:20} {:11} {:7} {:5} {:7} {:>9} {:>7} {:>7} {:>6}".format(*heads))
+    if not options.json:
+        print("{:24} {:20} {:11} {:7} {:5} {:7} {:>9} {:>7} {:>7} {:>6}".format(*heads))
     fits: dict[tuple[Any, ...], bool] = {}
     for made in compile_all(wanted, options.jobs):
         complaint = made.complaint()
         kernel = (made.kernel, *made[2:6])
         fits[kernel] = fits.get(kernel, False) or complaint is None
+        if options.json:
+            print(json.dumps(made._asdict()), flush=True)
+            continue
         cells = ("-" if cell is None else cell or ("-" if cell == "" else 0) for cell in made)
         row = "{:24} {:20} {:11} {:7} {:5} {:7} {:9} {:7} {:7} {:>6}".format(*cells)
         print(row + ("" if complaint is None else f"  {complaint}"), flush=True)
