@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("triton")
 
-from transnext.ops.triton.compile_ahead import MAX_SPILLED_BYTES, TARGETS, Compiled
+from transnext.ops.triton import attention, gate
+from transnext.ops.triton.compile_ahead import MAPS, MAX_SPILLED_BYTES, MODES, STAGES, TARGETS, Compiled, cases
 
 
 def compile_ahead(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -18,24 +19,85 @@ def compile_ahead(*arguments: str, **environment: str) -> subprocess.CompletedPr
     return subprocess.run(command, env={**kept, **environment}, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_kernel_fits(target: str) -> None:
-    run = compile_ahead("--targets", target)
+def rows_of(run: subprocess.CompletedProcess[str]) -> list[list[str]]:
+    """Words of a line: kernel, tiles, warps, maps, mode, stage, target, registers, spilled, shared, narrow loads."""
     assert run.returncode == 0, run.stdout + run.stderr
-    kernels = {line.split()[0] for line in run.stdout.splitlines()[1:]}
+    return [line.split() for line in run.stdout.splitlines()[1:]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "maps"), [("sm_80", 1), ("sm_90", 2), ("sm_100", 1), ("gfx942", 1)])
+def test_every_kernel_fits(target: str, maps: int) -> None:
+    rows = rows_of(compile_ahead("--targets", target, "--maps", *["bf16", "fp32"][:maps]))
+    kernels = {row[0] for row in rows}
     assert len(kernels) == 9
-    assert run.stdout.count(target) == 2 * len(kernels)  # float32 and bfloat16
+    assert len(rows) == maps * len(kernels)
+    if target == "sm_90":  # compiled for the strides of real launches, rows of the gate are read 16 bytes at a time
+        assert {row[-1] for row in rows if row[0] in ("gate_forward", "gate_and_conv_gradient")} == {"0"}
 
 
 @pytest.mark.slow
-def test_every_kernel_of_the_interpolating_mode_fits() -> None:
-    run = compile_ahead("--targets", "sm_90", "--dtypes", "fp32", "--taps", "2")
-    assert run.returncode == 0, run.stdout + run.stderr
+def test_every_mode_fits() -> None:
+    rows = rows_of(compile_ahead("--targets", "sm_90", "--maps", "bf16", "--modes", "uneven", "resized", "wide"))
+    assert len(rows) == 5 + 4 + 5
+
+
+@pytest.mark.slow
+def test_every_configuration_of_three_products_fits() -> None:
+    """Or another one that tuning may choose does."""
+    rows = rows_of(compile_ahead("--targets", "sm_90", "--maps", "fp32-tf32x3", "--configs"))
+    assert len(rows) == sum(
+        len(kernel.configs)
+        for kernel in (attention.FORWARD, attention.QUERY_GRADIENT, attention.POOLED_GRADIENT, attention.BIAS_GRADIENT)
+    )
+
+
+def test_all_there_is() -> None:
+    """What `--all` compiles, which takes an hour."""
+    found = list(cases(TARGETS, MAPS, MODES, range(len(STAGES)), every_config=True))
+    assert len(set(found)) == len(found)
+    with_products = {(case.target, case.maps) for case in found if "PRECISION" in case.launch.kwargs}
+    on_amd = ("fp32-tf32", "fp32-tf32x3")
+    assert with_products == {(t, m) for t in TARGETS for m in MAPS if t != "gfx942" or m not in on_amd}
+    assert {case.mode for case in found if case.launch.kernel is attention.FORWARD} == set(MODES)
+    for kernel in (attention.FORWARD, attention.LOCAL_GRADIENT, gate.FORWARD, gate.INPUT_GRADIENT):
+        assert {case.config for case in found if case.launch.kernel is kernel} == set(range(len(kernel.configs)))
+
+
+ONE_FOR_ALL_SIZES = """
+import torch
+from transnext.ops import axis_index
+from transnext.ops.triton import attention, gate
+from transnext.ops.triton.compile_ahead import compile_launch
+from transnext.ops.triton.launch import noted_launches
+
+for B, H, W, M in ((1, 1, 1, 2), (2, 16, 24, 4), (128, 56, 56, 16), (1, 200, 304, 2)):
+    P_h, P_w = max(1, H // 8), max(1, W // 8)
+    q = torch.empty(B, H, W, M, 24, device="meta")
+    pooled = q.new_empty(B, P_h, P_w, M, 24)
+    U_h, U_w = (len(axis_index(n, p).offsets) for n, p in ((H, P_h), (W, P_w)))
+    shapes = ((M, 1, 24), (M, 1, 1), (M, 9), (M, 24, 9), (M, 1, 9), (M, U_h, U_w))
+    parameters = [q.new_empty(shape) for shape in shapes]
+    with noted_launches() as noted:
+        attention.forward(q, q, q, pooled, pooled, *parameters, H, W, P_h, P_w)
+        gate.forward(q.new_empty(B, H, W, 64), q.new_empty(32, 1, 3, 3), None)
+    for launch in noted:
+        compile_launch(launch, launch.kernel.configs[0], "sm_90")
+for kernel in (attention.FORWARD, gate.FORWARD):
+    print([len(cache[0]) for cache in kernel.function.device_caches.values()])
+"""
+
+
+@pytest.mark.slow
+def test_no_compilation_for_another_size() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", ONE_FOR_ALL_SIZES]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.stdout.splitlines() == ["[1]", "[1]"], run.stdout + run.stderr
 
 
 def test_what_is_too_much() -> None:
-    usage = {"kernel": "k", "config": "", "dtype": "fp32", "registers": 255}
+    usage = {"kernel": "k", "config": "", "maps": "fp32", "mode": "", "stage": 1, "registers": 255, "narrow_loads": 0}
     limit = TARGETS["gfx942"][1]
     fits = Compiled(**usage, target="gfx942", spilled=MAX_SPILLED_BYTES, shared=limit)
     assert fits.complaint() is None

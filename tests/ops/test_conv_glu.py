@@ -95,11 +95,3 @@ def test_second_derivatives() -> None:
         return list(torch.autograd.grad(sum(g.pow(2).sum() for g in gradients), inputs))
 
     torch.testing.assert_close(penalty(conv_glu_training), penalty(conv_glu), rtol=1e-3, atol=1e-3)
-
-
-def test_opcheck() -> None:
-    inputs = inputs_of(2, 4, 5, 6, 7)
-    torch.library.opcheck(torch.ops.transnext.conv_glu_training, inputs)
-    x, w1, _, w, b, w2, _ = (t.detach() for t in inputs)
-    hidden = torch.nn.functional.linear(x, w1)
-    torch.library.opcheck(torch.ops.transnext.conv_glu_training_backward, (x, x, hidden, w1, w, b, w2))

@@ -20,7 +20,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @pytest.fixture(autouse=True)
-def _ieee_products(monkeypatch: pytest.MonkeyPatch) -> None:
+def _ieee_products_and_no_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSNEXT_TUNE", "0")  # minutes; benchmarks/gpu_check.py tries every configuration
     monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "ieee")
 
 

@@ -335,32 +335,6 @@ def test_gelu_of_every_size() -> None:
     torch.testing.assert_close(found.double(), exact, rtol=3e-7, atol=1.5e-6)
 
 
-OPS = torch.ops.transnext
-
-
-def check_op(op: torch._ops.OpOverload, *args: object) -> None:
-    results = torch.library.opcheck(op, args)
-    assert set(results.values()) == {"SUCCESS"}
-
-
-def test_opcheck_attention() -> None:
-    inputs = cast(attention_inputs(3, 4, 2, 2), torch.float32)
-    tensors = [inputs[name] for name in TENSORS]
-    check_op(OPS.aggregated_attention.default, *tensors, 3, 4, 2, 2)
-    check_op(OPS.aggregated_attention.default, *(t.clone().requires_grad_() for t in tensors), 3, 4, 2, 2)
-    check_op(OPS.aggregated_attention_backward.default, torch.randn_like(inputs["q"]), *tensors, 3, 4, 2, 2)
-
-
-@pytest.mark.parametrize("with_bias", [True, False])
-def test_opcheck_gate(with_bias: bool) -> None:
-    x, weight, bias = (t.float() for t in gate_inputs(2, 3, 4, 5))
-    arguments = (x, weight, bias if with_bias else None)
-    check_op(OPS.depthwise_conv_gelu_gate.default, *arguments)
-    leaves = (None if t is None else t.clone().requires_grad_() for t in arguments)
-    check_op(OPS.depthwise_conv_gelu_gate.default, *leaves)
-    check_op(OPS.depthwise_conv_gelu_gate_backward.default, torch.randn(2, 3, 4, 5), *arguments)
-
-
 @pytest.mark.parametrize("backend", ["fused", "reference"])
 def test_second_derivatives(backend: str) -> None:
     """Those of the whole graph, also with respect to what only the gradient depends on."""

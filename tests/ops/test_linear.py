@@ -164,17 +164,3 @@ def test_all_derivatives_of_bias_table() -> None:
         results(position_bias_table, [*inputs], weight), results(table_of_modules, [*inputs], weight), strict=True
     ):
         torch.testing.assert_close(f, e)
-
-
-def test_opcheck() -> None:
-    x, weight, bias = tensors((7, 4), (6, 4), (6,))
-    torch.library.opcheck(torch.ops.transnext.linear, (x, weight, bias))
-    torch.library.opcheck(torch.ops.transnext.linear, (x, weight, None))
-    grad = torch.randn(7, 6)
-    args = (grad, x.detach(), weight.detach())
-    for wanted in ((True, True, True), (True, False, False), (False, False, True)):
-        torch.library.opcheck(torch.ops.transnext.linear_backward, (*args, *wanted))
-    table = tensors((4,), (5,), (6, 2), (6,), (3, 6), (3,))
-    torch.library.opcheck(torch.ops.transnext.position_bias_table, [table[0].detach(), table[1].detach(), *table[2:]])
-    detached = [t.detach() for t in table]
-    torch.library.opcheck(torch.ops.transnext.position_bias_table_backward, (torch.randn(3, 4, 5), *detached))

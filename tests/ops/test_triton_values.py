@@ -5,7 +5,6 @@ each has several peculiarities at once.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,28 +24,19 @@ from error_budget import check_budget
 
 pytest.importorskip("triton")
 
+import triton
+import triton.language as tl
+
+from transnext.ops import aggregated_attention, expand_bias_table
 from transnext.ops.triton import attention, gate
-from transnext.ops.triton.bias_terms import bias_terms
-from transnext.ops.triton.launch import INTERPRETED
+from transnext.ops.triton.kernels.tiles import bias_tile
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread", "poisoned_memory"),
-    pytest.mark.skipif(not INTERPRETED, reason="on a GPU test_gpu.py runs the same kernels through the ops"),
+    pytest.mark.usefixtures("one_thread", "poisoned_memory", "interpreted_kernels"),
 ]
 
 TIMES = {torch.float32: 2.0, torch.float16: 2.0, torch.bfloat16: 4.0}
 """Errors of the plain path that are allowed. The interpreter cuts bfloat16 off, where a GPU rounds to the nearest."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _in_place_of_the_cpu_kernels() -> Iterator[None]:
-    """The ops run these kernels, below the dispatcher as on a GPU."""
-    library = torch.library.Library("transnext", "IMPL")
-    for name, module in (("aggregated_attention", attention), ("depthwise_conv_gelu_gate", gate)):
-        library.impl(name, module.forward, "CPU", allow_override=True)
-        library.impl(f"{name}_backward", module.backward, "CPU", allow_override=True)
-    yield
-    library._destroy()
 
 
 def results_in_triton(inputs: Inputs) -> Results:
@@ -158,6 +148,12 @@ def test_images_beyond_32_bits() -> None:
         assert torch.equal(found[name], value), name
 
 
+def test_sides_that_are_too_long() -> None:
+    inputs = cast(attention_inputs(1, 2**15, 1, 1, M=1, D=1), torch.float32)
+    with pytest.raises(ValueError, match="a map of 1x32768 and a pooled one of 1x1: the kernels go to 32767 a side"):
+        aggregated_attention(**inputs, backend="fused")
+
+
 def test_empty_batch() -> None:
     results = results_in_triton(cast(attention_inputs(3, 4, 1, 2, B=0), torch.float32))
     assert results["out"].shape == (0, 3, 4, 2, 3)
@@ -173,24 +169,50 @@ def test_two_runs_are_the_same() -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("sizes", [(7, 5, 3, 2), (12, 4, 3, 4), (3, 3, 3, 3)])
-@pytest.mark.parametrize("trained", [None, ((8, 6), (4, 2))])
-def test_terms_are_those_of_the_index(sizes: tuple[int, ...], trained: Any) -> None:
+@triton.jit
+def biases_of_all_pairs(
+    table,
+    out,
+    H,
+    W,
+    P_h,
+    P_w,
+    U_w,
+    T_h,
+    T_w,
+    TP_h,
+    TP_w,
+    TAPS: tl.constexpr,
+    EVEN: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+):
+    """Writes `[H W, P_h P_w]`."""
+    pixel, p = tl.arange(0, QUERIES), tl.arange(0, KEYS)
+    there = (pixel < H * W)[:, None] & (p < P_h * P_w)[None, :]
+    y, x, key = tl.minimum(pixel // W, H - 1), pixel % W, tl.minimum(p, P_h * P_w - 1)
+    sizes = (H, W, P_h, P_w, U_w, T_h, T_w, TP_h, TP_w)
+    bias = bias_tile(table, y, x, key, there, sizes, TAPS, EVEN)
+    tl.store(out + pixel[:, None] * P_h * P_w + p[None, :], bias, mask=there)
+
+
+@pytest.mark.parametrize("trained", [None, (8, 6, 4, 2), (7, 10, 3, 4), (3, 2, 5, 1)])
+@pytest.mark.parametrize(
+    "sizes", [(1, 1, 1, 1), (7, 5, 3, 2), (12, 4, 3, 4), (3, 3, 3, 3), (2, 3, 3, 2), (1, 304, 1, 38), (305, 2, 38, 1)]
+)
+def test_bias_is_that_of_the_index(sizes: tuple[int, ...], trained: tuple[int, ...] | None) -> None:
     H, W, P_h, P_w = sizes
-    options = {} if trained is None else {"trained_rows": (8, 4), "trained_cols": (6, 2)}
-    inputs = attention_inputs(H, W, P_h, P_w, **options)
-    rows, cols = inputs["rows"], inputs["cols"]
-    size = (rows.table_size[0], cols.table_size[0], rows.table_size[1], cols.table_size[1])
-    terms = bias_terms((H, W), (P_h, P_w), size, torch.device("cpu"))
-    parts = [t.split([n * terms.taps for n in (H, P_h, W, P_w)]) for t in (terms.terms, terms.weights)]
-    for axis, place, num_queries, num_keys in ((rows, 0, H, P_h), (cols, 2, W, P_w)):
-        queries, keys = (parts[0][place + i].view(-1, terms.taps) for i in (0, 1))
-        of_queries, of_keys = (parts[1][place + i].view(-1, terms.taps) for i in (0, 1))
-        found = queries[:, None, :, None] - keys[None, :, None, :]
-        assert torch.equal(found.reshape(num_queries, num_keys, -1), axis.taps.int())
-        weight = (of_queries[:, None, :, None] * of_keys[None, :, None, :]).reshape(num_queries, num_keys, -1)
-        expected = torch.ones_like(weight) if axis.weight is None else axis.weight.float()
-        torch.testing.assert_close(weight, expected)
+    options = {} if trained is None else {"trained_rows": trained[::2], "trained_cols": trained[1::2]}
+    inputs = attention_inputs(*sizes, M=1, **options)
+    table, rows, cols = inputs["bias_table"].float(), inputs["rows"], inputs["cols"]
+    out = torch.full((H * W, P_h * P_w), math.nan)
+    blocks = (triton.next_power_of_2(n) for n in out.shape)
+    resized = trained is not None and trained != sizes
+    made_for = trained or sizes
+    even = made_for[0] % made_for[2] == 0 and made_for[1] % made_for[3] == 0
+    biases_of_all_pairs[(1,)](table, out, *sizes, table.shape[2], *made_for, 2 if resized else 1, even, *blocks)
+    expected = expand_bias_table(table.double(), rows, cols).reshape(out.shape)
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-5 if resized else 0)
 
 
 GATE_CASES = [(1, 1, 2, 9, 3, True), (2, 5, 7, 35, 3, True), (1, 9, 11, 3, 5, False), (3, 2, 6, 8, 1, True)]

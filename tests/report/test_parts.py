@@ -2,9 +2,9 @@ import math
 
 import numpy as np
 import pytest
+from transnext.report.confusion import most_confused
 
 from transnext.report.charts import Series, line_chart, nice_ticks
-from transnext.report.confusion import most_confused
 from transnext.report.history import best_validation, total_of
 from transnext.report.text import duration, escape, magnitude, number, percent
 

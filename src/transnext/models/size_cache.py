@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from transnext.ops.backend import is_capturing
+
 T = TypeVar("T")
 
 
@@ -15,7 +17,8 @@ class SizeCache:
     """Least-recently-used cache of what is built once per input size. Threads may share it.
 
     It is passed over where a remembered tensor would be wrong: while a graph is being traced (sizes may be symbolic)
-    and for tensor subclasses such as fake tensors. Entries are made outside inference mode so that a model that was
+    and for tensor subclasses such as fake tensors; and while a CUDA graph is being captured, which would read an entry
+    after it was dropped. Entries are made outside inference mode so that a model that was
     first used for inference can be trained.
 
     Args:
@@ -39,6 +42,8 @@ class SizeCache:
             build: Makes the entry.
         """
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) is not Tensor:
+            return build()
+        if is_capturing():
             return build()
         with self._lock:
             if key in self._entries:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
+from transnext.ops.backend import is_capturing
 from transnext.ops.register import CPU_KERNELS
 
 T = TypeVar("T")
@@ -57,6 +58,8 @@ class WeightCache:
             build: Makes the value.
             whole: Compare all bytes of the weights, not samples of the large ones.
         """
+        if is_capturing():  # a graph must read what nobody else frees, and see new weights
+            return build()
         try:
             state = [(w._version, w.data_ptr(), w.shape, w.stride(), w.dtype) for w in weights]
         except RuntimeError:  # made in inference mode, where nothing is counted, or transformed by torch.func

@@ -79,6 +79,11 @@ def why_not_cpu_kernels(tensors: Iterable[Tensor]) -> str | None:
     return why_not_fused(tensors)
 
 
+def is_capturing() -> bool:
+    """Whether a CUDA graph is being captured: it must read nothing that others free, and nothing may wait."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
 def use_fused(backend: str, why_not: str | None) -> bool:
     """The decision for one call.
 

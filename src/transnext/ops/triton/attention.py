@@ -1,7 +1,6 @@
 """Aggregated attention and its gradient on a GPU. Arguments are those of the op in `transnext.ops.register`."""
 
 import math
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -10,16 +9,15 @@ from torch import Tensor
 
 from transnext.ops.position_bias import axis_index
 from transnext.ops.reference import NORM_EPS
-from transnext.ops.triton.bias_terms import BiasTerms, bias_terms
 from transnext.ops.triton.kernels import attention_backward as backward_kernels
 from transnext.ops.triton.kernels.attention_forward import attention_forward
 from transnext.ops.triton.launch import (
+    Kernel,
     block_of,
     config,
     dense_channels,
     product_precision,
     size_class,
-    tuned,
     wants_64_bits,
 )
 
@@ -32,12 +30,15 @@ PROGRAMS_WANTED = 512
 BLOCK_U = 64
 """Entries of the bias table that a program sums."""
 
+MAX_SIDE = (1 << 15) - 1
+"""Rows or columns of a map, with which the place of a bias in its table is computed in 32 bits."""
+
 SUMS_BLOCK_Q = 32
 """Queries of a program that sums the gradients of parameters: fixed, because its sums are laid out by it."""
 
 
-KEY = ("D", "RADIUS", "TAPS", "PRECISION", "SIZE")
-FORWARD = tuned(
+KEY = ("D", "RADIUS", "TAPS", "EVEN", "PRECISION", "SIZE")
+FORWARD = Kernel(
     attention_forward,
     [
         config(4, 2, BLOCK_Q=64, BLOCK_K=32),
@@ -47,17 +48,17 @@ FORWARD = tuned(
     ],
     KEY,
 )
-QUERY_GRADIENT = tuned(
+QUERY_GRADIENT = Kernel(
     backward_kernels.query_gradient,
     [config(4, 1, BLOCK_K=32), config(4, 1, BLOCK_K=16), config(8, 1, BLOCK_K=32)],
     KEY,
 )
-LOCAL_GRADIENT = tuned(
+LOCAL_GRADIENT = Kernel(
     backward_kernels.local_gradient,
     [config(4, 2, BLOCK_Q=32), config(2, 2, BLOCK_Q=16), config(8, 2, BLOCK_Q=64)],
     ("D", "RADIUS", "SIZE"),
 )
-POOLED_GRADIENT = tuned(
+POOLED_GRADIENT = Kernel(
     backward_kernels.pooled_gradient,
     [
         config(4, 1, BLOCK_Q=32, BLOCK_K=32),
@@ -66,7 +67,7 @@ POOLED_GRADIENT = tuned(
     ],
     KEY,
 )
-BIAS_GRADIENT = tuned(
+BIAS_GRADIENT = Kernel(
     backward_kernels.bias_gradient,
     [
         config(4, 1, BLOCK_Q=32, BLOCK_K=16),
@@ -75,6 +76,7 @@ BIAS_GRADIENT = tuned(
     ],
     KEY,
 )
+FOLD = Kernel(backward_kernels.fold_bias_gradient, [config(4, BLOCK_U=BLOCK_U)])
 
 
 class _Call(NamedTuple):
@@ -83,14 +85,17 @@ class _Call(NamedTuple):
     Attributes:
         maps: `q`, `k`, `v`, `k_pool`, `v_pool`, channels next to one another and the pooled ones contiguous.
         parameters: The six parameters, contiguous; the last is the bias table.
-        terms: Index of the table.
+        sizes: Heads; rows and columns of queries, of pooled keys, of the table, and of the queries and the pooled keys
+            that it is made for.
         constants: Arguments that a kernel is compiled for.
+        precise: Those of the kernels that make products: whether the table is resized, and how products are made.
     """
 
     maps: tuple[Tensor, ...]
     parameters: tuple[Tensor, ...]
-    terms: BiasTerms
+    sizes: list[int]
     constants: dict[str, Any]
+    precise: dict[str, Any]
 
     def strides(self, *places: int) -> list[int]:
         """Strides of some of the maps: batch, rows, columns, heads."""
@@ -115,13 +120,10 @@ def forward(q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, v_pool: Tensor, *re
         FORWARD[lambda meta: (triton.cdiv(H * W, meta["BLOCK_Q"]) * B * M,)](
             *call.maps,
             *call.parameters,
-            call.terms.terms,
-            call.terms.weights,
             out,
             *call.strides(0, 1, 2),
-            *_sizes(call),
-            TAPS=call.terms.taps,
-            PRECISION=product_precision(q.dtype),
+            *call.sizes,
+            **call.precise,
             **call.constants,
         )
     return out
@@ -141,28 +143,25 @@ def backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     q = call.maps[0]
     B, H, W, M, D = q.shape
     if q.numel() == 0:
-        return tuple(torch.zeros_like(t) for t in arguments[:11])
+        return tuple(t.new_zeros(t.shape) for t in arguments[:11])
     grad = grad.contiguous()
     K = call.parameters[2].shape[1]
     N, tiles = H * W, triton.cdiv(H * W, SUMS_BLOCK_Q)
     grad_q, grad_k, grad_v = (q.new_empty(q.shape) for _ in range(3))
     log_sum, delta = (q.new_empty((B, M, N), dtype=torch.float32) for _ in range(2))
     sums = q.new_empty((B * tiles, M, D + 1 + 2 * K + D * K), dtype=torch.float32)
-    bias = (call.terms.terms, call.terms.weights)
-    precise = {"TAPS": call.terms.taps, "PRECISION": product_precision(q.dtype)}
     QUERY_GRADIENT[(tiles * B * M,)](
         grad,
         *call.maps,
         *call.parameters,
-        *bias,
         grad_q,
         log_sum,
         delta,
         sums,
         *call.strides(0, 1, 2),
-        *_sizes(call),
+        *call.sizes,
         BLOCK_Q=SUMS_BLOCK_Q,
-        **precise,
+        **call.precise,
         **call.constants,
     )
     LOCAL_GRADIENT[lambda meta: (triton.cdiv(N, meta["BLOCK_Q"]) * B * M,)](
@@ -180,9 +179,12 @@ def backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         call.maps[3].shape[1] * call.maps[3].shape[2],
         **call.constants,
     )
-    grad_k_pool, grad_v_pool = _pooled_gradients(call, grad, log_sum, delta, precise)
-    grad_table = _table_gradient(call, grad, log_sum, delta, precise, arguments[11:])
-    of_embedding, of_temperature, of_local, of_token_bias, of_tokens = sums.sum(0).split((D, 1, K, K, D * K), dim=1)
+    grad_k_pool, grad_v_pool = _pooled_gradients(call, grad, log_sum, delta)
+    grad_table = _table_gradient(call, grad, log_sum, delta)
+    # Each summed by itself: results of an op must not be views of one tensor.
+    of_embedding, of_temperature, of_local, of_token_bias, of_tokens = (
+        part.sum(0) for part in sums.split((D, 1, K, K, D * K), dim=2)
+    )
     of_parameters = (of_embedding, of_temperature, of_local, of_tokens, of_token_bias, grad_table)
     return (
         grad_q,
@@ -197,35 +199,28 @@ def backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 def _prepare(maps: tuple[Any, ...], parameters: tuple[Any, ...], table_size: tuple[Any, ...]) -> _Call:
     q, k, v = (dense_channels(t) for t in maps[:3])
     k_pool, v_pool = (t.contiguous() for t in maps[3:])
-    _, H, W, M, D = q.shape
+    B, H, W, M, D = q.shape
     P_h, P_w = k_pool.shape[1:3]
-    terms = _terms((H, W), (P_h, P_w), table_size, q.device)
+    if max(H, W, P_h, P_w, *table_size) > MAX_SIDE:
+        raise ValueError(f"a map of {H}x{W} and a pooled one of {P_h}x{P_w}: the kernels go to {MAX_SIDE} a side")
+    table = parameters[5]
     constants = {
         "D": D,
         "BLOCK_D": block_of(D),
         "RADIUS": math.isqrt(parameters[2].shape[1]) // 2,
         "WIDE": wants_64_bits(q, k, v, k_pool) or H * W * M * D >= 2**31,
-        "SIZE": size_class(q.shape[0] * M, H * W, P_h * P_w),
+        "SIZE": size_class(q, B * M, H * W, P_h * P_w),
     }
-    return _Call((q, k, v, k_pool, v_pool), tuple(p.contiguous() for p in parameters), terms, constants)
+    precise = {
+        "TAPS": 1 if tuple(table_size) == (H, W, P_h, P_w) else 2,
+        "EVEN": table_size[0] % table_size[2] == 0 and table_size[1] % table_size[3] == 0,
+        "PRECISION": product_precision(q.dtype),
+    }
+    sizes = [M, H, W, P_h, P_w, *table.shape[1:], *table_size]
+    return _Call((q, k, v, k_pool, v_pool), tuple(p.contiguous() for p in parameters), sizes, constants, precise)
 
 
-@lru_cache(maxsize=256)
-def _terms(
-    queries: tuple[int, int], keys: tuple[int, int], table_size: tuple[int, int, int, int], device: torch.device
-) -> BiasTerms:
-    with torch.inference_mode(False):
-        return bias_terms(queries, keys, table_size, device)
-
-
-def _sizes(call: _Call) -> list[int]:
-    """Heads, rows and columns of queries, of pooled keys and of the table."""
-    return [call.maps[0].shape[3], *call.maps[0].shape[1:3], *call.maps[3].shape[1:3], *call.parameters[5].shape[1:]]
-
-
-def _pooled_gradients(
-    call: _Call, grad: Tensor, log_sum: Tensor, delta: Tensor, precise: dict[str, Any]
-) -> tuple[Tensor, Tensor]:
+def _pooled_gradients(call: _Call, grad: Tensor, log_sum: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     k_pool, v_pool = call.maps[3:]
     B, H, W, M, _ = call.maps[0].shape
     P = k_pool.shape[1] * k_pool.shape[2]
@@ -238,17 +233,15 @@ def _pooled_gradients(
         v_pool,
         *call.parameters[:2],
         call.parameters[5],
-        call.terms.terms,
-        call.terms.weights,
         log_sum,
         delta,
         partial_k,
         partial_v,
         *call.strides(0),
         B,
-        *_sizes(call),
+        *call.sizes,
         splits,
-        **precise,
+        **call.precise,
         **call.constants,
     )
     return _gradient_of_units(k_pool, partial_k.sum(0)).to(k_pool.dtype), partial_v.sum(0).to(v_pool.dtype)
@@ -263,14 +256,7 @@ def _gradient_of_units(x: Tensor, grad: Tensor) -> Tensor:
     return (grad - unit * along) / length.clamp(min=NORM_EPS)
 
 
-def _table_gradient(
-    call: _Call,
-    grad: Tensor,
-    log_sum: Tensor,
-    delta: Tensor,
-    precise: dict[str, Any],
-    table_size: tuple[int, int, int, int],
-) -> Tensor:
+def _table_gradient(call: _Call, grad: Tensor, log_sum: Tensor, delta: Tensor) -> Tensor:
     """Gradient of the bias table, `[M, U_h, U_w]` float32: that of every pair, a few rows of queries at a time."""
     q, table = call.maps[0], call.parameters[5]
     B, H, W, M, _ = q.shape
@@ -289,34 +275,30 @@ def _table_gradient(
             *call.maps[3:],
             *call.parameters[:2],
             table,
-            call.terms.terms,
-            call.terms.weights,
             log_sum,
             delta,
             dense,
             *call.strides(0),
             B,
-            *_sizes(call),
+            *call.sizes,
             first_row,
             num_rows,
             splits,
-            **precise,
+            **call.precise,
             **call.constants,
         )
-        if call.terms.taps == 1:
-            backward_kernels.fold_bias_gradient[(M * table.shape[1] * triton.cdiv(table.shape[2], BLOCK_U),)](
+        if call.precise["TAPS"] == 1:
+            FOLD[(M * table.shape[1] * triton.cdiv(table.shape[2], BLOCK_U),)](
                 dense,
-                call.terms.terms,
                 of_table,
-                *_sizes(call),
-                *(2 if n % p else 1 for n, p in ((H, P_h), (W, P_w))),
+                *call.sizes[:7],
                 first_row,
                 num_rows,
                 splits,
-                BLOCK_U=BLOCK_U,
+                EVEN=call.precise["EVEN"],
             )
         else:
-            of_table += _resized_table_gradient(table, dense.sum(0), (H, W), (P_h, P_w), table_size, first_row)
+            of_table += _resized_table_gradient(table, dense.sum(0), (H, W), (P_h, P_w), call.sizes[7:], first_row)
     return of_table
 
 
@@ -329,7 +311,7 @@ def _resized_table_gradient(
     dense: Tensor,
     queries: tuple[int, int],
     keys: tuple[int, int],
-    table_size: tuple[int, int, int, int],
+    table_size: list[int],
     first_row: int,
 ) -> Tensor:
     """What the pairs of some rows of queries, `[M, P, rows * W]`, add to the gradient of a table that is resized."""

@@ -1,30 +1,36 @@
 """Compiles the kernels for GPUs that are not there, and tells what registers and memory they take.
 
-    python -m transnext.ops.triton.compile_ahead               # as `make test` does
-    python -m transnext.ops.triton.compile_ahead --all         # every configuration that tuning chooses from
+    python -m transnext.ops.triton.compile_ahead               # as first tried, bfloat16 and float32 maps
+    python -m transnext.ops.triton.compile_ahead --all         # all that tuning chooses from, all dtypes and modes
 
-A program that needs more shared memory than a GPU gives does not start; one that needs more registers keeps some of its
-numbers in memory, which is slow. Either is an error here: exit status 1.
+Launches of the ops on tensors without memory are noted down, and compiled as Triton compiles them when they are made:
+for strides that are multiples of 16, for pointers that are aligned. A program that needs more shared memory than a GPU
+gives does not start; one that needs more registers keeps some of its numbers in memory, which is slow. A kernel none of
+whose configurations (of those that are compiled) does without is an error: exit status 1.
 """
 
 import argparse
+import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
 
+from transnext.ops.position_bias import axis_index
 from transnext.ops.triton import attention, gate
-from transnext.ops.triton.kernels import attention_backward as backward_kernels
-from transnext.ops.triton.kernels import gate as gate_kernels
-from transnext.ops.triton.launch import block_of
+from transnext.ops.triton.launch import Launch, noted_launches
 
 TARGETS = {
     "sm_80": (GPUTarget("cuda", 80, 32), 163 * 1024),
@@ -34,37 +40,79 @@ TARGETS = {
 }
 """Targets and the shared memory that a program may have there, bytes (A100, H100, B200, MI300)."""
 
+MAPS = {
+    "bf16": (torch.bfloat16, "tf32x3"),
+    "fp16": (torch.float16, "tf32x3"),
+    "fp32": (torch.float32, "ieee"),
+    "fp32-tf32": (torch.float32, "tf32"),
+    "fp32-tf32x3": (torch.float32, "tf32x3"),
+}
+"""Dtypes of maps, and how their products are made on NVIDIA."""
+
+MODES: dict[str, dict[str, Any]] = {"": {}, "uneven": {"EVEN": False}, "resized": {"TAPS": 2}, "wide": {"WIDE": True}}
+"""What a launch is changed to: bins of two widths, the interpolating mode, and maps whose offsets take 64 bits."""
+
+STAGES = ((56, 3, 384), (28, 6, 768))
+"""Side of the map, heads and hidden channels of the first two stages of TransNeXt-Tiny at 224x224.
+
+Rows of stage 1 are no multiples of 16 numbers, those of all others are.
+"""
+
 MAX_SPILLED_BYTES = 32
 """Bytes of a thread's registers that may lie in memory."""
 
-HEAD_DIM = 24
-"""Of all variants of the paper."""
 
-MAPS = frozenset({"q", "k", "v", "k_pool", "v_pool", "grad", "out", "grad_q", "grad_k", "grad_v", "x", "grad_x"})
-INTEGERS = frozenset({"B", "M", "H", "W", "P", "P_h", "P_w", "U_h", "U_w", "R", "F", "SPLITS"})
+class Case(NamedTuple):
+    """A kernel and how it is compiled, in words that another process understands.
+
+    Attributes:
+        target: One of `TARGETS`.
+        maps: One of `MAPS`.
+        mode: One of `MODES`.
+        stage: Place in `STAGES`.
+        kernel: Place among the launches of a forward and a backward pass.
+        config: Place among the kernel's configurations.
+    """
+
+    target: str
+    maps: str
+    mode: str
+    stage: int
+    kernel: int
+    config: int
+
+    @property
+    def launch(self) -> Launch:
+        """The launch that is compiled."""
+        return launches(self.maps, self.stage)[self.kernel]
 
 
-@dataclass(frozen=True)
-class Compiled:
+class Compiled(NamedTuple):
     """What a kernel takes on a target.
 
     Attributes:
         kernel: Its name.
         config: Tile sizes and warps.
-        dtype: Of the maps.
+        maps: One of `MAPS`.
+        mode: One of `MODES`.
+        stage: 1 or 2.
         target: One of `TARGETS`.
         registers: Of a thread.
         spilled: Bytes of a thread's registers that lie in memory.
         shared: Shared memory of a program, bytes.
+        narrow_loads: Instructions that load 2 bytes of global memory; None on AMD.
     """
 
     kernel: str
     config: str
-    dtype: str
+    maps: str
+    mode: str
+    stage: int
     target: str
     registers: int
     spilled: int
     shared: int
+    narrow_loads: int | None
 
     def complaint(self) -> str | None:
         """Why it may not be so; None if all is well."""
@@ -76,76 +124,108 @@ class Compiled:
         return None
 
 
-def kernels(every_config: bool) -> Iterator[tuple[Any, triton.Config]]:
-    """The kernels and how they are launched: as first tried, or in every way."""
-    for tuned in (
-        attention.FORWARD,
-        attention.QUERY_GRADIENT,
-        attention.LOCAL_GRADIENT,
-        attention.POOLED_GRADIENT,
-        attention.BIAS_GRADIENT,
-        gate.FORWARD,
-        gate.INPUT_GRADIENT,
-    ):
-        for config in tuned.configs if every_config else tuned.configs[:1]:
-            yield tuned.fn, config
-    yield backward_kernels.fold_bias_gradient, triton.Config({"BLOCK_U": attention.BLOCK_U})
-    blocks = {"BLOCK_R": gate.SUMS_BLOCK_R, "BLOCK_F": gate.SUMS_BLOCK_F}
-    yield gate_kernels.gate_and_conv_gradient, triton.Config(blocks, num_warps=gate.SUMS_WARPS)
+@lru_cache
+def launches(maps: str, stage: int) -> list[Launch]:
+    """The launches of attention and gate, forward and backward, batch 128; one for each kernel."""
+    (side, M, F), (dtype, _), (B, D, P) = STAGES[stage], MAPS[maps], (128, 24, 7)
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    q, grad = (empty(B, side, side, M, D, dtype=dtype) for _ in range(2))
+    k, v = empty(B, side, side, 2, M, D, dtype=dtype).unbind(3)
+    pooled = [empty(B, P, P, M, D, dtype=dtype) for _ in range(2)]
+    U = len(axis_index(side, P).offsets)
+    parameters = [empty(M, 1, D), empty(M, 1, 1), empty(M, 9), empty(M, D, 9), empty(M, 1, 9), empty(M, U, U)]
+    arguments: list[Any] = [q, k, v, *pooled, *parameters, side, side, P, P]
+    x, weight, bias = empty(B, side, side, 2 * F, dtype=dtype), empty(F, 1, 3, 3), empty(F)
+    with noted_launches() as noted:
+        attention.forward(*arguments)
+        attention.backward(grad, *arguments)
+        gate.forward(x, weight, bias)
+        gate.backward(x[..., :F], x, weight, bias)
+    return noted
 
 
-def compile_for(kernel: Any, config: triton.Config, dtype: str, target: str, taps: int = 1) -> Compiled:
-    """Compiles one kernel.
+def cases(
+    targets: Iterable[str], maps: Iterable[str], modes: Iterable[str], stages: Iterable[int], every_config: bool
+) -> Iterator[Case]:
+    """All combinations, without those that are the same.
 
     Args:
-        kernel: A function of `triton.jit`.
-        config: Tile sizes and warps.
-        dtype: Of the maps, as Triton calls it: "fp32", "bf16" or "fp16".
-        target: One of `TARGETS`.
-        taps: Taps of the position bias, 2 as in interpolating mode.
+        targets: Some of `TARGETS`.
+        maps: Some of `MAPS`.
+        modes: Some of `MODES`.
+        stages: Places in `STAGES`.
+        every_config: Whether kernels are compiled as tuning may choose, or as is tried first.
     """
-    gpu, _ = TARGETS[target]
-    precision = "ieee" if dtype == "fp32" or gpu.backend == "hip" else "tf32x3"
-    constants = {
-        "D": HEAD_DIM,
-        "BLOCK_D": block_of(HEAD_DIM),
-        "RADIUS": 1,
-        "SIDE": 3,
-        "HAS_BIAS": True,
-        "TAPS": taps,
-        "PRECISION": precision,
-        "WIDE": False,
-        "SIZE": 0,
-        "BLOCK_Q": attention.SUMS_BLOCK_Q,
-        **config.kwargs,
-    }
-    names = kernel.arg_names
-    constants = {name: value for name, value in constants.items() if name in names}
-    signature = {name: "constexpr" if name in constants else _type_of(name, dtype) for name in names}
-    # What a launch finds out by itself: memory of PyTorch begins at multiples of 16 bytes.
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*")}
-    source = ASTSource(kernel, signature, constants, aligned)
-    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-    compiled = triton.compile(source, target=gpu, options=options)
+    for target, kind, mode, stage in product(targets, maps, modes, stages):
+        hip = TARGETS[target][0].backend == "hip"
+        if hip and kind.startswith("fp32-"):
+            continue  # products are IEEE ones there
+        for place, (kernel, _, _, kwargs) in enumerate(launches(kind, stage)):
+            if not MODES[mode].keys() <= kwargs.keys() or (kind.startswith("fp32-") and "PRECISION" not in kwargs):
+                continue
+            for config in range(len(kernel.configs) if every_config else 1):
+                yield Case(target, kind, mode, stage, place, config)
+
+
+class _Absent:
+    """A driver of Triton for a GPU that is not there: kernels are compiled for it, and not launched."""
+
+    def __init__(self, target: str) -> None:
+        self._device = list(TARGETS).index(target)  # compiled kernels are kept by device
+        self._target = TARGETS[target][0]
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return self._device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def compile_launch(launch: Launch, config: triton.Config, target: str, **changes: Any) -> Any:
+    """Compiles a kernel as this launch would have it, but for arguments to be changed, and returns what Triton does."""
+    driver.set_active(_Absent(target))
+    kwargs = {**launch.kwargs, **changes}
+    return launch.kernel.function.warmup(*launch.args, grid=launch.grid, **kwargs, **config.all_kwargs())
+
+
+def compile_case(case: Case) -> Compiled:
+    """Compiles one kernel."""
+    launch = case.launch
+    config = launch.kernel.configs[case.config]
+    gpu = TARGETS[case.target][0]
+    changes = dict(MODES[case.mode])
+    if "PRECISION" in launch.kwargs:
+        changes["PRECISION"] = "ieee" if gpu.backend == "hip" else MAPS[case.maps][1]
+    compiled = compile_launch(launch, config, case.target, **changes)
     registers, spilled = _amd_usage(compiled) if gpu.backend == "hip" else _nvidia_usage(compiled)
     blocks = " ".join(f"{name.removeprefix('BLOCK_')}{value}" for name, value in config.kwargs.items())
     return Compiled(
-        kernel.__name__,
+        launch.kernel.function.__name__,
         f"{blocks} warps{config.num_warps}",
-        dtype,
-        target,
+        case.maps,
+        case.mode,
+        case.stage + 1,
+        case.target,
         registers,
         spilled,
         compiled.metadata.shared,
+        None if gpu.backend == "hip" else len(re.findall(r"ld\.global(?:\.(?!v\d)\w+)*\.b16\b", compiled.asm["ptx"])),
     )
 
 
-def _type_of(name: str, dtype: str) -> str:
-    if name in MAPS:
-        return f"*{dtype}"
-    if name in INTEGERS or re.fullmatch(r"[qkvx]_[byxm]|step_[yx]|first_row|num_rows", name):
-        return "i32"
-    return "*i32" if name == "terms" else "*fp32"
+def compile_all(wanted: Iterable[Case], jobs: int) -> Iterator[Compiled]:
+    """Compiles kernels in several processes, and yields them in order. They are kept in Triton's cache on the disk."""
+    if jobs == 1:
+        yield from map(compile_case, wanted)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(compile_case, wanted)
 
 
 def _nvidia_usage(compiled: Any) -> tuple[int, int]:
@@ -170,27 +250,40 @@ def main() -> None:
     """Prints a table, and ends with status 1 if something in it may not be so."""
     parser = argparse.ArgumentParser(description="Compile the GPU kernels ahead of time.")
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=TARGETS)
-    parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16", "fp16"])
-    parser.add_argument("--taps", type=int, default=1, choices=[1, 2], help="2 as in interpolating mode")
-    parser.add_argument("--all", action="store_true", help="every configuration that tuning chooses from")
+    parser.add_argument("--maps", nargs="+", default=["bf16", "fp32"], choices=MAPS, help="dtypes, and their products")
+    parser.add_argument("--modes", nargs="+", default=[""], choices=MODES, help="what a launch is changed to")
+    parser.add_argument("--configs", action="store_true", help="every configuration that tuning chooses from")
+    parser.add_argument("--stages", nargs="+", type=int, default=[1], choices=[1, 2], help="strides of which stage")
+    parser.add_argument("--kernels", nargs="+", help="some kernels only, by name")
+    parser.add_argument("--all", action="store_true", help="all maps, modes, configurations, and stage 2 too")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each, instead of a table")
     options = parser.parse_args()
     if triton.knobs.runtime.interpret:
         sys.exit("TRITON_INTERPRET is set: unset it, nothing is compiled with it")
-    print(f"{'kernel':24} {'configuration':20} {'maps':5} {'target':7} {'registers':>9} {'spilled':>7} {'shared':>7}")
-    failures = 0
-    for kernel, config in kernels(options.all):
-        for target in options.targets:
-            for dtype in options.dtypes:
-                made = compile_for(kernel, config, dtype, target, options.taps)
-                complaint = made.complaint()
-                failures += complaint is not None
-                print(
-                    f"{made.kernel:24} {made.config:20} {made.dtype:5} {made.target:7} {made.registers:9} "
-                    f"{made.spilled:7} {made.shared:7}{'' if complaint is None else '  ERROR: ' + complaint}",
-                    flush=True,
-                )
+    if options.all:
+        wanted = cases(options.targets, MAPS, MODES, range(len(STAGES)), every_config=True)
+    else:
+        wanted = cases(options.targets, options.maps, options.modes, [n - 1 for n in options.stages], options.configs)
+    if options.kernels:
+        wanted = (case for case in wanted if case.launch.kernel.function.__name__ in options.kernels)
+    heads = ("kernel", "configuration", "maps", "mode", "stage", "target", "registers", "spilled", "shared", "narrow")
+    if not options.json:
+        print("{:24} {:20} {:11} {:7} {:5} {:7} {:>9} {:>7} {:>7} {:>6}".format(*heads))
+    fits: dict[tuple[Any, ...], bool] = {}
+    for made in compile_all(wanted, options.jobs):
+        complaint = made.complaint()
+        kernel = (made.kernel, *made[2:6])
+        fits[kernel] = fits.get(kernel, False) or complaint is None
+        if options.json:
+            print(json.dumps(made._asdict()), flush=True)
+            continue
+        cells = ("-" if cell is None else cell or ("-" if cell == "" else 0) for cell in made)
+        row = "{:24} {:20} {:11} {:7} {:5} {:7} {:9} {:7} {:7} {:>6}".format(*cells)
+        print(row + ("" if complaint is None else f"  {complaint}"), flush=True)
+    failures = [" ".join(map(str, kernel)) for kernel, fit in fits.items() if not fit]
     if failures:
-        sys.exit(f"{failures} kernels take more than their GPU has")
+        sys.exit(f"kernels that take more than their GPU has: {', '.join(failures)}")
 
 
 if __name__ == "__main__":

@@ -7,16 +7,13 @@ import triton
 from torch import Tensor
 
 from transnext.ops.triton.kernels import gate as kernels
-from transnext.ops.triton.launch import config, dense_channels, size_class, tuned
+from transnext.ops.triton.launch import Kernel, config, dense_channels, size_class
 
 SUMS_BLOCK_R = 64
 """Pixels of a program that sums the gradients of the weights: fixed, because its sums are laid out by it."""
 
-SUMS_BLOCK_F, SUMS_WARPS = 32, 8
-
-
 KEY = ("F", "SIDE", "SIZE")
-FORWARD = tuned(
+FORWARD = Kernel(
     kernels.gate_forward,
     [
         config(4, BLOCK_R=32, BLOCK_F=32),
@@ -26,7 +23,7 @@ FORWARD = tuned(
     ],
     KEY,
 )
-INPUT_GRADIENT = tuned(
+INPUT_GRADIENT = Kernel(
     kernels.conv_input_gradient,
     [
         config(4, BLOCK_R=32, BLOCK_F=32),
@@ -36,6 +33,7 @@ INPUT_GRADIENT = tuned(
     ],
     KEY,
 )
+GATE_GRADIENT = Kernel(kernels.gate_and_conv_gradient, [config(8, BLOCK_R=SUMS_BLOCK_R, BLOCK_F=32)])
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -59,10 +57,10 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             B * H * W,
             H,
             W,
-            F,
+            F=F,
             SIDE=weight.shape[-1],
             HAS_BIAS=bias is not None,
-            SIZE=size_class(B * H * W),
+            SIZE=size_class(x, B * H * W),
         )
     return out
 
@@ -84,7 +82,7 @@ def backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> tu
     tiles = triton.cdiv(R, SUMS_BLOCK_R)
     partial = grad_conv.new_empty((tiles, side * side + 1, F))
     if grad.numel():
-        kernels.gate_and_conv_gradient[(tiles * triton.cdiv(F, SUMS_BLOCK_F),)](
+        GATE_GRADIENT[_grid(R, F)](
             grad,
             x,
             weight,
@@ -99,14 +97,11 @@ def backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> tu
             F,
             SIDE=side,
             HAS_BIAS=bias is not None,
-            BLOCK_R=SUMS_BLOCK_R,
-            BLOCK_F=SUMS_BLOCK_F,
-            num_warps=SUMS_WARPS,
         )
-        INPUT_GRADIENT[_grid(R, F)](grad_conv, weight, grad_x, R, H, W, F, SIDE=side, SIZE=size_class(R))
-    sums = partial.sum(0)
-    grad_weight = sums[:-1].t().reshape(weight.shape).to(weight.dtype)
-    return grad_x, grad_weight, weight.new_empty(0) if bias is None else sums[-1].to(bias.dtype)
+        INPUT_GRADIENT[_grid(R, F)](grad_conv, weight, grad_x, R, H, W, F=F, SIDE=side, SIZE=size_class(x, R))
+    # Contiguous, and each in memory of its own, as results of an op must be.
+    grad_weight = partial[:, :-1].sum(0).t().contiguous().view(weight.shape).to(weight.dtype)
+    return grad_x, grad_weight, weight.new_empty(0) if bias is None else partial[:, -1].sum(0).to(bias.dtype)
 
 
 def _grid(pixels: int, channels: int) -> Any:

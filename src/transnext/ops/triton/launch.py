@@ -1,11 +1,21 @@
-"""How the kernels are launched: choice of tile sizes, precision of products, sizes that want 64-bit offsets."""
+"""How the kernels are launched: choice of tile sizes, precision of products, sizes that want 64-bit offsets.
 
-from collections.abc import Sequence
-from typing import Any
+Nothing here keeps tensors, so that CUDA graphs may be captured around any launch.
+"""
+
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
+
+from transnext.ops.backend import is_capturing
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
 """Whether Triton runs kernels on the CPU (`TRITON_INTERPRET=1`), where there is nothing to be tuned."""
@@ -16,16 +26,81 @@ def config(num_warps: int, num_stages: int = 3, **blocks: int) -> triton.Config:
     return triton.Config(blocks, num_warps=num_warps, num_stages=num_stages)
 
 
-def tuned(kernel: Any, configs: Sequence[triton.Config], key: Sequence[str]) -> Any:
-    """A kernel that tries a few configurations the first time it meets a key, and remembers the best on the disk.
+class Launch(NamedTuple):
+    """A launch that was noted down instead of made.
+
+    Attributes:
+        kernel: The kernel.
+        grid: As Triton takes it: numbers of programs, or a function of the arguments that tells them.
+        args: Arguments by position.
+        kwargs: Arguments by name, without those of a configuration.
+    """
+
+    kernel: "Kernel"
+    grid: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Kernel:
+    """A kernel and the configurations it may run in, launched as `kernel[grid](...)`.
+
+    The first time that it meets a key it tries all of them, and remembers the best on the disk. With `TRANSNEXT_TUNE=0`
+    in the environment, and where a CUDA graph that is being captured forbids it, the first one is taken.
 
     Args:
-        kernel: A function of `triton.jit`.
+        function: A function of `triton.jit`.
         configs: What to try, the one that is expected to be best first.
-        key: Names of the arguments for whose values, beside the dtypes, the choice holds.
+        key: Arguments, given by name, for whose values the choice holds.
     """
-    configs = list(configs[:1] if INTERPRETED else configs)
-    return triton.autotune(configs=configs, key=list(key), cache_results=True)(kernel)
+
+    def __init__(self, function: Any, configs: Sequence[triton.Config], key: Sequence[str] = ()) -> None:
+        self.function = function
+        self.configs = list(configs)
+        self._key = key
+        self._chosen: dict[tuple[Any, ...], triton.Config] = {}
+        self._tuner = triton.autotune(configs=self.configs, key=list(key), cache_results=True)(function)
+        self._lock = threading.Lock()  # the tuner is not made for several threads
+
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
+        def launch(*args: Any, **kwargs: Any) -> None:
+            if _noted is not None:
+                _noted.append(Launch(self, grid, args, kwargs))
+                return
+            self.function[grid](*args, **kwargs, **self._choice(grid, args, kwargs).all_kwargs())
+
+        return launch
+
+    def _choice(self, grid: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> triton.Config:
+        place = tuple(kwargs[name] for name in self._key)
+        choice = self._chosen.get(place)
+        if choice is not None:
+            return choice
+        if len(self.configs) == 1 or not _may_tune():
+            return self.configs[0]
+        with self._lock:
+            if place not in self._chosen:
+                self._tuner[grid](*args, **kwargs)
+                self._chosen[place] = self._tuner.best_config
+            return self._chosen[place]
+
+
+_noted: list[Launch] | None = None
+
+
+@contextmanager
+def noted_launches() -> Iterator[list[Launch]]:
+    """Has launches noted down in a list instead of being made."""
+    global _noted
+    _noted, before = [], _noted
+    try:
+        yield _noted
+    finally:
+        _noted = before
+
+
+def _may_tune() -> bool:
+    return not INTERPRETED and os.environ.get("TRANSNEXT_TUNE") != "0" and not is_capturing()
 
 
 def block_of(channels: int) -> int:
@@ -33,12 +108,20 @@ def block_of(channels: int) -> int:
     return max(16, triton.next_power_of_2(channels))
 
 
-def size_class(*sizes: int) -> int:
-    """One number for sizes of about the same magnitude, for which one configuration serves."""
-    code = 0
-    for size in sizes:
-        code = 32 * code + (size - 1).bit_length()
-    return code
+def size_class(like: Tensor, *sizes: int) -> int:
+    """One number for a device, a dtype and sizes of about the same magnitude, for which one configuration serves.
+
+    Args:
+        like: A tensor of that device and dtype.
+        sizes: Each at least 0.
+    """
+    return _size_class(like.device, like.dtype, *((size - 1).bit_length() for size in sizes))
+
+
+@lru_cache(maxsize=1024)
+def _size_class(device: torch.device, dtype: torch.dtype, *magnitudes: int) -> int:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return zlib.crc32(repr((name, dtype, magnitudes)).encode()) >> 1  # 31 bits
 
 
 def product_precision(dtype: torch.dtype) -> str:

@@ -11,11 +11,14 @@ import triton
 import triton.language as tl
 
 from transnext.ops.triton.kernels.tiles import (
+    SIZES,
     bias_tile,
     inverse_lengths,
+    key_term,
     load_tile,
     log_length,
     pooled_logits,
+    query_step,
     rows_times_rows,
     softplus,
     store_tile,
@@ -24,7 +27,7 @@ from transnext.ops.triton.kernels.tiles import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def query_gradient(
     grad,
     q,
@@ -38,8 +41,6 @@ def query_gradient(
     tokens,
     token_bias,
     table,
-    terms,
-    weights,
     grad_q,
     log_sum,
     delta,
@@ -63,13 +64,18 @@ def query_gradient(
     P_w,
     U_h,
     U_w,
+    T_h,
+    T_w,
+    TP_h,
+    TP_w,
+    SIZE,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     RADIUS: tl.constexpr,
     TAPS: tl.constexpr,
+    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDE: tl.constexpr,
-    SIZE: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
@@ -83,6 +89,7 @@ def query_gradient(
     K: tl.constexpr = SIDE * SIDE
     N = H * W
     P = P_h * P_w
+    sizes = (H, W, P_h, P_w, U_w, T_h, T_w, TP_h, TP_w)
     tiles = tl.cdiv(N, BLOCK_Q)
     tile = tl.program_id(0) % tiles
     b = (tl.program_id(0) // tiles // M).to(tl.int64)
@@ -116,7 +123,7 @@ def query_gradient(
         kn = unit_rows(load_tile(k_pool + pooled, p, p, M * D, 0, d, there, D, WIDE))
         values = load_tile(v_pool + pooled, p, p, M * D, 0, d, there, D, WIDE)
         both = live[:, None] & there[None, :]
-        logits = pooled_logits(qs, kn, bias, terms, weights, y, x, p, both, H, P_h, W, P_w, U_w, TAPS, PRECISION)
+        logits = pooled_logits(qs, kn, bias, y, x, p, both, sizes, TAPS, EVEN, PRECISION)
         logits = tl.where(there[None, :], logits, float("-inf"))
         dweights = rows_times_rows(grad_out, values, PRECISION)
         peak = tl.maximum(largest, tl.max(logits, 1))
@@ -152,7 +159,7 @@ def query_gradient(
         kn = unit_rows(load_tile(k_pool + pooled, p, p, M * D, 0, d, there, D, WIDE))
         values = load_tile(v_pool + pooled, p, p, M * D, 0, d, there, D, WIDE)
         both = live[:, None] & there[None, :]
-        logits = pooled_logits(qs, kn, bias, terms, weights, y, x, p, both, H, P_h, W, P_w, U_w, TAPS, PRECISION)
+        logits = pooled_logits(qs, kn, bias, y, x, p, both, sizes, TAPS, EVEN, PRECISION)
         dweights = rows_times_rows(grad_out, values, PRECISION)
         share = tl.where(both, tl.exp(logits - log_total[:, None]), 0.0)
         dqs = tl.dot(share * (dweights - mean[:, None]), kn, dqs, input_precision=PRECISION)
@@ -183,7 +190,7 @@ def query_gradient(
     store_tile(grad_q + (b * N * M + m) * D, pixel, d, live, dq, M * D, D, WIDE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def local_gradient(
     grad,
     q,
@@ -214,11 +221,11 @@ def local_gradient(
     H,
     W,
     P,
+    SIZE,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     RADIUS: tl.constexpr,
     WIDE: tl.constexpr,
-    SIZE: tl.constexpr,
     BLOCK_Q: tl.constexpr,
 ):
     """Gradients of the keys and values of the map, `[B, N, M, D]`: each pixel asks the queries that see it."""
@@ -264,7 +271,7 @@ def local_gradient(
     store_tile(grad_v + (b * N * M + m) * D, pixel, d, live, dvalues, M * D, D, WIDE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def pooled_gradient(
     grad,
     q,
@@ -273,8 +280,6 @@ def pooled_gradient(
     query_embedding,
     temperature,
     table,
-    terms,
-    weights,
     log_sum,
     delta,
     partial_k,
@@ -291,14 +296,19 @@ def pooled_gradient(
     P_w,
     U_h,
     U_w,
+    T_h,
+    T_w,
+    TP_h,
+    TP_w,
     SPLITS,
+    SIZE,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     RADIUS: tl.constexpr,
     TAPS: tl.constexpr,
+    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDE: tl.constexpr,
-    SIZE: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
@@ -308,6 +318,7 @@ def pooled_gradient(
     """
     N = H * W
     P = P_h * P_w
+    sizes = (H, W, P_h, P_w, U_w, T_h, T_w, TP_h, TP_w)
     key_tiles = tl.cdiv(P, BLOCK_K)
     split = tl.program_id(0) % SPLITS
     key_tile = tl.program_id(0) // SPLITS % key_tiles
@@ -336,7 +347,7 @@ def pooled_gradient(
         log_total = tl.load(log_sum + (b * M + m) * N + pixel)
         mean = tl.load(delta + (b * M + m) * N + pixel)
         both = live[:, None] & there[None, :]
-        logits = pooled_logits(qs, kn, bias, terms, weights, y, x, p, both, H, P_h, W, P_w, U_w, TAPS, PRECISION)
+        logits = pooled_logits(qs, kn, bias, y, x, p, both, sizes, TAPS, EVEN, PRECISION)
         share = tl.where(both, tl.exp(logits - log_total[:, None]), 0.0)
         dweights = rows_times_rows(dout, values, PRECISION)
         dvalues = tl.dot(tl.trans(share), dout.to(tl.float32), dvalues, input_precision=PRECISION)
@@ -347,7 +358,7 @@ def pooled_gradient(
     store_tile(partial_v + part, place, d, there, dvalues, M * D, D, WIDE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def bias_gradient(
     grad,
     q,
@@ -356,8 +367,6 @@ def bias_gradient(
     query_embedding,
     temperature,
     table,
-    terms,
-    weights,
     log_sum,
     delta,
     dense,
@@ -373,16 +382,21 @@ def bias_gradient(
     P_w,
     U_h,
     U_w,
+    T_h,
+    T_w,
+    TP_h,
+    TP_w,
     first_row,
     num_rows,
     SPLITS,
+    SIZE,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     RADIUS: tl.constexpr,
     TAPS: tl.constexpr,
+    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDE: tl.constexpr,
-    SIZE: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
@@ -392,6 +406,7 @@ def bias_gradient(
     """
     N = H * W
     P = P_h * P_w
+    sizes = (H, W, P_h, P_w, U_w, T_h, T_w, TP_h, TP_w)
     pixels = num_rows * W
     tiles = tl.cdiv(pixels, BLOCK_Q)
     key_tiles = tl.cdiv(P, BLOCK_K)
@@ -410,7 +425,7 @@ def bias_gradient(
     both = live[:, None] & there[None, :]
     embedding = tl.load(query_embedding + m * D + d, mask=d < D, other=0.0).to(tl.float32)
     scale = softplus(tl.load(temperature + m).to(tl.float32)) * log_length(y, x, H, W, P, RADIUS)
-    bias = bias_tile(table + m * U_h * U_w, terms, weights, y, x, p, both, H, P_h, W, P_w, U_w, TAPS)
+    bias = bias_tile(table + m * U_h * U_w, y, x, p, both, sizes, TAPS, EVEN)
     dbias = tl.zeros([BLOCK_Q, BLOCK_K], tl.float32)
     for image in range(split, B, SPLITS):
         b = tl.cast(image, tl.int64)
@@ -429,10 +444,9 @@ def bias_gradient(
     tl.store(dense + entries, dbias, mask=both)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def fold_bias_gradient(
     dense,
-    terms,
     table_gradient,
     M,
     H,
@@ -441,16 +455,15 @@ def fold_bias_gradient(
     P_w,
     U_h,
     U_w,
-    step_y,
-    step_x,
     first_row,
     num_rows,
     SPLITS,
+    EVEN: tl.constexpr,
     BLOCK_U: tl.constexpr,
 ):
     """Adds what `bias_gradient` wrote to `[M, U_h, U_w]` float32: each entry of the table asks all of its pairs.
 
-    For tables that are read without resizing. Neighbouring queries are `step_y` rows and `step_x` columns apart there.
+    For tables that are read without resizing.
     """
     u_tiles = tl.cdiv(U_w, BLOCK_U)
     u_x = tl.program_id(0) % u_tiles * BLOCK_U + tl.arange(0, BLOCK_U)
@@ -458,15 +471,15 @@ def fold_bias_gradient(
     m = tl.program_id(0) // u_tiles // U_h
     wanted = u_x < U_w
     pixels = num_rows * W
-    first_y, first_x = tl.load(terms), tl.load(terms + H + P_h)
+    step_y, step_x = query_step(H, P_h), query_step(W, P_w)
     total = tl.zeros([BLOCK_U], tl.float32)
     for p_y in range(P_h):
-        # The entry is `query term - key term`, and the query term grows evenly from that of the first query.
-        ahead_y = u_y + tl.load(terms + H + p_y) - first_y
+        # The entry is `row * step_y - key_term`.
+        ahead_y = u_y + key_term(p_y, H, P_h, EVEN)
         row = ahead_y // step_y - first_row
         if (ahead_y >= 0) & (ahead_y % step_y == 0) & (row >= 0) & (row < num_rows):
             for p_x in range(P_w):
-                ahead_x = u_x + tl.load(terms + H + P_h + W + p_x) - first_x
+                ahead_x = u_x + key_term(p_x, W, P_w, EVEN)
                 column = ahead_x // step_x
                 hit = wanted & (ahead_x >= 0) & (ahead_x % step_x == 0) & (column < W)
                 column = tl.where(hit, column, 0)

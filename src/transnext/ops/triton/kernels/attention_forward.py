@@ -6,10 +6,18 @@ Shape legend: `N = H * W` queries, `P = P_h * P_w` pooled keys, `M` heads, `D` c
 import triton
 import triton.language as tl
 
-from transnext.ops.triton.kernels.tiles import load_tile, log_length, pooled_logits, softplus, store_tile, unit_rows
+from transnext.ops.triton.kernels.tiles import (
+    SIZES,
+    load_tile,
+    log_length,
+    pooled_logits,
+    softplus,
+    store_tile,
+    unit_rows,
+)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def attention_forward(
     q,
     k,
@@ -22,8 +30,6 @@ def attention_forward(
     tokens,
     token_bias,
     table,
-    terms,
-    weights,
     out,
     q_b,
     q_y,
@@ -44,24 +50,30 @@ def attention_forward(
     P_w,
     U_h,
     U_w,
+    T_h,
+    T_w,
+    TP_h,
+    TP_w,
+    SIZE,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     RADIUS: tl.constexpr,
     TAPS: tl.constexpr,
+    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDE: tl.constexpr,
-    SIZE: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
     """Writes `out`, `[B, N, M, D]` contiguous. `k_pool` and `v_pool` are `[B, P, M, D]` contiguous.
 
-    `SIZE` stands for sizes of about one magnitude, which share their tile sizes.
+    `SIZE` is for the choice of tile sizes alone, as in all kernels.
     """
     SIDE: tl.constexpr = 2 * RADIUS + 1
     K: tl.constexpr = SIDE * SIDE
     N = H * W
     P = P_h * P_w
+    sizes = (H, W, P_h, P_w, U_w, T_h, T_w, TP_h, TP_w)
     tiles = tl.cdiv(N, BLOCK_Q)
     b = (tl.program_id(0) // tiles // M).to(tl.int64)
     m = tl.program_id(0) // tiles % M
@@ -88,7 +100,7 @@ def attention_forward(
         kn = unit_rows(load_tile(k_pool + pooled, p, p, M * D, 0, d, there, D, WIDE))
         values = load_tile(v_pool + pooled, p, p, M * D, 0, d, there, D, WIDE).to(tl.float32)
         both = live[:, None] & there[None, :]
-        logits = pooled_logits(qs, kn, bias, terms, weights, y, x, p, both, H, P_h, W, P_w, U_w, TAPS, PRECISION)
+        logits = pooled_logits(qs, kn, bias, y, x, p, both, sizes, TAPS, EVEN, PRECISION)
         logits = tl.where(there[None, :], logits, float("-inf"))
         peak = tl.maximum(largest, tl.max(logits, 1))
         shrink = tl.exp(largest - peak)

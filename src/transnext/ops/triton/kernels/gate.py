@@ -6,6 +6,8 @@ Shape legend: `R = B * H * W` pixels of all images, `F` channels of each half, `
 import triton
 import triton.language as tl
 
+from transnext.ops.triton.kernels.tiles import SIZES
+
 SQRT_HALF = tl.constexpr(0.7071067811865476)
 SQRT_TWO_PI = tl.constexpr(2.5066282746310002)
 
@@ -26,7 +28,7 @@ def conv_tile(x, weight, bias, b, y, x_of, live, f, H, W, F, x_b, x_y, x_x, SIDE
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def gate_forward(
     x,
     weight,
@@ -39,9 +41,9 @@ def gate_forward(
     H,
     W,
     F,
+    SIZE,
     SIDE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    SIZE: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_F: tl.constexpr,
 ):
@@ -59,7 +61,7 @@ def gate_forward(
     tl.store(out + (pixel * F)[:, None] + f[None, :], gated.to(out.dtype.element_ty), mask=both)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def gate_and_conv_gradient(
     grad,
     x,
@@ -115,7 +117,7 @@ def gate_and_conv_gradient(
     tl.store(sums + TAPS * F, tl.sum(dc, 0), mask=f < F)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def conv_input_gradient(
     grad_conv,
     weight,
@@ -124,8 +126,8 @@ def conv_input_gradient(
     H,
     W,
     F,
+    SIZE,
     SIDE: tl.constexpr,
-    SIZE: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_F: tl.constexpr,
 ):

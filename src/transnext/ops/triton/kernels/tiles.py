@@ -6,6 +6,12 @@ import triton.language as tl
 NORM_EPS = tl.constexpr(1e-12)
 """`transnext.ops.reference.NORM_EPS`; a kernel sees constants of Triton only."""
 
+SIZES = [
+    *("B", "M", "H", "W", "R", "P", "P_h", "P_w", "U_h", "U_w", "T_h", "T_w", "TP_h", "TP_w"),
+    *("SIZE", "SPLITS", "first_row", "num_rows"),
+]
+"""Arguments for whose values nothing is compiled anew, be they 1 or multiples of 16. Strides are not among them."""
+
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
@@ -80,34 +86,76 @@ def log_length(y, x, H, W, P, RADIUS: tl.constexpr):
 
 
 @triton.jit
-def pooled_logits(
-    qs, kn, table, terms, weights, y, x, p, mask, H, P_h, W, P_w, U_w, TAPS: tl.constexpr, PRECISION: tl.constexpr
-):
-    """Logits `[Q, P]` of scaled queries `qs` at `(y, x)` and unit pooled keys `kn`, numbered `p`.
-
-    `table` points to the bias of the head, `[U_h, U_w]`; `terms`, `weights` and `TAPS` are those of `BiasTerms`.
-    """
-    bias = bias_tile(table, terms, weights, y, x, p, mask, H, P_h, W, P_w, U_w, TAPS)
-    return rows_times_rows(qs, kn, PRECISION) + bias
+def pooled_logits(qs, kn, table, y, x, p, mask, sizes, TAPS: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr):
+    """Logits `[Q, P]` of scaled queries `qs` and unit pooled keys `kn`; what follows is as in `bias_tile`."""
+    return rows_times_rows(qs, kn, PRECISION) + bias_tile(table, y, x, p, mask, sizes, TAPS, EVEN)
 
 
 @triton.jit
-def bias_tile(table, terms, weights, y, x, p, mask, H, P_h, W, P_w, U_w, TAPS: tl.constexpr):
-    """Position bias `[Q, P]` float32 of queries `(y, x)` and pooled keys `p`, 0 where masked."""
-    query_rows, query_columns = y * TAPS, (H + P_h + x) * TAPS
-    key_rows, key_columns = (H + p // P_w) * TAPS, (H + P_h + W + p % P_w) * TAPS
+def query_step(N, P):
+    """Entries of the bias table between neighbouring queries of an axis of `N` queries and `P` pooled keys."""
+    return tl.where(N % P == 0, 1, 2)
+
+
+@triton.jit
+def key_term(p, N, P, EVEN: tl.constexpr):
+    """Subtracted from `i * query_step(N, P)`, gives the entry of the bias table of query `i` and pooled key `p`.
+
+    It is what `transnext.ops.position_bias` calls `(start + end - 1 - far) // step`. Bin `p` begins at `start`; `end`
+    is `start + N // P`, or one or two more where `P` does not divide `N`. EVEN says that it does, and saves a division.
+    """
+    if EVEN:
+        return (p + 1) * (N // P) - N
+    rest = N % P
+    start = p * N // P
+    wider = (p * N - start * P + rest > P).to(tl.int32)
+    return tl.where(rest == 0, start + N // P - N, 2 * start + N // P + wider - 2 * (N - 1))
+
+
+@triton.jit
+def resized_place(i, size_in, size_out):
+    """Position left of place `i` of `size_out` that are resized linearly from `size_in`, and the weight of the next."""
+    place = tl.maximum((2 * i + 1) * size_in - size_out, 0)  # in units of 1 / (2 * size_out)
+    left = place // (2 * size_out)
+    return left, (place - left * 2 * size_out).to(tl.float32) / (2 * size_out).to(tl.float32)
+
+
+@triton.jit
+def either(number, bit, of_0, of_1):
+    """One of two by a bit of a number."""
+    return tl.where((number >> bit) % 2 == 0, of_0, of_1)
+
+
+@triton.jit
+def bias_tile(table, y, x, p, mask, sizes, TAPS: tl.constexpr, EVEN: tl.constexpr):
+    """Position bias `[Q, P]` float32 of queries `(y, x)` and pooled keys `p`, 0 where masked.
+
+    `table` points to the bias of the head, `[U_h, U_w]`, made for `T_h T_w` queries and `TP_h TP_w` keys. TAPS is 1
+    where those are the sizes of the map, and 2 where the bias is resized from there. EVEN says that the numbers of keys
+    divide those of queries.
+    """
+    H, W, P_h, P_w, U_w, T_h, T_w, TP_h, TP_w = sizes
+    step_y, step_x = query_step(T_h, TP_h) * U_w, query_step(T_w, TP_w)
+    p_y, p_x = p // P_w, p % P_w
     if TAPS == 1:
-        query = tl.load(terms + query_rows) * U_w + tl.load(terms + query_columns)
-        key = tl.load(terms + key_rows) * U_w + tl.load(terms + key_columns)
-        return tl.load(table + query[:, None] - key[None, :], mask=mask, other=0.0).to(tl.float32)
+        key = key_term(p_y, H, P_h, EVEN) * U_w + key_term(p_x, W, P_w, EVEN)
+        return tl.load(table + (y * step_y + x * step_x)[:, None] - key[None, :], mask=mask, other=0.0).to(tl.float32)
+    y, of_lower = resized_place(y, T_h, H)
+    x, of_right = resized_place(x, T_w, W)
+    upper, lower = y * step_y, tl.minimum(y + 1, T_h - 1) * step_y
+    left, right = x * step_x, tl.minimum(x + 1, T_w - 1) * step_x
+    p_y, of_lower_key = resized_place(p_y, TP_h, P_h)
+    p_x, of_right_key = resized_place(p_x, TP_w, P_w)
+    upper_key = key_term(p_y, T_h, TP_h, EVEN) * U_w
+    lower_key = key_term(tl.minimum(p_y + 1, TP_h - 1), T_h, TP_h, EVEN) * U_w
+    left_key = key_term(p_x, T_w, TP_w, EVEN)
+    right_key = key_term(tl.minimum(p_x + 1, TP_w - 1), T_w, TP_w, EVEN)
     bias = tl.zeros([y.shape[0], p.shape[0]], tl.float32)
-    for tap in range(TAPS * TAPS * TAPS * TAPS):
-        row, column = query_rows + tap % TAPS, query_columns + tap // TAPS % TAPS
-        query = tl.load(terms + row) * U_w + tl.load(terms + column)
-        of_query = tl.load(weights + row) * tl.load(weights + column)
-        row, column = key_rows + tap // (TAPS * TAPS) % TAPS, key_columns + tap // (TAPS * TAPS * TAPS)
-        key = tl.load(terms + row) * U_w + tl.load(terms + column)
-        of_key = tl.load(weights + row) * tl.load(weights + column)
+    for tap in range(16):
+        query = either(tap, 0, upper, lower) + either(tap, 1, left, right)
+        of_query = either(tap, 0, 1.0 - of_lower, of_lower) * either(tap, 1, 1.0 - of_right, of_right)
+        key = either(tap, 2, upper_key, lower_key) + either(tap, 3, left_key, right_key)
+        of_key = either(tap, 2, 1.0 - of_lower_key, of_lower_key) * either(tap, 3, 1.0 - of_right_key, of_right_key)
         entry = tl.load(table + query[:, None] - key[None, :], mask=mask, other=0.0).to(tl.float32)
         bias += of_query[:, None] * of_key[None, :] * entry
     return bias
