@@ -1,12 +1,15 @@
 """A file is replaced whole or not at all."""
 
+import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from transnext.atomic import replacing
+from transnext.atomic import check_writable, naming, replacing
 
 
 def test_the_target_changes_only_at_the_end(tmp_path: Path) -> None:
@@ -66,3 +69,98 @@ def test_others_may_read_it_as_any_new_file(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "nowhere" / "a"):
         pass
+
+
+def test_the_longest_name(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 255)
+    check_writable(path)
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+    with pytest.raises(OSError, match=r"^cannot write .*aaa: File name too long \("):
+        check_writable(tmp_path / ("a" * 256))
+
+
+@pytest.mark.skipif(not Path("/dev/null").exists(), reason="there are no such devices")
+def test_a_device_is_written_to() -> None:
+    check_writable("/dev/null")
+    with replacing("/dev/null") as path:
+        path.write_text("gone")
+    assert not Path("/dev/null").is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit for files")
+def test_a_disk_that_becomes_full(tmp_path: Path) -> None:
+    script = f"""
+import resource
+from transnext.atomic import replacing
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    with replacing({str(tmp_path / "a.txt")!r}) as temporary:
+        temporary.write_bytes(bytes(2000))
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"cannot write {tmp_path / 'a.txt'}: File too large (")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_of_the_block_that_say_what_they_are_stay(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"photo\.jpg"), replacing(tmp_path / "a"):
+        (tmp_path / "photo.jpg").read_bytes()
+    with pytest.raises(ValueError, match="three"), naming(tmp_path / "a"):
+        raise ValueError("three")
+
+
+def test_naming(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match=r"^cannot write .*/a: unexpected pos 64 \([0-9.]+ GB free\)$"),
+        naming(tmp_path / "a"),
+    ):
+        raise RuntimeError("unexpected pos 64\nat serialize.cc")
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_writable_outputs(folder: bool, tmp_path: Path) -> None:
+    (tmp_path / "old").touch()
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    check_writable(tmp_path / "new", folder=folder)
+    if folder:
+        check_writable(tmp_path / "folder", folder=True)
+        check_writable(tmp_path / "a" / "b" / "c", folder=True)
+    else:
+        check_writable(str(tmp_path / "old"))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_outputs_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(FileNotFoundError, match=r"^there is no folder .*/a for b$"):
+        check_writable(tmp_path / "a" / "b")
+    with pytest.raises(FileNotFoundError, match=r"^there is no folder .*/file for b$"):
+        check_writable(tmp_path / "file" / "b")
+    with pytest.raises(ValueError, match=r"/folder is a folder: give the name of a file$"):
+        check_writable(tmp_path / "folder")
+    for path in (tmp_path / "file", tmp_path / "file" / "b" / "c"):
+        with pytest.raises(ValueError, match=r"/file is not a folder: choose another name for "):
+            check_writable(path, folder=True)
+    for name in ("file", "dangling"):
+        with pytest.raises(ValueError, match="exists: choose another name"):
+            check_writable(tmp_path / name, overwrite=False)
+    with pytest.raises(OSError, match=r"^cannot write .*/b: No space left on device for 1000000000\.0 GB \("):
+        check_writable(tmp_path / "b", num_bytes=10**18)
+
+    def denied(path: Path, data: bytes) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", denied)
+    with pytest.raises(OSError, match=r"^cannot write .*/b: Permission denied \([0-9.]+ GB free\)$"):
+        check_writable(tmp_path / "b")
+    with pytest.raises(OSError, match=r"^cannot write .*/b/c: Permission denied \("):
+        check_writable(tmp_path / "b" / "c", folder=True)
+    assert sorted(tmp_path.rglob("*")) == before
