@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from transnext.ops.symbolic import is_exporting, shared
+
 T = TypeVar("T")
 
 
@@ -38,6 +40,8 @@ class SizeCache:
             like: A tensor of the running computation; only plain tensors are served from the cache.
             build: Makes the entry.
         """
+        if is_exporting():
+            return shared((id(self), key), build)
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) is not Tensor:
             return build()
         with self._lock:

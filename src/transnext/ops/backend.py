@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from transnext.ops.library import CPU_KERNELS
+from transnext.ops.symbolic import is_exporting
 
 Backend = Literal["auto", "fused", "reference"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
@@ -52,6 +53,8 @@ def why_not_fused(tensors: Iterable[Tensor]) -> str | None:
     missing = kernels_missing(first.device.type)
     if missing:
         return missing
+    if is_exporting():
+        return "a graph for other runtimes consists of plain operators"
     if torch.jit.is_tracing():
         return "torch.jit.trace records plain operators"
     # Dynamo takes the stack for one of its own variables, which is never None.
