@@ -14,7 +14,7 @@ from transnext.models.size_cache import SizeCache
 from transnext.ops import AxisIndex, axis_index, log_spaced
 from transnext.ops.backend import why_not_cpu_kernels
 from transnext.ops.bias_table import position_bias_table
-from transnext.ops.tracing import is_symbolic
+from transnext.ops.tracing import is_symbolic, shared
 
 BiasMode = Literal["extrapolate", "interpolate"]
 BIAS_MODES: tuple[str, ...] = get_args(BiasMode)
@@ -110,7 +110,10 @@ def _table(
     dtype: torch.dtype,
 ) -> Tensor:
     """The MLP over the grid of distinct offsets, `[M, U_h, U_w]`, a few rows at a time to bound memory."""
-    rows, cols = log_spaced(row_offsets, scale[0]), log_spaced(col_offsets, scale[1])
+    rows, cols = shared(
+        ("coordinates", id(row_offsets), id(col_offsets), *scale),
+        lambda: (log_spaced(row_offsets, scale[0]), log_spaced(col_offsets, scale[1])),
+    )
     if fused and why_not_cpu_kernels((fc1.weight, fc1.bias, fc2.weight, fc2.bias)) is None:
         return position_bias_table(rows, cols, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
     # Quantised layers have no parameters, and wrapped ones keep them anywhere.
@@ -120,5 +123,9 @@ def _table(
         parts: Sequence[Tensor] = (rows,)
     else:
         parts = rows.split(max(1, MAX_CHUNK_ENTRIES // cols.shape[0]))
-    chunks = [fc2(torch.relu(fc1(torch.stack(torch.meshgrid(part, cols, indexing="ij"), dim=-1)))) for part in parts]
+    chunks = []
+    for part in parts:
+        size = part.shape[0], cols.shape[0]
+        grid = torch.stack((part[:, None].expand(size), cols.expand(size)), dim=-1)
+        chunks.append(fc2(torch.relu(fc1(grid))))
     return torch.cat(chunks).permute(2, 0, 1)

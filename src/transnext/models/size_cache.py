@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from transnext.ops.backend import is_capturing
+from transnext.ops.tracing import is_exporting, shared
 
 T = TypeVar("T")
 
@@ -41,6 +42,8 @@ class SizeCache:
             like: A tensor of the running computation; only plain tensors are served from the cache.
             build: Makes the entry.
         """
+        if is_exporting():
+            return shared((id(self), key), build)
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) is not Tensor:
             return build()
         if is_capturing():
