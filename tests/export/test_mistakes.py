@@ -117,6 +117,8 @@ def test_a_backbone_alone(fails, checkpoint: Path, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "backbone.safetensors", weights, metadata)
     said = fails(str(tmp_path / "backbone.safetensors"), "--output", str(tmp_path / "out" / "a.pt2"))
     assert "has no classifier: add --features-only" in said
+    said = fails(str(tmp_path / "backbone.safetensors"), "--output", str(tmp_path / "out" / "hub"), "--format", "hf")
+    assert "has no classifier, which a hub folder describes: write its maps with --features-only to a file" in said
 
 
 def test_a_file_that_differs(fails, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

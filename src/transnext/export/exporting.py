@@ -111,6 +111,11 @@ def export_model(
     check_writable(output, folder=format == "hf", overwrite=overwrite, num_bytes=weights)
     if license is None and checkpoint is None and not _is_file(model):
         license = getattr(classifier.model, "pretrained_cfg", {}).get("license")
+    if format == "hf" and getattr(classifier.model, "num_classes", 1) == 0:
+        raise ValueError(
+            f"{classifier.name} has no classifier, which a hub folder describes: write its maps with --features-only "
+            "to a file (.onnx, .xml, .pt2)"
+        )
     info = _describe(
         classifier,
         image_size=image_size,
