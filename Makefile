@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint format clean
 
+GOLDEN := $(wildcard ../shared/golden)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 CPP := $(wildcard src/transnext/ops/cpu/*.h src/transnext/ops/cpu/*.cpp src/transnext/ops/cpu/bind/* tests/ops/sanitize/*.cpp)
 KERNELS := setup.py $(CPP)
@@ -23,7 +24,7 @@ demo: $(VENV)/installed ## train, evaluate and look at a classifier, in four to 
 	$(BIN)/python -m transnext.demo
 
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(GOLDEN:%=--golden %)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

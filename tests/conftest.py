@@ -36,12 +36,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden", type=Path, metavar="DIR", help="run every .safetensors file in this folder")
+
+
 @pytest.fixture(scope="session")
-def shared_golden() -> Path:
+def shared_golden(request: pytest.FixtureRequest) -> Path:
     """Folder of the full golden files, which a clean clone does not have."""
-    folder = REPOSITORY.parent / "shared" / "golden"
-    if not folder.is_dir():
-        pytest.skip("the full golden files are not beside this repository; tests/golden holds small ones")
+    folder = request.config.getoption("--golden")
+    if folder is None:
+        pytest.skip("--golden does not name the full golden files; tests/golden holds small ones")
     return folder
 
 

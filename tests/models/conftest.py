@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+from golden_files import KINDS, golden_files
 from torch import nn
 
 from transnext import TransNeXt
@@ -24,3 +25,10 @@ def tiny_model(randomise: Callable[[nn.Module], nn.Module]) -> Callable[..., Tra
         return randomise(TransNeXt(**{**args, **kwargs})).eval()
 
     return make
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs a test on every golden file of its kind."""
+    for kind in KINDS.keys() & set(metafunc.fixturenames):
+        files = golden_files(metafunc.config.getoption("--golden"), kind)
+        metafunc.parametrize(kind, files, ids=[file.stem for file in files])

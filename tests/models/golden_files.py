@@ -6,7 +6,7 @@ python tests/models/golden_files.py path/to/the/full/golden/files
 import json
 import lzma
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +70,52 @@ class Golden(NamedTuple):
     def tolerance(self, name: str) -> float:
         """Largest difference allowed to tensor `name`: five times what rounding noise does to it."""
         return min(1e-4, max(1e-5, 5 * self.config["rounding_noise_1e7"][name]))
+
+
+DENSE_TASKS = {"upernet", "m2f", "mrcnn", "dino"}
+"""Kinds of files whose models are of detection and segmentation: their backbones are loaded, their heads not yet."""
+
+
+def _is_resized(config: dict[str, Any], shapes: dict[str, list[int]]) -> bool:
+    if config["kind"] != "dense backbone":
+        return False
+    trained = config["constructor"].get("img_size", 224)
+    return shapes["x"][-2:] != ([trained, trained] if isinstance(trained, int) else list(trained))
+
+
+KINDS: dict[str, Callable[[dict[str, Any], dict[str, list[int]]], bool]] = {
+    "classifier_file": lambda config, _: config["kind"] == "classification",
+    "backbone_file": lambda config, _: config["kind"] == "dense backbone",
+    "gradient_file": lambda config, shapes: config["kind"] not in DENSE_TASKS and "gx" in shapes,
+    "resized_file": _is_resized,
+    "linear_file": lambda config, _: bool(config.get("constructor", {}).get("fixed_pool_size")),
+}
+"""Name of a fixture -> which files it stands for, by what they say of themselves and the shapes of their tensors."""
+
+
+def golden_files(folder: Path | None, kind: str) -> list[Path]:
+    """The files of a kind in a folder."""
+    found = []
+    for path in sorted(folder.glob("*.safetensors")) if folder is not None else []:
+        with safe_open(path, "pt") as f:
+            shapes = {key: list(f.get_slice(key).get_shape()) for key in f.keys()}  # noqa: SIM118
+        if KINDS[kind](read_config(path), shapes):
+            found.append(path)
+    return found
+
+
+def files_of(folder: Path, *, dense: bool) -> list[Path]:
+    """The files of models of detection and segmentation, or those of the network alone."""
+    return [
+        path for path in sorted(folder.glob("*.safetensors")) if (read_config(path)["kind"] in DENSE_TASKS) == dense
+    ]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What a file of the full set says of itself."""
+    with safe_open(path, "pt") as f:
+        config: dict[str, Any] = json.loads(f.metadata()["config"])
+    return config
 
 
 def read_full(path: Path) -> Golden:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from golden_files import files_of
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -138,7 +139,7 @@ def test_dense_model_gives_its_backbone_and_says_what_it_left(
 
 
 def test_golden_dense_models_load_into_backbones(shared_golden: Path, tmp_path: Path) -> None:
-    for file in sorted(shared_golden.glob("C*.safetensors")):
+    for file in files_of(shared_golden, dense=True):
         with safe_open(file, "pt") as f:
             weights = {key[2:]: f.get_tensor(key) for key in f.keys() if key.startswith("w.")}  # noqa: SIM118
         torch.save({"state_dict": weights, "meta": {}}, tmp_path / "x.pth")

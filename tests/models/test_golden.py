@@ -7,10 +7,14 @@ import timm
 import torch
 from golden_files import (
     CROPS,
+    DENSE_TASKS,
     FORMULA_CASES,
+    KINDS,
     Golden,
     formula_results,
+    golden_files,
     hashed,
+    read_config,
     read_formula,
     read_full,
     read_small,
@@ -22,28 +26,6 @@ from transnext import TransNeXt
 from transnext.models.official import ours_to_official
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-CLASSIFIERS = (
-    "A1_cls_96_grad",
-    "A2_cls_224",
-    "A3_cls_AAAA_128",
-    "A4_cls_192_pre96",
-    "A5_cls_linear_160_pre96_pool3",
-    "A6_cls_win553_96",
-    "A8_cls_eps_probe_64",
-)
-BACKBONES = (
-    "B1_dense_extra_96x160",
-    "B2_dense_extra_101x133",
-    "B3_dense_inter_96x160",
-    "B4_dense_inter_96x96",
-    "B5_dense_extra_64x96_grad",
-)
-GRADIENTS = ("A1_cls_96_grad", "B5_dense_extra_64x96_grad")
-
-
-def read(folder: Path, case: str) -> Golden:
-    return read_full(folder / f"{case}.safetensors")
 
 
 def build(golden: Golden, by: str, **changes: object) -> TransNeXt:
@@ -73,9 +55,8 @@ def key_msg(key: str) -> object:
 
 
 @pytest.mark.parametrize("by", ["TransNeXt", "timm"])
-@pytest.mark.parametrize("case", CLASSIFIERS)
-def test_classifier(shared_golden: Path, case: str, by: str) -> None:
-    golden = read(shared_golden, case)
+def test_classifier(classifier_file: Path, by: str) -> None:
+    golden = read_full(classifier_file)
     model = build(golden, by)
     assert_maps_match(model, golden)
     with torch.no_grad():
@@ -84,15 +65,13 @@ def test_classifier(shared_golden: Path, case: str, by: str) -> None:
 
 
 @pytest.mark.parametrize("by", ["TransNeXt", "timm"])
-@pytest.mark.parametrize("case", BACKBONES)
-def test_dense_backbone(shared_golden: Path, case: str, by: str) -> None:
-    golden = read(shared_golden, case)
+def test_dense_backbone(backbone_file: Path, by: str) -> None:
+    golden = read_full(backbone_file)
     assert_maps_match(build(golden, by), golden)
 
 
-@pytest.mark.parametrize("case", BACKBONES)
-def test_features_only(shared_golden: Path, case: str) -> None:
-    golden = read(shared_golden, case)
+def test_features_only(backbone_file: Path) -> None:
+    golden = read_full(backbone_file)
     extractor = timm.create_model("transnext_micro", features_only=True, **golden.constructor).eval()
     extractor.model.load_state_dict(golden.weights)
     with torch.no_grad():
@@ -102,9 +81,8 @@ def test_features_only(shared_golden: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize("by", ["TransNeXt", "timm"])
-@pytest.mark.parametrize("case", GRADIENTS)
-def test_gradients(shared_golden: Path, case: str, by: str) -> None:
-    golden = read(shared_golden, case)
+def test_gradients(gradient_file: Path, by: str) -> None:
+    golden = read_full(gradient_file)
     model = build(golden, by)
     x = golden.tensors["x"].clone().requires_grad_()
     if "logits" in golden.tensors:
@@ -131,9 +109,8 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("case", ["B1_dense_extra_96x160", "B3_dense_inter_96x160"])
-def test_bias_mode_switched_on_a_live_model(shared_golden: Path, case: str) -> None:
-    golden = read(shared_golden, case)
+def test_bias_mode_switched_on_a_live_model(resized_file: Path) -> None:
+    golden = read_full(resized_file)
     right = golden.constructor["bias_mode"]
     wrong = {"extrapolate": "interpolate", "interpolate": "extrapolate"}[right]
     model = build(golden, "TransNeXt", bias_mode=wrong)
@@ -145,14 +122,14 @@ def test_bias_mode_switched_on_a_live_model(shared_golden: Path, case: str) -> N
     assert_maps_match(model, golden)
 
 
-def test_fixed_pool_size_switched_on_a_live_model(shared_golden: Path) -> None:
-    golden = read(shared_golden, "A5_cls_linear_160_pre96_pool3")
+def test_fixed_pool_size_switched_on_a_live_model(linear_file: Path) -> None:
+    golden = read_full(linear_file)
     model = build(golden, "TransNeXt", fixed_pool_size=None)
     x = golden.tensors["x"]
     with torch.no_grad():
         following = model(x)
         assert (following - golden.tensors["logits"]).abs().max() > 1e-3
-        model.fixed_pool_size = 3
+        model.fixed_pool_size = golden.constructor["fixed_pool_size"]
         assert_maps_match(model, golden)
         model.fixed_pool_size = None
         assert torch.equal(model(x), following)
@@ -190,6 +167,14 @@ def test_formula_weights(case: str, dtype: torch.dtype, rtol: float) -> None:
         # Gradients that are 0 in exact arithmetic are compared on the scale of the others.
         floor = 1e-3 * largest if key.startswith("gradient.") else 1e-3
         assert float((found[key].double() - t).norm()) < rtol * max(float(t.norm()), floor), key
+
+
+def test_every_file_is_run(shared_golden: Path) -> None:
+    """Files are known by what they say of themselves, whatever they are called."""
+    found = [file for kind in KINDS for file in golden_files(shared_golden, kind)]
+    assert found
+    unknown = {read_config(file)["kind"] for file in shared_golden.glob("*.safetensors")} - DENSE_TASKS
+    assert unknown <= {"classification", "dense backbone"}
 
 
 def test_hashed_numbers() -> None:

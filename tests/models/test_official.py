@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from golden_files import files_of
 from safetensors import safe_open
 
 import transnext  # noqa: F401 (registers the models)
@@ -54,8 +55,8 @@ def test_every_parameter_of_every_variant_goes_there_and_back(variant: str) -> N
 
 
 def test_every_name_of_the_golden_files_goes_there_and_back(shared_golden: Path) -> None:
-    files = sorted(shared_golden.glob("[AB]*.safetensors"))
-    assert len(files) >= 12
+    files = files_of(shared_golden, dense=False)
+    assert files
     for file in files:
         with safe_open(file, "pt") as f:
             names = [key[2:] for key in f.keys() if key.startswith("w.")]  # noqa: SIM118 (not a mapping)
@@ -66,8 +67,8 @@ def test_every_name_of_the_golden_files_goes_there_and_back(shared_golden: Path)
 
 
 def test_the_backbone_of_every_golden_dense_model_is_found(shared_golden: Path) -> None:
-    files = sorted(shared_golden.glob("C*.safetensors"))
-    assert len(files) == 5
+    files = files_of(shared_golden, dense=True)
+    assert files
     for file in files:
         with safe_open(file, "pt") as f:
             names = [key[2:] for key in f.keys() if key.startswith("w.")]  # noqa: SIM118 (not a mapping)
