@@ -18,6 +18,7 @@ LEVELS: tuple[set[str], ...] = (
     {"explain", "report", "inputs"},
     {"tasks"},
     {"export"},
+    {"loaded"},
     {"engine", "predict"},
     {"studies", "bench"},
     {"cli"},

@@ -1,45 +1,26 @@
-"""Images in, classes out."""
+"""Images in, answers out, of any task."""
 
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from transnext.choices import DEFAULT_MODEL
 from transnext.data import Skipped, UnreadableImage
-from transnext.data.preprocessing import picture
-from transnext.export import ExportedModel, open_classifier
 from transnext.inputs import ImageLike, name_of, one_by_one, open_image
 from transnext.limits import check_number
-from transnext.tasks.task import Loaded
+from transnext.loaded import load
+from transnext.tasks.classification.answers import ImagePrediction
+from transnext.tasks.task import Asked, Loaded
 
-
-@dataclass(frozen=True, kw_only=True)
-class ImagePrediction:
-    """The answer for one image.
-
-    Attributes:
-        name: Path or address of the image, or "image" and its place in the call.
-        classes: Names of the likeliest classes, likeliest first.
-        probabilities: Their probabilities, 0..1.
-        heat: Where the model looks, float32 `[H, W]`, 0..1, at the size of `image`; None if not asked for.
-        image: The image as the model saw it, RGB; None if `heat` was not asked for.
-    """
-
-    name: str
-    classes: list[str]
-    probabilities: list[float]
-    heat: np.ndarray | None = field(default=None, repr=False)
-    image: Image.Image | None = field(default=None, repr=False)
+__all__ = ["ImagePrediction", "Predictor"]
 
 
 class Predictor:
-    """Classifies images.
+    """Asks a model about images.
 
         predictor = Predictor()                     # the bundled model
         predictor = Predictor("runs/flowers")       # a run of `transnext train`
@@ -66,20 +47,19 @@ class Predictor:
         image_size: int | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.classifier = open_classifier(model, image_size=image_size, device=device)
+        self.loaded = load(model, image_size=image_size, device=device)
         self.device = torch.device(device)
-        self._transform = self.classifier.preprocessing.transform()
-        self._normalise = self.classifier.preprocessing.normalise(self.device)
+        self._transform = self.loaded.preprocessing.transform()
+        self._normalise = self.loaded.preprocessing.normalise(self.device)
 
     def __call__(
         self,
         images: ImageLike | Iterable[ImageLike],
         *,
-        top_k: int = 5,
-        look: bool = False,
         batch_size: int | None = None,
-    ) -> list[ImagePrediction]:
-        """Classifies one image or several.
+        **options: Any,
+    ) -> list[Any]:
+        """The answer for one image or several.
 
         Args:
             images: One of these, or an iterable of them:
@@ -92,12 +72,12 @@ class Predictor:
                   0..255, uint16 0..65535, bool, or floats 0..1, not normalised
 
                 Transparency is put on white, and any size is brought to that of the model.
-            top_k: How many classes to name.
-            look: Also say where the model looks from the image centre.
             batch_size: Images that go through the model at once; by default 32 of 224 pixels, fewer of larger ones.
+            options: Of the task: a classifier takes `top_k`, how many classes to name (5), and `look`, to say also
+                where the model looks from the image centre.
 
         Returns:
-            An answer for each image, in order; none for none.
+            An answer for each image, in order, of a classifier an `ImagePrediction`; none for none.
 
         Raises:
             FileNotFoundError: A file is not there.
@@ -106,24 +86,22 @@ class Predictor:
             ValueError: An array has another shape or range, or `look` is asked of an exported file, which does not give
                 its attention.
         """
-        self._check(top_k, look, batch_size)
-        return [r for r in self._stream(images, top_k, look, batch_size, True) if isinstance(r, ImagePrediction)]
+        self._check(batch_size, options)
+        return list(self._stream(images, batch_size, options, True))
 
     def stream(
         self,
         images: ImageLike | Iterable[ImageLike],
         *,
-        top_k: int = 5,
-        look: bool = False,
         batch_size: int | None = None,
-    ) -> Iterator[ImagePrediction | Skipped]:
-        """Classifies images batch by batch, and goes on after those that cannot be read.
+        **options: Any,
+    ) -> Iterator[Any]:
+        """Answers batch by batch, and goes on after images that cannot be read.
 
         Args:
             images: As in a call; an iterable is read as far as it is needed.
-            top_k: As in a call.
-            look: As in a call.
             batch_size: As in a call.
+            options: As in a call.
 
         Yields:
             For each image, in order, the answer or a `Skipped` with the reason why there is none.
@@ -132,21 +110,17 @@ class Predictor:
             TypeError: Something is no image.
             ValueError: A folder has no images, or `look` is asked of an exported file.
         """
-        self._check(top_k, look, batch_size)
-        return self._stream(images, top_k, look, batch_size, False)
+        self._check(batch_size, options)
+        return self._stream(images, batch_size, options, False)
 
-    def _check(self, top_k: int, look: bool, batch_size: int | None) -> None:
-        check_number("top_k", top_k, 1)
+    def _check(self, batch_size: int | None, options: dict[str, Any]) -> None:
         check_number("batch_size", 1 if batch_size is None else batch_size, 1)
-        if look and isinstance(self.classifier.model, ExportedModel):
-            raise ValueError(
-                f"{self.classifier.name} does not give its attention: ask the checkpoint that it was made from"
-            )
+        self.loaded.task.check(self.loaded, **options)
 
     def _stream(
-        self, images: ImageLike | Iterable[ImageLike], top_k: int, look: bool, batch_size: int | None, strict: bool
-    ) -> Iterator[ImagePrediction | Skipped]:
-        preprocessing = self.classifier.preprocessing
+        self, images: ImageLike | Iterable[ImageLike], batch_size: int | None, options: dict[str, Any], strict: bool
+    ) -> Iterator[Any]:
+        preprocessing = self.loaded.preprocessing
         if batch_size is None:
             batch_size = min(32, max(1, 32 * 224**2 // math.prod(preprocessing.input_size[1:])))
         numbered = enumerate(one_by_one(images))
@@ -162,31 +136,12 @@ class Predictor:
                     reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
                     read.append(Skipped(name, error.reason if isinstance(error, UnreadableImage) else reason))
             good = [item for item in read if not isinstance(item, Skipped)]
-            predictions = iter(self._predict(good, top_k, look) if good else ())
+            predictions = iter(self._predict(good, options) if good else ())
             yield from (item if isinstance(item, Skipped) else next(predictions) for item in read)
 
-    def _predict(self, named: Sequence[tuple[str, torch.Tensor]], top_k: int, look: bool) -> list[ImagePrediction]:
+    def _predict(self, named: Sequence[tuple[str, torch.Tensor]], options: dict[str, Any]) -> list[Any]:
         images = torch.stack([x for _, x in named])
-        inputs = self._normalise(images.to(self.device))
         with torch.inference_mode():
-            probabilities = self.classifier.model(inputs).float().softmax(-1)
-        values, places = probabilities.topk(min(top_k, probabilities.shape[-1]))
-        heats: list[np.ndarray | None] = [None] * len(named)
-        seen: list[Image.Image | None] = [None] * len(named)
-        if look:
-            from transnext.explain import where_it_looks  # imports matplotlib
-
-            heats = list(where_it_looks(self.classifier.model, inputs).cpu().numpy())
-            seen = [picture(x) for x in images]
-        return [
-            ImagePrediction(
-                name=name,
-                classes=[self.classifier.class_names[i] for i in place],
-                probabilities=value,
-                heat=heat,
-                image=image,
-            )
-            for (name, _), place, value, heat, image in zip(
-                named, places.tolist(), values.tolist(), heats, seen, strict=True
-            )
-        ]
+            inputs = self._normalise(images.to(self.device))
+            asked = Asked(names=[name for name, _ in named], images=images, inputs=inputs)
+            return self.loaded.task.answers(self.loaded, asked, **options)

@@ -25,7 +25,7 @@ def save(name: str | bytes, colour: int = 9) -> None:
 
 def looks(*args: str) -> list[str]:
     main(["predict", *args, "--look", "looks", "--top-k", "1"])
-    return sorted(str(file.relative_to("looks")) for file in Path("looks").rglob("*") if file.is_file())
+    return sorted(str(file.relative_to("looks")) for file in Path("looks").rglob("*.png"))
 
 
 def test_a_picture_for_each_image_of_a_folder(here, capsys) -> None:

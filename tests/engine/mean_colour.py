@@ -86,8 +86,7 @@ class Colour(Task):
 
     @classmethod
     def open(cls, config):
-        splits = open_dataset(config.data, config.images.val_fraction, config.seed)
-        return cls(), {split: Coloured(source) for split, source in splits.items()}
+        return cls(), cls().sources(config.data, config.images.val_fraction, config.seed)
 
     def build(self, config, saved_args=None):
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
@@ -100,6 +99,15 @@ class Colour(Task):
 
     def meter(self):
         return ColourMeter()
+
+    def answers(self, loaded, asked, **options):
+        return [
+            {"name": name, "colour": colour}
+            for name, colour in zip(asked.names, loaded.model(asked.inputs), strict=True)
+        ]
+
+    def sources(self, data, val_fraction, seed, model="the model"):
+        return {split: Coloured(source) for split, source in open_dataset(data, val_fraction, seed).items()}
 
     def sections(self, results, look):
         return [Section(key="colour", title="Colours", html="<p>Here they would be.</p>")]

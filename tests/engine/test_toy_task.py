@@ -11,11 +11,12 @@ from mean_colour import ColourConfig
 from safetensors.torch import load_file
 
 from transnext.config import TrainConfig
-from transnext.engine import train
+from transnext.engine.evaluation import evaluate
 from transnext.engine.run_folder import RunFolder
 from transnext.engine.signals import Stopped
-from transnext.engine.trainer import Trainer
+from transnext.engine.trainer import Trainer, train
 from transnext.engine.update import Updater
+from transnext.predict import Predictor
 
 
 @pytest.fixture
@@ -46,6 +47,13 @@ def test_it_learns_and_reports(colour) -> None:
     assert json.loads(folder.results_file.read_text())["val"] == {"error": result.results[1].error}
     best = min(result.history, key=lambda row: row["val_error"])
     assert result.results[1].error == pytest.approx(best["val_error"], abs=1e-6)
+    again = evaluate(result.folder, colour.data, splits=["val"], workers=0, device="cpu")
+    assert again[0].error == pytest.approx(result.results[1].error, abs=1e-6)
+    answers = list(Predictor(result.folder).stream([f"{colour.data}/red/0.png", "gone.png"]))
+    assert (answers[0]["colour"] - torch.tensor([220, 40, 40]) / 255).abs().max() < 0.1
+    assert answers[1].reason == "there is no such file"
+    with pytest.raises(ValueError, match="answers of colour have no options top_k"):
+        Predictor(result.folder)([], top_k=3)
 
 
 def test_it_goes_on_to_the_same_weights(colour, tmp_path, monkeypatch) -> None:

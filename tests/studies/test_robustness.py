@@ -62,7 +62,7 @@ def test_sizes(evaluator, source):
     assert points["linear", 96].macs < points["extrapolate", 96].macs
     assert points["linear", 64].macs == points["extrapolate", 64].macs
     assert result.trained_size == 64
-    assert evaluator.classifier.model.fixed_pool_size is None
+    assert evaluator.loaded.model.fixed_pool_size is None
 
 
 def test_scales_are_positive(evaluator, source):

@@ -101,7 +101,7 @@ def evaluate(
         else:
             values, draw = _scales(evaluator, source, split, scales)
     if json_file is not None:
-        height, width = evaluator.classifier.preprocessing.input_size[1:]
+        height, width = evaluator.loaded.preprocessing.input_size[1:]
         settings = {
             "transnext": __version__,
             "model": model,

@@ -1,6 +1,5 @@
 """`transnext predict IMAGE ...`."""
 
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -58,7 +57,7 @@ def predict(
     from transnext.data import Skipped
     from transnext.engine.device import pick_device
     from transnext.inputs import files_of, is_url
-    from transnext.predict import ImagePrediction, Predictor
+    from transnext.predict import Predictor
 
     found = [files_of(given) for given in images]
     files = [file for group in found for file in group]
@@ -67,27 +66,26 @@ def predict(
             raise FileNotFoundError(f"no file {file}")
     pictures = iter(() if look is None else _pictures(look, images, found))
     predictor = Predictor(model, image_size=image_size, device=pick_device(device))
+    options = {"top_k": top_k, "look": look is not None} if predictor.loaded.class_names else {}
     console = Console(soft_wrap=True, highlight=False)
-    predictions: list[ImagePrediction] = []
+    rows = []
     skipped: list[Skipped] = []
-    for result in predictor.stream(files, top_k=top_k, look=look is not None, batch_size=batch_size):
+    for result in predictor.stream(files, batch_size=batch_size, **options):
         picture = next(pictures, None)
         if isinstance(result, Skipped):
             skipped.append(result)
             continue
-        answer = "  ".join(f"{c} {p:.1%}" for c, p in zip(result.classes, result.probabilities, strict=True))
-        console.print(f"{result.name}: {answer}", markup=False)
+        console.print(f"{result.name}: {result.text()}", markup=False)
         if picture is not None:
             _draw(picture, result)
             console.print(f"  looks: {picture}", markup=False)
-        predictions.append(dataclasses.replace(result, heat=None, image=None))
+        rows.append(result.to_dict())
     if json_file is not None:
-        rows = [{"image": p.name, "classes": p.classes, "probabilities": p.probabilities} for p in predictions]
         write_atomically(json_file, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
     for problem in skipped:
         line = f"skipped {problem.name}: {problem.reason}"
         Console(stderr=True, soft_wrap=True).print(line, style="yellow", markup=False)
-    if skipped and not predictions:
+    if skipped and not rows:
         raise ValueError(f"none of the {len(files)} images could be read")
 
 

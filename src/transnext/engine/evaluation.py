@@ -15,8 +15,8 @@ from transnext.engine.display import Display
 from transnext.engine.eval_loop import evaluate as evaluate_batches
 from transnext.engine.loader import eval_loader, naming_dead_workers
 from transnext.engine.run_folder import RunFolder
-from transnext.export import open_classifier
 from transnext.limits import MAX_WORKERS, check_number
+from transnext.loaded import load
 from transnext.tasks.task import WHOLE, Loaded, Result
 
 
@@ -52,7 +52,7 @@ class Evaluator:
         check_number("batch_size", batch_size, 1)
         check_number("workers", workers, 0, MAX_WORKERS)
         self.device = pick_device(device)
-        self.classifier = open_classifier(model, image_size=image_size, device=self.device)
+        self.loaded = load(model, image_size=image_size, device=self.device)
         self.flip = flip
         self.batch_size = batch_size
         self.workers = workers
@@ -60,7 +60,7 @@ class Evaluator:
 
     def images(self, source: Source, preprocessing: Preprocessing | None = None) -> LabelledImages:
         """The images of a source as the model wants them."""
-        return self.classifier.task.images(source, preprocessing or self.classifier.preprocessing)
+        return self.loaded.task.images(source, preprocessing or self.loaded.preprocessing)
 
     def run(
         self,
@@ -84,8 +84,8 @@ class Evaluator:
             ValueError: No image could be read.
             ChildProcessError: A reading process died.
         """
-        task = self.classifier.task
-        model = model or self.classifier.model
+        task = self.loaded.task
+        model = model or self.loaded.model
         loader = eval_loader(
             images, batch_size or self.batch_size, self.workers, collate=partial(collate, targets=task.collate)
         )
@@ -94,7 +94,7 @@ class Evaluator:
                 task,
                 task.mirrored(model) if self.flip else model,
                 loader,
-                self.classifier.preprocessing,
+                self.loaded.preprocessing,
                 split=split,
                 name=images.source.name,
                 device=self.device,
@@ -144,12 +144,12 @@ class Evaluator:
 
     def open(self, data: str | Path, val_fraction: float, seed: int) -> dict[str, Source]:
         """The splits of a data set with targets as the model has them; see `Task.sources`."""
-        return self.classifier.task.sources(str(data), val_fraction, seed, self.classifier.name)
+        return self.loaded.task.sources(str(data), val_fraction, seed, self.loaded.name)
 
     def _training(self) -> TrainConfig | None:
         """The configuration of the run that the classifier comes from, if it lies in a run folder."""
         try:
-            return TrainConfig.load(RunFolder(Path(self.classifier.name).parent).config_file)
+            return TrainConfig.load(RunFolder(Path(self.loaded.name).parent).config_file)
         except (OSError, ValueError):
             return None
 

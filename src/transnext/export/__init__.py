@@ -3,7 +3,7 @@
 from transnext.export.checking import SizeCheck
 from transnext.export.exporting import ExportResult, export_model
 from transnext.export.info import ExportInfo
-from transnext.export.running import ExportedModel, is_exported, open_classifier, open_exported
+from transnext.export.running import ExportedModel, is_exported, open_exported
 
 __all__ = [
     "ExportInfo",
@@ -12,6 +12,5 @@ __all__ = [
     "SizeCheck",
     "export_model",
     "is_exported",
-    "open_classifier",
     "open_exported",
 ]

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from transnext.export.formats import require_runtime
@@ -11,7 +10,7 @@ from transnext.export.onnx_file import OnnxFile
 from transnext.export.openvino_file import OpenVINOFile
 from transnext.export.program import smallest_program
 from transnext.export.torch_file import TorchFile
-from transnext.tasks.classification.loading import load_classifier, loaded_classifier
+from transnext.tasks.classification.loading import loaded_classifier
 from transnext.tasks.task import Loaded
 
 _FILES: dict[str, type[TorchFile | OnnxFile | OpenVINOFile]] = {
@@ -41,6 +40,9 @@ class ExportedModel(nn.Module):
         FileNotFoundError: There is no such file.
         ValueError: It cannot be read, was not written here, or its runtime is missing.
     """
+
+    is_exported = True
+    """It gives no attention, for example."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
@@ -100,35 +102,3 @@ def open_exported(path: str | Path, image_size: int | None = None) -> Loaded:
         preprocessing = preprocessing.resized(image_size)
     model.check_size(preprocessing.input_size[1:])
     return loaded_classifier(model, info.class_names, preprocessing, str(path))
-
-
-def open_classifier(
-    model: str | Path | Loaded, *, image_size: int | None = None, device: str | torch.device = "cpu"
-) -> Loaded:
-    """A classifier from wherever it is: an exported file, what `load_classifier` takes, or one that is loaded.
-
-    Args:
-        model: An exported file, a run folder, a checkpoint, a model name with pretrained weights, or a `Loaded`,
-            which stays as it is.
-        image_size: As in `load_classifier`.
-        device: Where to put it; exported files stay on the CPU.
-
-    Raises:
-        FileNotFoundError: There is no such file or folder, nor a model of that name.
-        ValueError: It cannot be read, or has no classes.
-    """
-    if isinstance(model, Loaded):
-        classifier = model
-    elif is_exported(model):
-        classifier = open_exported(model, image_size)
-    else:
-        classifier = load_classifier(model, image_size=image_size, device=device)
-    names, outputs = len(classifier.class_names), getattr(classifier.model, "num_classes", None)
-    if names == 0:
-        raise ValueError(
-            f"{classifier.name} has no classifier, only a backbone: `transnext train` with it as --checkpoint gives it "
-            "one, `transnext export --features-only` gives its maps"
-        )
-    if outputs not in (None, names):
-        raise ValueError(f"{classifier.name} names {names} classes, but its classifier has {outputs}")
-    return classifier

@@ -234,7 +234,7 @@ def evaluate_imagenet(evaluator: Evaluator, root: str | Path) -> SuiteResult:
         ValueError: The classifier has other classes, or a set is not laid out as it should be.
     """
     root = Path(root)
-    classifier = evaluator.classifier
+    classifier = evaluator.loaded
     if len(classifier.class_names) != NUM_CLASSES:
         raise ValueError(
             f"{classifier.name} has {len(classifier.class_names)} classes: the ImageNet suite needs a classifier of "
@@ -282,7 +282,7 @@ def evaluate_imagenet(evaluator: Evaluator, root: str | Path) -> SuiteResult:
 def _plain_set(evaluator: Evaluator, name: str, folder: Path) -> SplitResult:
     subset = name if name in SUBSETS else None
     images = evaluator.images(open_imagenet(folder, subset))
-    model = evaluator.classifier.model
+    model = evaluator.loaded.model
     # A subset is scored among its own classes: another answer than those would always be wrong.
     chosen = model if subset is None else AmongClasses(model, subset_indices(subset)).eval()
     return evaluator.run(images, TITLES[name], model=chosen)
@@ -293,7 +293,7 @@ def _corruptions(evaluator: Evaluator, folder: Path) -> RobustnessResult:
     if not found:
         raise ValueError(f"{folder} has no corruptions: expected folders such as {CORRUPTIONS[0]}/1 in it")
     # Its images are crops of 224 pixels already: another crop would cut their rims off.
-    whole = dataclasses.replace(evaluator.classifier.preprocessing, crop_pct=1.0)
+    whole = dataclasses.replace(evaluator.loaded.preprocessing, crop_pct=1.0)
     top1 = np.full((len(found), len(SEVERITIES)), np.nan)
     counts: list[int] = []
     for i, (corruption, folders) in enumerate(found.items()):

@@ -86,7 +86,7 @@ def report(
         _keep(folder, splits, SCALES_FILE, scales_as_dict(measure_scales(evaluator, splits[split], split=split)))
     robustness_found = _measured(folder, splits, ROBUSTNESS_FILE, robustness_from_dict)
     scales_found = _measured(folder, splits, SCALES_FILE, scales_from_dict)
-    loaded = evaluator.classifier
+    loaded = evaluator.loaded
     look = Look(net=loaded.model, splits=splits, preprocessing=loaded.preprocessing)
     more = [
         Section(key="robustness", title="Corrupted images", html=robustness_section(robustness_found)),

@@ -160,14 +160,14 @@ def measure_scales(
     for scale in scales:
         if not 0 < scale <= 32:
             raise ValueError(f"scale is {scale:g}: expected more than 0 and at most 32")
-    preprocessing = evaluator.classifier.preprocessing
+    preprocessing = evaluator.loaded.preprocessing
     trained = max(preprocessing.input_size[1:])
-    stride = stride_of(evaluator.classifier.model)
+    stride = stride_of(evaluator.loaded.model)
     sizes = sorted({scaled_size(trained, scale, stride) for scale in scales})
     points: list[ScalePoint] = []
     failures: dict[int, str] = {}
     images = 0
-    for mode in modes_of(evaluator.classifier.model):
+    for mode in modes_of(evaluator.loaded.model):
         for size in sizes:
             sized = dataclasses.replace(preprocessing, input_size=(preprocessing.input_size[0], size, size))
             try:
@@ -178,7 +178,7 @@ def measure_scales(
             points.append(point)
     if not points:
         size, reason = next(iter(failures.items()))
-        raise ValueError(f"{evaluator.classifier.name} takes none of the sizes; at {size}: {reason}")
+        raise ValueError(f"{evaluator.loaded.name} takes none of the sizes; at {size}: {reason}")
     return ScaleResult(
         split=split, images=images, trained_size=trained, points=tuple(points), failures=tuple(failures.items())
     )
@@ -193,7 +193,7 @@ def _point(
     trained: int,
 ) -> tuple[ScalePoint, int]:
     size = preprocessing.input_size[1]
-    model = evaluator.classifier.model
+    model = evaluator.loaded.model
     with in_mode(model, mode):
         result = evaluator.run(
             evaluator.images(source, preprocessing),

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -16,13 +17,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from transnext.config import TrainConfig
+from transnext.config import TrainConfig, task_config
 from transnext.data import Batch, LabelledImages, Source, class_targets
 from transnext.data.preprocessing import Preprocessing
+from transnext.models.checkpoint import read_checkpoint
 from transnext.report.parts import Metric, Result, Section
 
 __all__ = [
     "TASKS",
+    "Asked",
     "Loaded",
     "Look",
     "Losses",
@@ -202,6 +205,48 @@ class Task(ABC):
         """
         return net(images)
 
+    def check(self, loaded: "Loaded", **options: Any) -> None:
+        """Refuses a model that cannot be asked, or options of an answer that it cannot give.
+
+        Raises:
+            ValueError: It cannot.
+        """
+        if options:
+            raise ValueError(f"answers of {self.name} have no options {', '.join(options)}")
+
+    def answers(self, loaded: "Loaded", asked: "Asked", **options: Any) -> list[Any]:
+        """An answer for each image.
+
+        Args:
+            loaded: The model, of this task.
+            asked: The images.
+            options: What the task lets choose.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, path: Path, *, image_size: int | None = None, device: str | torch.device = "cpu") -> "Loaded":
+        """A model that the engine trained, from its checkpoint.
+
+        Args:
+            path: The checkpoint.
+            image_size: Side of the square that images are brought to, pixels; the trained one by default.
+            device: Where to put it.
+
+        Raises:
+            ValueError: The weights do not fit.
+        """
+        checkpoint = read_checkpoint(path)
+        saved = checkpoint.metadata
+        task = cls(metadata={name: value for name, value in saved.items() if name not in _OF_EVERY_TASK})
+        config = TrainConfig(data="", model=saved["architecture"], task=task_config(cls.name)())
+        net = task.build(config, saved["model_args"])
+        net.load_state_dict(checkpoint.state_dict)
+        preprocessing = Preprocessing.from_mapping(saved["preprocessing"])
+        if image_size is not None:
+            preprocessing = preprocessing.resized(image_size)
+        return Loaded(model=net.to(device).eval(), task=task, preprocessing=preprocessing, name=str(path))
+
     def mirrored(self, net: nn.Module) -> nn.Module:
         """A network that averages what `net` says about an image and about its mirror image.
 
@@ -257,6 +302,23 @@ class Loaded:
         return names
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Images that a model is asked about at once.
+
+    Attributes:
+        names: What to call each.
+        images: uint8 `[B, 3, H, W]`, as the model sees them.
+        inputs: float32 `[B, 3, H, W]`, normalised, on the device of the model.
+    """
+
+    names: list[str]
+    images: Tensor
+    inputs: Tensor
+
+
+DEFAULT_TASK = "classification"
+_OF_EVERY_TASK = {"architecture", "model_args", "preprocessing", "epoch", "task"}
 WHOLE = "all"
 """The split that has all images of data that come without splits."""
 TASKS = {"classification": "transnext.tasks.classification.task:Classification"}

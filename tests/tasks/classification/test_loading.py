@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from transnext.data.preprocessing import Preprocessing
-from transnext.export import ExportedModel, ExportInfo, open_classifier
+from transnext.export import ExportedModel, ExportInfo
+from transnext.loaded import load
 from transnext.models.checkpoint import save_checkpoint
 
 TRAINED = Preprocessing(
@@ -38,13 +39,13 @@ def run(tmp_path):
 @pytest.mark.parametrize("size", [64, 33, 96])
 def test_a_run(run, size) -> None:
     expected = replace(TRAINED, input_size=(3, size, size))
-    assert open_classifier(run, image_size=size).preprocessing == expected
-    assert open_classifier(run / "best.safetensors", image_size=size).preprocessing == expected
-    assert open_classifier(run).preprocessing == TRAINED
+    assert load(run, image_size=size).preprocessing == expected
+    assert load(run / "best.safetensors", image_size=size).preprocessing == expected
+    assert load(run).preprocessing == TRAINED
 
 
 def test_an_exported_file(tmp_path, monkeypatch) -> None:
-    def load(self, path) -> None:
+    def pretend(self, path) -> None:
         nn.Module.__init__(self)
         self.path, self.info = path, info
 
@@ -59,8 +60,8 @@ def test_an_exported_file(tmp_path, monkeypatch) -> None:
         license=None,
         transnext_version="0",
     )
-    monkeypatch.setattr(ExportedModel, "__init__", load)
-    found = open_classifier(tmp_path / "a.onnx", image_size=96)
+    monkeypatch.setattr(ExportedModel, "__init__", pretend)
+    found = load(tmp_path / "a.onnx", image_size=96)
     assert found.preprocessing == replace(TRAINED, input_size=(3, 96, 96))
 
 
@@ -68,22 +69,22 @@ def test_an_exported_file(tmp_path, monkeypatch) -> None:
 def test_a_name(name, monkeypatch) -> None:
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, **kwargs: create(name, **{**kwargs, "pretrained": False}))
-    usual = open_classifier(name).preprocessing
-    assert open_classifier(name, image_size=96).preprocessing == replace(usual, input_size=(3, 96, 96))
+    usual = load(name).preprocessing
+    assert load(name, image_size=96).preprocessing == replace(usual, input_size=(3, 96, 96))
 
 
 def test_a_model_of_one_size(monkeypatch) -> None:
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, **_: create(name, pretrained=False))
     with pytest.raises(ValueError, match=r"vit_tiny_patch16_224 takes no images of 96 pixels: Input height \(96\)"):
-        open_classifier("vit_tiny_patch16_224", image_size=96)
-    assert open_classifier("vit_tiny_patch16_224", image_size=224).preprocessing.input_size == (3, 224, 224)
+        load("vit_tiny_patch16_224", image_size=96)
+    assert load("vit_tiny_patch16_224", image_size=224).preprocessing.input_size == (3, 224, 224)
 
 
 @pytest.mark.parametrize("size", [0, -1, 10**9])
 def test_sizes_that_cannot_be(run, size) -> None:
     with pytest.raises(ValueError, match=f"image_size is {size}: expected between 1 and 16384"):
-        open_classifier(run, image_size=size)
+        load(run, image_size=size)
 
 
 def test_logits_of_the_trained_size_named_and_not_named_are_the_same(run) -> None:

@@ -16,11 +16,12 @@ from transnext.models.checkpoint import load_checkpoint, read_checkpoint
 from transnext.models.variants import PRETRAIN_SIZES, create, trained_sizes
 from transnext.report.parts import Section
 from transnext.tasks.classification.align import aligned, namings
+from transnext.tasks.classification.answers import ImagePrediction, check_classifier, classify
 from transnext.tasks.classification.metrics import ClassificationMeter
 from transnext.tasks.classification.mirror import MirrorAveraged
 from transnext.tasks.classification.objective import ClassificationObjective, ErasedImages
 from transnext.tasks.classification.results import SplitResult
-from transnext.tasks.task import WHOLE, Look, Meter, Objective, Task
+from transnext.tasks.task import WHOLE, Asked, Loaded, Look, Meter, Objective, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,14 @@ class Classification(Task):
     def meter(self) -> Meter[Tensor]:
         """See `Task.meter`."""
         return ClassificationMeter(len(self.class_names))
+
+    def check(self, loaded: Loaded, **options: Any) -> None:
+        """See `Task.check`."""
+        check_classifier(loaded, **options)
+
+    def answers(self, loaded: Loaded, asked: Asked, **options: Any) -> list[ImagePrediction]:
+        """See `Task.answers`; options are `top_k` and `look`."""
+        return classify(loaded, asked, **options)
 
     def mirrored(self, net: nn.Module) -> nn.Module:
         """See `Task.mirrored`."""

@@ -10,7 +10,7 @@ from PIL import Image
 from transnext import Predictor, export_model
 from transnext.cli import main
 from transnext.engine.evaluation import Evaluator
-from transnext.export import open_classifier
+from transnext.loaded import load
 from transnext.tasks.classification.loading import load_classifier, loaded_classifier
 
 BACKBONES = ["headless.pth", "detector.pth"]
@@ -53,7 +53,7 @@ def test_commands_say_so(command: list[str], name: str, folder: Path, capsys: py
 def test_loaded_ones_are_refused_too(name: str, folder: Path) -> None:
     classifier = load_classifier(name)
     assert classifier.class_names == []
-    for use in (open_classifier, Predictor, Evaluator):
+    for use in (load, Predictor, Evaluator):
         with pytest.raises(ValueError, match=f"{name} has no classifier, only a backbone: .*--features-only"):
             use(classifier)
     with pytest.raises(ValueError, match=f"{name} has no classifier: add --features-only"):
@@ -62,6 +62,6 @@ def test_loaded_ones_are_refused_too(name: str, folder: Path) -> None:
 
 def test_names_must_be_as_many_as_classes() -> None:
     classifier = load_classifier()
-    assert open_classifier(classifier) is classifier
+    assert load(classifier) is classifier
     with pytest.raises(ValueError, match=r"transnext_pico.emoji names 3 classes, but its classifier has 22"):
-        open_classifier(loaded_classifier(classifier.model, ["a", "b", "c"], classifier.preprocessing, classifier.name))
+        load(loaded_classifier(classifier.model, ["a", "b", "c"], classifier.preprocessing, classifier.name))

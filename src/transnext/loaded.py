@@ -1,0 +1,39 @@
+"""A trained model from wherever it is, whatever its task."""
+
+from pathlib import Path
+
+import torch
+
+from transnext.export import is_exported, open_exported
+from transnext.models.checkpoint import read_checkpoint
+from transnext.tasks.classification.loading import load_classifier
+from transnext.tasks.task import DEFAULT_TASK, Loaded, task_class
+
+
+def load(model: str | Path | Loaded, *, image_size: int | None = None, device: str | torch.device = "cpu") -> Loaded:
+    """A trained model, ready to be asked.
+
+    Args:
+        model: An exported file, a run folder, a checkpoint, a model name with pretrained weights, or a `Loaded`, which
+            stays as it is.
+        image_size: Side of the square that images are brought to, pixels; the trained one by default.
+        device: Where to put it; exported files stay on the CPU.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder, nor a model of that name.
+        ValueError: It cannot be read, or cannot be asked anything: it has no classes, for example.
+    """
+    if isinstance(model, Loaded):
+        loaded = model
+    elif is_exported(model):
+        loaded = open_exported(model, image_size)
+    else:
+        path = Path(model) / "best.safetensors" if Path(model).is_dir() else Path(model)
+        # Older checkpoints do not say their task, which was classification.
+        name = read_checkpoint(path).metadata.get("task", DEFAULT_TASK) if path.is_file() else DEFAULT_TASK
+        if name == DEFAULT_TASK:
+            loaded = load_classifier(model, image_size=image_size, device=device)
+        else:
+            loaded = task_class(name).load(path, image_size=image_size, device=device)
+    loaded.task.check(loaded)
+    return loaded
