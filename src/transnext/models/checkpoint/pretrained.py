@@ -1,6 +1,7 @@
 """Pretrained weights timm's way: from the hub or a local file, and into whatever timm builds."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def load_pretrained_weights(model: nn.Module, config: Any, cache_dir: str | Path
         )
     target = unwrap(model)
     # Without the weights, which it would copy.
-    described = config.but(state_dict=None).to_dict()
+    described = replace(config, state_dict=None).to_dict()
     described["state_dict"] = config.state_dict
     filter_fn: Callable[..., Any] = checkpoint_filter_fn
     from_hub = config.hf_hub_id and config.hf_hub_filename
