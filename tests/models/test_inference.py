@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from transnext import TransNeXt
-from transnext.models import inference, layers
+from transnext.models import fast
 from transnext.models.attention import AggregatedAttention
-from transnext.models.inference import run_block, why_not_one_pass
-from transnext.models.layers import Block
+from transnext.models.fast import FastBlock, run_block, why_not
 from transnext.ops import backend
 from transnext.ops.register import CPU_KERNELS
 
@@ -36,7 +35,7 @@ Make = Callable[..., TransNeXt]
 NUM_BLOCKS = 5
 
 
-class Calls(list[Block]):
+class Calls(list[FastBlock]):
     """The blocks that ran in one pass since it was last asked."""
 
     def count(self) -> int:  # type: ignore[override]
@@ -49,18 +48,18 @@ class Calls(list[Block]):
 def passes(monkeypatch: pytest.MonkeyPatch) -> Calls:
     seen = Calls()
 
-    def counted(block: Block, x: Tensor) -> Tensor:
+    def counted(block: FastBlock, x: Tensor) -> Tensor:
         seen.append(block)
         return run_block(block, x)
 
-    monkeypatch.setattr(layers, "run_block", counted)
+    monkeypatch.setattr(fast, "run_block", counted)
     return seen
 
 
 @pytest.fixture(autouse=True)
 def _products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same decisions on every processor."""
-    monkeypatch.setattr(inference, "has_16_bit_products", lambda dtype: False)
+    monkeypatch.setattr(fast, "has_16_bit_products", lambda dtype: False)
 
 
 def image(*size: int, batch: int = 2, channels: int = 3) -> Tensor:
@@ -148,7 +147,7 @@ def test_autocast(
     native: bool, dtype: torch.dtype, tiny_model: Make, passes: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The dtypes are those of the plain path, and so is the error; native 16-bit products are left to PyTorch."""
-    monkeypatch.setattr(inference, "has_16_bit_products", lambda asked: native and asked == dtype)
+    monkeypatch.setattr(fast, "has_16_bit_products", lambda asked: native and asked == dtype)
     model, x = tiny_model(), image(64, 96)
     with torch.autocast("cpu", dtype):
         outputs(model, x)
@@ -177,7 +176,7 @@ def test_autocast_leaves_no_trace(tiny_model: Make) -> None:
 def test_native_16_bit_products_are_used_by_16_bit_models(
     tiny_model: Make, passes: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "has_16_bit_products", lambda dtype: dtype == torch.bfloat16)
+    monkeypatch.setattr(fast, "has_16_bit_products", lambda dtype: dtype == torch.bfloat16)
     for dtype, expected in ((torch.bfloat16, 0), (torch.float16, NUM_BLOCKS), (torch.float32, NUM_BLOCKS)):
         outputs(tiny_model().to(dtype), image(64, 64).to(dtype))
         assert passes.count() == expected, dtype
@@ -493,7 +492,7 @@ def test_other_classes_take_the_plain_path(tiny_model: Make) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return -super().forward(x)
 
-    class MyBlock(Block):
+    class MyBlock(FastBlock):
         pass
 
     x = torch.randn(1, 16, 16, 12)
@@ -507,9 +506,9 @@ def test_other_classes_take_the_plain_path(tiny_model: Make) -> None:
     ):
         block = tiny_model().stages[0].blocks[0]
         with torch.no_grad():
-            assert why_not_one_pass(block, x) is None
+            assert why_not(block, x) is None
             change(block)
-            assert why_not_one_pass(block, x) is not None
+            assert why_not(block, x) is not None
             block(x)
 
 
@@ -526,14 +525,14 @@ def test_weights_that_are_no_plain_parameters(tiny_model: Make) -> None:
             layer = block.get_submodule(name)
             weight = layer.weight
             layer.weight = nn.Parameter(weight.detach().as_subclass(Quantised))
-            assert why_not_one_pass(block, x) is not None
+            assert why_not(block, x) is not None
             del layer.weight
             layer.weight = weight.detach()
-            assert why_not_one_pass(block, x) is not None
+            assert why_not(block, x) is not None
             torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)
             del layer.weight
             layer.weight = weight
-        assert why_not_one_pass(block, x) is None
+        assert why_not(block, x) is None
 
 
 def test_a_changed_eps_is_seen(tiny_model: Make) -> None:
@@ -555,7 +554,7 @@ def test_copies_and_pickles(tiny_model: Make) -> None:
     model, x = tiny_model(), image(64, 96)
     fresh = len(pickle.dumps(model))
     expected = outputs(model, x)[-1]
-    assert any(len(module.packed) for module in model.modules() if isinstance(module, Block))
+    assert any(len(module.packed) for module in model.modules() if isinstance(module, FastBlock))
     assert len(pickle.dumps(model)) == fresh, "nothing derived from the weights goes along"
     buffer = io.BytesIO()
     torch.save(model, buffer)
@@ -563,7 +562,7 @@ def test_copies_and_pickles(tiny_model: Make) -> None:
     copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(buffer, weights_only=False)]
     for other in copies:
         for module in other.modules():
-            assert not isinstance(module, Block) or len(module.packed) == len(module.attn.tables) == 0
+            assert not isinstance(module, FastBlock) or len(module.packed) == len(module.attn.tables) == 0
         assert torch.equal(outputs(other, x)[-1], expected)
         with torch.no_grad():
             for p in other.parameters():
