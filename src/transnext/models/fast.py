@@ -219,13 +219,17 @@ def run_block(block: FastBlock, x: Tensor) -> Tensor:
     attn: Any = block.attn
     mlp = block.mlp
     x = _mix_aggregated(block, attn, x) if isinstance(attn, AggregatedAttention) else _mix_globally(block, attn, x)
-    norm, fc1, fc2 = _packed(block, ("mlp", block.norm2.eps), x, (block.norm2,), (mlp.fc1,), (mlp.fc2,))
-    return conv_glu(x, norm, fc1, mlp.dwconv.weight, mlp.dwconv.bias, fc2)
+    norm2: Any = block.norm2
+    conv = mlp.dwconv
+    norm, fc1, fc2 = _packed(block, ("mlp", norm2.eps), x, (norm2,), (mlp.fc1,), (mlp.fc2,))
+    return conv_glu(x, norm, fc1, conv.weight, conv.bias, fc2)
 
 
 def _mix_aggregated(block: FastBlock, attn: AggregatedAttention, x: Tensor) -> Tensor:
-    groups = ((block.norm1,), (attn.q, attn.kv, attn.sr), (attn.norm,), (attn.kv,), (attn.proj,))
-    norm, projections, pool_norm, kv, proj = _packed(block, ("attn", block.norm1.eps, attn.norm.eps), x, *groups)
+    norm1: Any = block.norm1
+    of_pooled = attn.norm
+    groups = ((norm1,), (attn.q, attn.kv, attn.sr), (of_pooled,), (attn.kv,), (attn.proj,))
+    norm, projections, pool_norm, kv, proj = _packed(block, ("attn", norm1.eps, of_pooled.eps), x, *groups)
     C = x.shape[-1]
     # Queries, keys, values and what is pooled, from one product.
     y = norm_linear(x, norm, projections, gelu_from=3 * C)
