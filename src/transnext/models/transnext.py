@@ -256,7 +256,7 @@ class TransNeXt(nn.Module):
 
     @property
     def backend(self) -> Backend:
-        """Which implementation of the ops runs: "auto", "fused" (an error where it cannot) or "reference"."""
+        """Implementation of the ops and blocks: "auto", "fused" (an error where it cannot) or "reference"."""
         return self._backend
 
     @backend.setter
