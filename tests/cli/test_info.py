@@ -5,11 +5,13 @@ import torch
 
 from transnext.cli import info as command
 from transnext.cli import main
+from transnext.models import fast
+from transnext.models.variants import WEIGHTS
 from transnext.ops import backend
 
 
-def rows(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
-    main(["info"])
+def rows(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, str]:
+    main(["info", *args])
     return {line[:16].strip(): line[17:] for line in capsys.readouterr().out.splitlines()}
 
 
@@ -61,3 +63,42 @@ def test_devices_without_kernels(capsys: pytest.CaptureFixture[str], monkeypatch
     assert rows(capsys)["runs on meta"] == (
         "reference (plain PyTorch): there are kernels for CPUs and for NVIDIA and AMD GPUs, the tensors are on meta"
     )
+
+
+INFERENCE = (
+    "6 blocks by kernels [norm_linear x17, adaptive_average_pool x5, position_bias_table x6, aggregated_attention"
+)
+
+
+@pytest.mark.skipif(backend.CPU_KERNELS is None, reason="the kernels were not built")
+def test_of_a_model(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "has_16_bit_products", lambda dtype: dtype == torch.bfloat16)
+    found = rows(capsys, "transnext_pico.emoji")
+    assert found["model"] == "transnext_pico.emoji, an image of 64x64"
+    assert found["inference"] == f"{INFERENCE} x5, conv_glu x6]"
+    assert found["inference bf16"].startswith("6 blocks not by kernels alone: this processor multiplies 16-bit")
+    assert found["training"].startswith("6 blocks by kernels [linear x")
+    assert found["training bf16"] == (
+        "6 blocks not by kernels alone: the kernels have gradients in float32 alone, and not under autocast "
+        "[position_bias_table x6, aggregated_attention x5, depthwise_conv_gelu_gate x6]"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:transnext runs its reference path")
+def test_of_a_model_without_kernels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "CPU_KERNELS", None)
+    found = rows(capsys, str(WEIGHTS / "transnext_pico_emoji.safetensors"))
+    for row in ("inference", "inference bf16", "training", "training bf16"):
+        assert found[row] == (
+            "6 blocks not by kernels alone: the compiled kernels were not built: install a C++ compiler and reinstall "
+            "transnext [no kernel]"
+        )
+
+
+def test_of_other_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert rows(capsys, "resnet10t")["model"] == "resnet10t, which is no TransNeXt and runs as PyTorch runs it"
+    for name, message in (("transnext_huge", "no model is called 'transnext_huge'"), ("a/b", "no file or folder a/b")):
+        with pytest.raises(SystemExit) as stop:
+            main(["info", name])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err

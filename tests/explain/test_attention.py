@@ -148,6 +148,15 @@ def test_the_model_is_left_as_it_was():
     model(images).sum().backward()
 
 
+def test_fused_models():
+    """A mixer that is looked at runs as modules, which for others is an error."""
+    model, images = small_model(), torch.randn(1, 3, 64, 64)
+    expected = attention_from(model, images)
+    model.backend = "fused"
+    assert torch.equal(attention_from(model, images), expected)
+    assert model.backend == "fused"
+
+
 def test_an_error_leaves_no_hook():
     model = small_model().train()
     with pytest.raises(RuntimeError):

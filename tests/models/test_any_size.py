@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -16,7 +17,6 @@ from transnext import TransNeXt
 from transnext.models import position_bias
 from transnext.models.attention import AggregatedAttention, GlobalCosineAttention
 from transnext.models.position_bias import HIDDEN_FEATURES, StageGeometry
-from transnext.models.size_cache import SizeCache
 from transnext.ops import AxisIndex, axis_index, expand_bias_table, log_spaced
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,9 +43,15 @@ ODD_SIZES = [
 
 
 @pytest.fixture
-def empty_cache(monkeypatch: pytest.MonkeyPatch) -> SizeCache:
-    cache = SizeCache(max_entries=position_bias._SIZES.max_entries)
-    monkeypatch.setattr(position_bias, "_SIZES", cache)
+def empty_cache() -> Any:
+    """The axes that are remembered, none of them."""
+    position_bias._remembered_axis.cache_clear()
+    return position_bias._remembered_axis
+
+
+def bounded(monkeypatch: pytest.MonkeyPatch, max_entries: int) -> Any:
+    cache = lru_cache(max_entries)(position_bias._remembered_axis.__wrapped__)
+    monkeypatch.setattr(position_bias, "_remembered_axis", cache)
     return cache
 
 
@@ -83,7 +89,7 @@ def test_sizes_below_one_pooled_key(tiny_model: Make) -> None:
 
 
 @pytest.mark.parametrize("mode", [{}, {"bias_mode": "interpolate"}, {"fixed_pool_size": 2}])
-def test_earlier_sizes_leave_no_trace(tiny_model: Make, empty_cache: SizeCache, mode: dict[str, Any]) -> None:
+def test_earlier_sizes_leave_no_trace(tiny_model: Make, empty_cache: Any, mode: dict[str, Any]) -> None:
     model = tiny_model(**mode)
     with torch.no_grad():
         first = {size: model(image(size)) for size in ODD_SIZES}
@@ -95,7 +101,7 @@ def test_earlier_sizes_leave_no_trace(tiny_model: Make, empty_cache: SizeCache, 
         assert torch.equal(fresh(image(ODD_SIZES[-1])), first[ODD_SIZES[-1]])
 
 
-def test_one_cache_serves_models_of_different_geometry(tiny_model: Make, empty_cache: SizeCache) -> None:
+def test_one_cache_serves_models_of_different_geometry(tiny_model: Make, empty_cache: Any) -> None:
     """Offsets are shared between models; what depends on the model must not be."""
     x = image((64, 96))
     args: list[dict[str, Any]] = [
@@ -107,7 +113,7 @@ def test_one_cache_serves_models_of_different_geometry(tiny_model: Make, empty_c
     with torch.no_grad():
         together = [tiny_model(**a)(x) for a in args]
         for a, expected in zip(args, together, strict=True):
-            empty_cache._entries.clear()
+            empty_cache.cache_clear()
             assert torch.equal(tiny_model(**a)(x), expected)
     for i, a in enumerate(together):
         for b in together[:i]:
@@ -133,7 +139,7 @@ class Recorder(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("mode", ["extrapolate", "interpolate"])
-def test_no_index_or_coordinates_of_queries_times_keys(tiny_model: Make, empty_cache: SizeCache, mode: str) -> None:
+def test_no_index_or_coordinates_of_queries_times_keys(tiny_model: Make, empty_cache: Any, mode: str) -> None:
     model = tiny_model(bias_mode=mode)
     model.backend = "reference"  # the kernels make less
     H, W = 256, 320
@@ -154,7 +160,7 @@ def test_no_index_or_coordinates_of_queries_times_keys(tiny_model: Make, empty_c
 
 
 def test_a_size_seen_before_needs_no_index_again(
-    tiny_model: Make, empty_cache: SizeCache, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Make, empty_cache: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[tuple[int, int]] = []
 
@@ -175,7 +181,7 @@ def test_a_size_seen_before_needs_no_index_again(
 
 
 def test_long_tables_go_through_the_mlp_in_chunks(
-    tiny_model: Make, empty_cache: SizeCache, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Make, empty_cache: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, x = tiny_model(), image((71, 53))
     model.backend = "reference"  # the kernels have no hidden units in memory
@@ -263,57 +269,42 @@ def test_global_attention_by_hand() -> None:
 
 
 def test_cache_is_bounded(tiny_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = SizeCache(max_entries=5)
-    monkeypatch.setattr(position_bias, "_SIZES", cache)
+    cache = bounded(monkeypatch, 5)
     model = tiny_model()
     with torch.no_grad():
         for size in ODD_SIZES:
             model(image(size))
-            assert len(cache) <= 5
-    assert len(cache) == 5
+            assert cache.cache_info().currsize <= 5
+    assert cache.cache_info().currsize == 5
 
 
-def test_cache_default_bound_holds(empty_cache: SizeCache) -> None:
-    like = torch.zeros(1)
-    for i in range(2 * empty_cache.max_entries):
-        empty_cache.get(i, like, lambda: torch.zeros(1))
-    assert len(empty_cache) == empty_cache.max_entries
+def test_cache_has_a_bound() -> None:
+    assert position_bias._remembered_axis.cache_info().maxsize == 256
 
 
-def test_cache_drops_the_least_recently_used() -> None:
-    cache, like, built = SizeCache(max_entries=2), torch.zeros(1), []
-
-    def get(key: str) -> object:
-        return cache.get(key, like, lambda: built.append(key) or key)
-
-    for key in ("a", "b", "a", "c", "a", "b"):
-        assert get(key) == key
-    assert built == ["a", "b", "c", "b"]
-
-
-def test_cache_is_passed_over_while_tracing(tiny_model: Make, empty_cache: SizeCache) -> None:
+def test_cache_is_passed_over_while_tracing(tiny_model: Make, empty_cache: Any) -> None:
     model, x = tiny_model(), image((64, 64))
     with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
         assert model(mode.from_tensor(x)).shape == (1, 5)
-    assert len(empty_cache) == 0
+    assert empty_cache.cache_info().currsize == 0
     with torch.no_grad():
         model(x)
-    assert len(empty_cache) > 0
+    assert empty_cache.cache_info().currsize > 0
 
 
-def test_inference_first_then_training(tiny_model: Make, empty_cache: SizeCache) -> None:
+def test_inference_first_then_training(tiny_model: Make, empty_cache: Any) -> None:
     """What was remembered in inference mode must not spoil autograd."""
     model, x = tiny_model(), image((64, 96))
     with torch.inference_mode():
         expected = model(x)
-    assert len(empty_cache) > 0
+    assert empty_cache.cache_info().currsize > 0
     logits = model(x)
     torch.testing.assert_close(logits.detach(), expected.clone())
     logits.square().sum().backward()
     found = {name: p.grad for name, p in model.named_parameters()}
 
     fresh = tiny_model()
-    empty_cache._entries.clear()
+    empty_cache.cache_clear()
     fresh(x).square().sum().backward()
     for name, p in fresh.named_parameters():
         assert torch.equal(found[name], p.grad), name
@@ -342,8 +333,7 @@ def test_weights_changed_between_calls(tiny_model: Make) -> None:
 
 
 def test_threads_with_different_sizes(tiny_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = SizeCache(max_entries=7)  # so few that threads push out one another's entries
-    monkeypatch.setattr(position_bias, "_SIZES", cache)
+    cache = bounded(monkeypatch, 7)  # so few that threads push out one another's entries
     model = tiny_model()
     sizes = ODD_SIZES[:8]
 
@@ -357,10 +347,10 @@ def test_threads_with_different_sizes(tiny_model: Make, monkeypatch: pytest.Monk
     with ThreadPoolExecutor(4) as pool:
         for size, result in zip(work, pool.map(run, work), strict=True):
             assert torch.equal(result, expected[size]), size
-    assert len(cache) <= 7
+    assert cache.cache_info().currsize <= 7
 
 
-def test_threads_with_different_modes(tiny_model: Make, empty_cache: SizeCache) -> None:
+def test_threads_with_different_modes(tiny_model: Make, empty_cache: Any) -> None:
     models = [tiny_model(), tiny_model(bias_mode="interpolate"), tiny_model(fixed_pool_size=3)]
     x = image((75, 101))
 

@@ -8,6 +8,7 @@ import io
 import pickle
 import random
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,10 +21,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from transnext import TransNeXt
-from transnext.models import inference, layers
+from transnext.models import fast
 from transnext.models.attention import AggregatedAttention
-from transnext.models.inference import run_block, why_not_one_pass
-from transnext.models.layers import Block
+from transnext.models.fast import FastBlock, run_block, why_not
 from transnext.ops import backend
 from transnext.ops.register import CPU_KERNELS
 
@@ -36,7 +36,7 @@ Make = Callable[..., TransNeXt]
 NUM_BLOCKS = 5
 
 
-class Calls(list[Block]):
+class Calls(list[FastBlock]):
     """The blocks that ran in one pass since it was last asked."""
 
     def count(self) -> int:  # type: ignore[override]
@@ -49,18 +49,18 @@ class Calls(list[Block]):
 def passes(monkeypatch: pytest.MonkeyPatch) -> Calls:
     seen = Calls()
 
-    def counted(block: Block, x: Tensor) -> Tensor:
+    def counted(block: FastBlock, x: Tensor) -> Tensor:
         seen.append(block)
         return run_block(block, x)
 
-    monkeypatch.setattr(layers, "run_block", counted)
+    monkeypatch.setattr(fast, "run_block", counted)
     return seen
 
 
 @pytest.fixture(autouse=True)
 def _products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same decisions on every processor."""
-    monkeypatch.setattr(inference, "has_16_bit_products", lambda dtype: False)
+    monkeypatch.setattr(fast, "has_16_bit_products", lambda dtype: False)
 
 
 def image(*size: int, batch: int = 2, channels: int = 3) -> Tensor:
@@ -148,7 +148,7 @@ def test_autocast(
     native: bool, dtype: torch.dtype, tiny_model: Make, passes: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The dtypes are those of the plain path, and so is the error; native 16-bit products are left to PyTorch."""
-    monkeypatch.setattr(inference, "has_16_bit_products", lambda asked: native and asked == dtype)
+    monkeypatch.setattr(fast, "has_16_bit_products", lambda asked: native and asked == dtype)
     model, x = tiny_model(), image(64, 96)
     with torch.autocast("cpu", dtype):
         outputs(model, x)
@@ -177,7 +177,7 @@ def test_autocast_leaves_no_trace(tiny_model: Make) -> None:
 def test_native_16_bit_products_are_used_by_16_bit_models(
     tiny_model: Make, passes: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "has_16_bit_products", lambda dtype: dtype == torch.bfloat16)
+    monkeypatch.setattr(fast, "has_16_bit_products", lambda dtype: dtype == torch.bfloat16)
     for dtype, expected in ((torch.bfloat16, 0), (torch.float16, NUM_BLOCKS), (torch.float32, NUM_BLOCKS)):
         outputs(tiny_model().to(dtype), image(64, 64).to(dtype))
         assert passes.count() == expected, dtype
@@ -268,6 +268,153 @@ def test_fused_is_an_error_where_it_cannot_be_had(tiny_model: Make, monkeypatch:
         model(image(64, 64))
 
 
+Setting = Callable[[], Any]
+NOT_BY_KERNELS: dict[str, tuple[Callable[[nn.Module], object], Setting, str]] = {
+    "a hook": (
+        lambda block: block.attn.q.register_forward_hook(lambda *_: None),
+        torch.no_grad,
+        "q of AggregatedAttention was replaced, patched or has hooks",
+    ),
+    "a hook in training": (
+        lambda block: block.train().mlp.fc1.register_forward_hook(lambda *_: None),
+        torch.enable_grad,
+        "fc1 of ConvGLU was replaced, patched or has hooks",
+    ),
+    "a wrapped Linear in training": (
+        lambda block: setattr(block.train().attn, "proj", nn.Sequential(block.attn.proj)),
+        torch.enable_grad,
+        "proj of AggregatedAttention was replaced",
+    ),
+    "another norm": (
+        lambda block: setattr(block, "norm2", nn.RMSNorm(12)),
+        torch.no_grad,
+        "norm2 of FastBlock was replaced",
+    ),
+    "autocast in training": (
+        lambda block: block.train(),
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        "the kernels have gradients in float32 alone, and not under autocast",
+    ),
+    "16-bit parameters in training": (lambda block: block.train().mlp.bfloat16(), torch.enable_grad, "float32 alone"),
+    "training without gradients": (lambda block: block.train(), torch.no_grad, "in training mode"),
+    "dropout left on": (lambda block: block.mlp.drop.train(), torch.no_grad, "a part of it is in training mode"),
+    "a touched position bias": (
+        lambda block: block.attn.cpb_fc2.register_forward_pre_hook(lambda *_: None),
+        torch.no_grad,
+        "cpb_fc2 of AggregatedAttention was replaced",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_BY_KERNELS)
+def test_fused_blocks_and_linears_fall_back_with_an_error_only(case: str, tiny_model: Make) -> None:
+    change, setting, reason = NOT_BY_KERNELS[case]
+    model = tiny_model()
+    block, x = model.stages[0].blocks[0], torch.randn(2, 16, 16, 12)
+    change(block)
+    with setting():
+        assert reason in why_not(block, x)
+        model.backend = "fused"
+        with pytest.raises(ValueError, match=f'backend is "fused", but .*{reason}'):
+            block(x)
+        model.backend = "reference"
+        assert why_not(block, x) == 'backend is "reference"'
+
+
+def test_fused_native_16_bit_products_are_an_error(tiny_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "has_16_bit_products", lambda dtype: True)
+    model = tiny_model()
+    model.backend = "fused"
+    with torch.no_grad(), pytest.raises(ValueError, match="this processor multiplies 16-bit matrices faster"):
+        model(image(64, 64))
+
+
+def test_a_fused_bias_table_is_no_other(tiny_model: Make) -> None:
+    """Asked for by itself, as where a block is traced."""
+    model, x = tiny_model(), torch.zeros(1, 16, 16, 12)
+    model.backend = "fused"
+    mixer = model.stages[0].blocks[0].attn
+    with torch.no_grad():
+        mixer.bias_of(x)
+        handle = mixer.cpb_fc1.register_forward_hook(lambda *_: None)
+        with pytest.raises(ValueError, match=r'backend is "fused", but the MLP of the position bias was replaced'):
+            mixer.bias_of(x)
+        handle.remove()
+        mixer.bias_of(x)
+        mixer.cpb_fc2.double()
+        with pytest.raises(ValueError, match=r'backend is "fused", but the maps differ in dtype'):
+            mixer.bias_of(x)
+
+
+def test_fused_runs_where_kernels_can(tiny_model: Make, passes: Calls) -> None:
+    model, x = tiny_model(drop_path_rate=0.5, proj_drop_rate=0.5), image(64, 64)
+    expected = outputs(model, x)
+    model.backend = "fused"
+    passes.clear()
+    for found, e in zip(outputs(model, x), expected, strict=True):
+        assert torch.equal(found, e)
+    assert passes.count() == NUM_BLOCKS
+    model(x).square().sum().backward()
+    model.train()(x).square().sum().backward()
+    handle = model.stages[0].blocks[0].register_forward_hook(lambda *_: None)
+    model.eval().requires_grad_(False)(x)
+    handle.remove()
+    assert passes.count() == NUM_BLOCKS, "a hook on a block itself is called all the same"
+
+
+def test_in_training_only_what_was_touched_runs_as_modules(tiny_model: Make) -> None:
+    """And hooks on modules that are called as ever change no number."""
+    block, x = tiny_model().stages[0].blocks[0], torch.randn(2, 16, 16, 12)
+    expected, kernels = block(x), kernels_of(block, x)
+    assert kernels["transnext::linear"] == 5
+    assert kernels["transnext::conv_glu_training"] == 1
+    seen: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: seen.append(name))
+        for name, module in block.named_modules()
+        if name in ("attn", "mlp", "norm1", "attn.norm", "drop_path", "attn.proj_drop")
+    ]
+    assert torch.equal(block(x), expected)
+    assert sorted(set(seen)) == ["attn", "attn.norm", "attn.proj_drop", "drop_path", "mlp", "norm1"]
+    for handle in handles:
+        handle.remove()
+    block.attn.kv.register_forward_hook(lambda *_: seen.append("kv"))
+    seen.clear()
+    kernels = kernels_of(block, x)
+    assert seen == ["kv", "kv"]
+    assert kernels["transnext::linear"] == 3
+    assert kernels["transnext::conv_glu_training"] == 1
+    block.mlp.fc2.register_forward_hook(lambda *_: seen.append("fc2"))
+    kernels = kernels_of(block, x)
+    assert kernels["transnext::linear"] == 4
+    assert kernels["transnext::depthwise_conv_gelu_gate"] == 1
+    assert kernels["transnext::conv_glu_training"] == 0
+
+
+def kernels_of(block: FastBlock, x: Tensor) -> Counter[str]:
+    with torch.profiler.profile() as profile:
+        block(x)
+    return Counter({event.key: event.count for event in profile.key_averages()})
+
+
+def test_reasons_of_a_model(tiny_model: Make) -> None:
+    model = tiny_model()
+    model.stages[1].blocks[0].attn.q.register_forward_hook(lambda *_: None)
+    with torch.no_grad():
+        found = fast.reasons(model, image(64, 64))
+    assert list(found) == [
+        "stages.0.blocks.0",
+        "stages.1.blocks.0",
+        "stages.2.blocks.0",
+        "stages.2.blocks.1",
+        "stages.3.blocks.0",
+    ]
+    assert {name: why for name, why in found.items() if why is not None} == {
+        "stages.1.blocks.0": "q of AggregatedAttention was replaced, patched or has hooks"
+    }
+    assert not any(block._forward_pre_hooks for block in model.modules())
+
+
 def test_without_kernels_it_runs_and_says_so_once(tiny_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = tiny_model(), image(64, 64)
     expected = plain(model, x)
@@ -343,6 +490,24 @@ def test_forward_mode_derivatives(tiny_model: Make) -> None:
     assert tangent is not None
     x.requires_grad_()
     expected = [float((torch.autograd.grad(model(x)[0, i], x)[0] * direction).sum()) for i in range(5)]
+    torch.testing.assert_close(tangent[0], torch.tensor(expected), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["attn.cpb_fc1.weight", "attn.q.weight", "mlp.fc2.bias"])
+def test_forward_mode_derivatives_of_weights(name: str, tiny_model: Make) -> None:
+    """No memory of what was derived from a weight hides its tangent."""
+    model, x = tiny_model(), image(32, 32, batch=1)
+    name = f"stages.0.blocks.0.{name}"
+    weight = model.get_parameter(name)
+    direction = torch.randn_like(weight)
+    with torch.no_grad():
+        model(x)
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(weight, direction)
+            out = torch.func.functional_call(model, {name: dual}, (x,))
+            tangent = torch.autograd.forward_ad.unpack_dual(out).tangent
+    assert tangent is not None
+    expected = [float((torch.autograd.grad(model(x)[0, i], weight)[0] * direction).sum()) for i in range(5)]
     torch.testing.assert_close(tangent[0], torch.tensor(expected), rtol=1e-3, atol=1e-3)
 
 
@@ -493,7 +658,7 @@ def test_other_classes_take_the_plain_path(tiny_model: Make) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return -super().forward(x)
 
-    class MyBlock(Block):
+    class MyBlock(FastBlock):
         pass
 
     x = torch.randn(1, 16, 16, 12)
@@ -507,9 +672,9 @@ def test_other_classes_take_the_plain_path(tiny_model: Make) -> None:
     ):
         block = tiny_model().stages[0].blocks[0]
         with torch.no_grad():
-            assert why_not_one_pass(block, x) is None
+            assert why_not(block, x) is None
             change(block)
-            assert why_not_one_pass(block, x) is not None
+            assert why_not(block, x) is not None
             block(x)
 
 
@@ -526,14 +691,14 @@ def test_weights_that_are_no_plain_parameters(tiny_model: Make) -> None:
             layer = block.get_submodule(name)
             weight = layer.weight
             layer.weight = nn.Parameter(weight.detach().as_subclass(Quantised))
-            assert why_not_one_pass(block, x) is not None
+            assert why_not(block, x) is not None
             del layer.weight
             layer.weight = weight.detach()
-            assert why_not_one_pass(block, x) is not None
+            assert why_not(block, x) is not None
             torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)
             del layer.weight
             layer.weight = weight
-        assert why_not_one_pass(block, x) is None
+        assert why_not(block, x) is None
 
 
 def test_a_changed_eps_is_seen(tiny_model: Make) -> None:
@@ -555,7 +720,7 @@ def test_copies_and_pickles(tiny_model: Make) -> None:
     model, x = tiny_model(), image(64, 96)
     fresh = len(pickle.dumps(model))
     expected = outputs(model, x)[-1]
-    assert any(len(module.packed) for module in model.modules() if isinstance(module, Block))
+    assert any(len(module.packed) for module in model.modules() if isinstance(module, FastBlock))
     assert len(pickle.dumps(model)) == fresh, "nothing derived from the weights goes along"
     buffer = io.BytesIO()
     torch.save(model, buffer)
@@ -563,7 +728,7 @@ def test_copies_and_pickles(tiny_model: Make) -> None:
     copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(buffer, weights_only=False)]
     for other in copies:
         for module in other.modules():
-            assert not isinstance(module, Block) or len(module.packed) == len(module.attn.tables) == 0
+            assert not isinstance(module, FastBlock) or len(module.packed) == len(module.attn.tables) == 0
         assert torch.equal(outputs(other, x)[-1], expected)
         with torch.no_grad():
             for p in other.parameters():

@@ -17,9 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from transnext import TransNeXt
-from transnext.models import inference, weight_cache
+from transnext.models import fast, weight_cache
 from transnext.models.attention import Mixer
-from transnext.models.layers import Block
+from transnext.models.fast import FastBlock
 from transnext.models.weight_cache import WeightCache
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -204,7 +204,7 @@ def test_changes_of_large_weights_are_seen_in_a_small_map(
     change: Callable[[TransNeXt], None], tiny_model: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where weights are sampled: the last stages have matrices of up to 400 KB."""
-    monkeypatch.setattr(inference, "MIN_PIXELS_TO_COMPARE_WHOLE", 1 << 40)
+    monkeypatch.setattr(fast, "MIN_PIXELS_TO_COMPARE_WHOLE", 1 << 40)
     model, x = tiny_model(embed_dims=(12, 16, 96, 160), num_heads=(1, 2, 2, 4)), image(48, 64)
     before = logits(model, x)
     change(model)
@@ -212,7 +212,7 @@ def test_changes_of_large_weights_are_seen_in_a_small_map(
 
 
 def test_any_single_entry_is_seen_where_maps_are_large(tiny_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "MIN_PIXELS_TO_COMPARE_WHOLE", 6)  # the smallest map here: 2 images, 2 x 2
+    monkeypatch.setattr(fast, "MIN_PIXELS_TO_COMPARE_WHOLE", 6)  # the smallest map here: 2 images, 2 x 2
     model, x = tiny_model(embed_dims=(12, 16, 96, 160), num_heads=(1, 2, 2, 4)), image(48, 64)
     generator = torch.Generator().manual_seed(0)
     logits(model, x)
@@ -354,13 +354,13 @@ def test_caches_are_bounded(tiny_model: Make) -> None:
     for module in model.modules():
         if isinstance(module, Mixer):
             assert len(module.tables) == module.tables.max_entries
-        elif isinstance(module, Block):
+        elif isinstance(module, FastBlock):
             assert len(module.packed) <= module.packed.max_entries
     for part in (model.stages[0], model.stages[1].blocks[0], model):
         part.eval()
         for module in part.modules():
             assert not isinstance(module, Mixer) or len(module.tables) == 0
-            assert not isinstance(module, Block) or len(module.packed) == 0
+            assert not isinstance(module, FastBlock) or len(module.packed) == 0
 
 
 def test_wrappers(tiny_model: Make, tmp_path: Any) -> None:

@@ -115,7 +115,7 @@ def _sharding(model: nn.Module) -> FullyShardedDataParallelPlugin:
     options: dict[str, Any] = {"fsdp_version": 2, "cpu_ram_efficient_loading": False}
     if isinstance(model, TransNeXt):
         return FullyShardedDataParallelPlugin(
-            auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["Block"], **options
+            auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["FastBlock"], **options
         )
     return FullyShardedDataParallelPlugin(
         auto_wrap_policy="size_based_wrap", min_num_params=_SHARD_PARAMETERS, **options

@@ -127,13 +127,17 @@ def _attention_in_stage(
 
 
 @contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
+def _evaluating(net: TransNeXt) -> Iterator[None]:
     """Eval mode; afterwards every module has its own mode again, also where they differed."""
-    training = [(module, module.training) for module in net.modules()]
+    training, backend = [(module, module.training) for module in net.modules()], net.backend
     net.eval()
+    if backend == "fused":
+        net.backend = "auto"  # a mixer that is looked at runs as modules
     try:
         yield
     finally:
+        if backend == "fused":
+            net.backend = backend
         for module, mode in training:
             module.training = mode
 

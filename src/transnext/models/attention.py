@@ -5,7 +5,8 @@ Shape legend: `B` batch, `H W` feature map, `C` channels, `M` heads, `D = C / M`
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 import torch.fx
@@ -13,11 +14,10 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from transnext.models.linear import apply_linear
 from transnext.models.position_bias import HIDDEN_FEATURES, PositionBias, StageGeometry, position_bias
-from transnext.models.untouched import PLAIN_TENSORS, global_hooks, is_untouched
-from transnext.models.weight_cache import WeightCache
+from transnext.models.weight_cache import WeightCache, is_untouched, untouched_weights
 from transnext.ops import Backend, aggregated_attention, expand_bias_table
+from transnext.ops.backend import use_fused, why_not_cpu_kernels
 from transnext.ops.pooling import evenly_divided, pool_by_products
 from transnext.ops.reference import NORM_EPS
 from transnext.ops.tracing import as_dtype, at_least_float32, at_least_one, is_exporting, is_symbolic, shared
@@ -28,9 +28,17 @@ MAX_BIAS_ENTRIES = 1 << 24
 INITIAL_TEMPERATURE = math.log(math.exp(1 / 0.24) - 1)
 """Makes `softplus(temperature)` start at 1 / 0.24."""
 
+Product: TypeAlias = Callable[[Any, Tensor], Tensor]
+"""Stands for the call of a Linear or a 1x1 convolution with a map `[..., K]`, and gives `[..., N]`."""
+
+
+def call(layer: nn.Module, x: Tensor) -> Tensor:
+    """The `Product` of PyTorch: calls a Linear, whatever became of it, or multiplies by an untouched convolution."""
+    return F.linear(x, layer.weight.flatten(1), layer.bias) if type(layer) is nn.Conv2d else layer(x)
+
 
 class Mixer(nn.Module):
-    """What both mixers share: the position-bias MLP, the query embedding and the temperature.
+    """Parts of both mixers: the position-bias MLP, the query embedding and the temperature.
 
     Args:
         dim: Channels, a multiple of `num_heads`.
@@ -49,11 +57,11 @@ class Mixer(nn.Module):
         num_heads: int,
         geometry: StageGeometry,
         *,
-        bias_mode: str,
-        attn_drop: float,
-        proj_drop: float,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        bias_mode: str = "extrapolate",
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if dim % num_heads:
@@ -80,7 +88,13 @@ class Mixer(nn.Module):
     def _bias_of(
         self, like: Tensor, size: tuple[int, int], key_size: tuple[int, int], trained_key_size: tuple[int, int]
     ) -> PositionBias:
-        def build(fused: bool = False) -> PositionBias:
+        compiling = torch.compiler.is_compiling()
+        plain = type(like) is Tensor or compiling
+        weights = untouched_weights(self.cpb_fc1, self.cpb_fc2) if plain else None
+
+        def build() -> PositionBias:
+            why_not = "the MLP of the position bias was replaced, patched or has hooks"
+            objection = why_not if weights is None else why_not_cpu_kernels(weights)
             return position_bias(
                 self.cpb_fc1,
                 self.cpb_fc2,
@@ -90,33 +104,23 @@ class Mixer(nn.Module):
                 trained_key_size,
                 self.geometry,
                 self.bias_mode,
-                fused=fused,
+                fused=use_fused(self.backend if like.is_cpu else "auto", objection),  # GPUs have no kernel for it
             )
 
         if is_exporting():
             return shared(("bias", id(self), size, key_size), build)
-        compiling = torch.compiler.is_compiling()
-        if torch.jit.is_tracing() or (type(like) is not Tensor and not compiling):
+        if weights is None or compiling or torch.jit.is_tracing():
             return build()
-        layers = (self.cpb_fc1, self.cpb_fc2)
-        if not all(is_untouched(layer, nn.Linear) for layer in layers) or global_hooks():
-            return build()
-        weights = [p for layer in layers for p in layer._parameters.values() if p is not None]
-        if len(weights) != 4 or any(type(p) not in PLAIN_TENSORS for p in weights):
-            return build()
-        fused = self.backend != "reference"
-        if compiling:
-            return build(fused)
         if torch.is_grad_enabled() and any(p.requires_grad for p in weights):
             self.tables.clear()  # an optimiser may be about to change the weights unseen
-            return build(fused)
+            return build()
         if self.training:
-            return build(fused)
+            return build()
         # Computed once for each size and set of weights.
         kind = like.device.type
         precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        key = (size, key_size, trained_key_size, self.geometry, self.bias_mode, precision, fused)
-        return self.tables.get(key, weights, lambda: build(fused))
+        key = (size, key_size, trained_key_size, self.geometry, self.bias_mode, precision, self.backend)
+        return self.tables.get(key, weights, build)
 
     def train(self, mode: bool = True) -> "Mixer":
         """Sets the mode, and forgets what was derived from the weights: `weight.data` may have been written to."""
@@ -139,11 +143,9 @@ class AggregatedAttention(Mixer):
         sr_ratio: The pooled grid is `(H // sr_ratio, W // sr_ratio)`, at least 1x1.
         fixed_pool_size: `(P_h, P_w)` whatever the input (linear mode), or None; may be changed at any time.
         qkv_bias: Whether the query and key-value projections have a bias.
-        bias_mode: "extrapolate" or "interpolate"; may be changed at any time.
-        attn_drop: Dropout probability of the softmax weights.
-        proj_drop: Dropout probability of the output.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
+        **options: The other arguments of `Mixer`.
     """
 
     def __init__(
@@ -156,22 +158,11 @@ class AggregatedAttention(Mixer):
         sr_ratio: int,
         fixed_pool_size: tuple[int, int] | None = None,
         qkv_bias: bool = True,
-        bias_mode: str = "extrapolate",
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            dim,
-            num_heads,
-            geometry,
-            bias_mode=bias_mode,
-            attn_drop=attn_drop,
-            proj_drop=proj_drop,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(dim, num_heads, geometry, device=device, dtype=dtype, **options)
         if window_size % 2 != 1:
             raise ValueError(f"window_size of an aggregated-attention stage must be odd, got {window_size}")
         self.window_size = window_size
@@ -203,22 +194,33 @@ class AggregatedAttention(Mixer):
             shared(("width", size[i], bins[i]), lambda: self.sr_ratio)  # of `exporting`, for `evenly_divided`
         return bins
 
-    def keys_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def pool(self, x: Tensor) -> Tensor:
+        """The pooled grid of a map, `[B, H, W, C]` to `[B, P_h, P_w, C]`."""
+        size = self.pool_size((x.shape[1], x.shape[2]))
+        if is_symbolic(*x.shape[1:3]) or is_exporting():
+            height, width = (evenly_divided(x.shape[1 + i], size[i]) for i in (0, 1))
+            if height is None or width is None:
+                return pool_by_products(x, size)
+            return F.avg_pool2d(x.permute(0, 3, 1, 2), (height, width)).permute(0, 2, 3, 1)
+        return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
+
+    def keys_of(self, x: Tensor, product: Product | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Keys and values of the pixels and of the pooled grid.
 
         Args:
             x: `[B, H, W, C]`.
+            product: Stands for the call of the Linears and of the convolution.
 
         Returns:
             `k`, `v`: `[B, H, W, M, D]`; `k_pool`, `v_pool`: `[B, P_h, P_w, M, D]`.
         """
-        k, v = _split_heads(apply_linear(self.kv, x, self.backend), 2, self.num_heads)
-        if is_untouched(self.sr, nn.Conv2d):
-            z = apply_linear(self.sr, x, self.backend)
+        k, v = _split_heads((product or call)(self.kv, x), 2, self.num_heads)
+        if type(self.sr) is nn.Conv2d and is_untouched(self.sr):
+            z = (product or call)(self.sr, x)
         else:
             z = self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        pooled = self.norm(_pool(F.gelu(z), self.pool_size((x.shape[1], x.shape[2]))))
-        k_pool, v_pool = _split_heads(apply_linear(self.kv, pooled, self.backend), 2, self.num_heads)
+        pooled = self.norm(self.pool(F.gelu(z)))
+        k_pool, v_pool = _split_heads((product or call)(self.kv, pooled), 2, self.num_heads)
         return k, v, k_pool, v_pool
 
     def bias_of(self, x: Tensor) -> PositionBias:
@@ -226,9 +228,9 @@ class AggregatedAttention(Mixer):
         size = (x.shape[1], x.shape[2])
         return self._bias_of(x, size, self.pool_size(size), self.pool_size(self.geometry.trained_size))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, H, W, C]` to `[B, H, W, C]`."""
-        return self.proj_drop(apply_linear(self.proj, _aggregated(self, x), self.backend))
+    def forward(self, x: Tensor, product: Product | None = None) -> Tensor:
+        """`[B, H, W, C]` to `[B, H, W, C]`; `product` stands for the call of the Linears and of the convolution."""
+        return self.proj_drop((product or call)(self.proj, _aggregated(self, x, product)))
 
     def extra_repr(self) -> str:
         """Shown by `print(model)`."""
@@ -246,60 +248,37 @@ class GlobalCosineAttention(Mixer):
         num_heads: Heads, `M`.
         geometry: The sizes the stage was trained at.
         qkv_bias: Whether the projection has a bias.
-        bias_mode: "extrapolate" or "interpolate"; may be changed at any time.
-        attn_drop: Dropout probability of the softmax weights.
-        proj_drop: Dropout probability of the output.
-        device: Device of the parameters.
-        dtype: Dtype of the parameters.
+        **options: The other arguments of `Mixer`.
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        geometry: StageGeometry,
-        *,
-        qkv_bias: bool = True,
-        bias_mode: str = "extrapolate",
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, dim: int, num_heads: int, geometry: StageGeometry, *, qkv_bias: bool = True, **options: Any
     ) -> None:
-        super().__init__(
-            dim,
-            num_heads,
-            geometry,
-            bias_mode=bias_mode,
-            attn_drop=attn_drop,
-            proj_drop=proj_drop,
-            device=device,
-            dtype=dtype,
-        )
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, device=device, dtype=dtype)
+        super().__init__(dim, num_heads, geometry, **options)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, device=options.get("device"), dtype=options.get("dtype"))
 
     def bias_of(self, x: Tensor) -> PositionBias:
         """Position bias of the pixels of `x`, `[B, H, W, C]`, against one another."""
         size = (x.shape[1], x.shape[2])
         return self._bias_of(x, size, size, self.geometry.trained_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, H, W, C]` to `[B, H, W, C]`."""
-        return self.proj_drop(apply_linear(self.proj, _attended(self, x), self.backend))
+    def forward(self, x: Tensor, product: Product | None = None) -> Tensor:
+        """`[B, H, W, C]` to `[B, H, W, C]`; `product` stands for the call of the Linears."""
+        return self.proj_drop((product or call)(self.proj, _attended(self, x, product)))
 
 
 # Reading sizes and looping over them is kept in these leaf functions, so that torch.fx can trace a model around them.
 
 
 @torch.fx.wrap
-def _aggregated(mixer: AggregatedAttention, x: Tensor) -> Tensor:
-    q = apply_linear(mixer.q, x, mixer.backend).unflatten(-1, (mixer.num_heads, -1))
-    return aggregate(mixer, q, *mixer.keys_of(x), mixer.bias_of(x))
+def _aggregated(mixer: AggregatedAttention, x: Tensor, product: Product | None) -> Tensor:
+    q = (product or call)(mixer.q, x).unflatten(-1, (mixer.num_heads, -1))
+    return aggregate(mixer, q, *mixer.keys_of(x, product), mixer.bias_of(x))
 
 
 @torch.fx.wrap
-def _attended(mixer: GlobalCosineAttention, x: Tensor) -> Tensor:
-    return attend_globally(mixer, apply_linear(mixer.qkv, x, mixer.backend), mixer.bias_of(x))
+def _attended(mixer: GlobalCosineAttention, x: Tensor, product: Product | None) -> Tensor:
+    return attend_globally(mixer, (product or call)(mixer.qkv, x), mixer.bias_of(x))
 
 
 def aggregate(
@@ -380,13 +359,3 @@ def attend_globally(mixer: GlobalCosineAttention, qkv: Tensor, position: Positio
 def _split_heads(x: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
     """`[..., parts * C]` to `parts` views `[..., M, D]`."""
     return x.unflatten(-1, (parts, num_heads, -1)).unbind(-3)
-
-
-def _pool(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Adaptive average pooling of a channels-last map."""
-    if is_symbolic(*x.shape[1:3]) or is_exporting():
-        height, width = (evenly_divided(x.shape[1 + i], size[i]) for i in (0, 1))
-        if height is None or width is None:
-            return pool_by_products(x, size)
-        return F.avg_pool2d(x.permute(0, 3, 1, 2), (height, width)).permute(0, 2, 3, 1)
-    return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)

@@ -7,10 +7,7 @@ import torch.fx
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from transnext.models.attention import Mixer
-from transnext.models.inference import run_block, why_not_one_pass
-from transnext.models.linear import apply_conv_glu
-from transnext.models.weight_cache import WeightCache
+from transnext.models.attention import Mixer, Product, call
 from transnext.ops import Backend, depthwise_conv_gelu_gate
 
 # Leaves for torch.fx: they look at sizes and dtypes.
@@ -92,11 +89,14 @@ class ConvGLU(nn.Module):
         self.dwconv = DepthwiseGate(hidden, device=device, dtype=dtype)
         self.fc2 = nn.Linear(hidden, dim, device=device, dtype=dtype)
         self.drop = nn.Dropout(drop)
-        self.backend: Backend = "auto"
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, H, W, C]` to `[B, H, W, C]`."""
-        return apply_conv_glu(self, x)
+    def forward(self, x: Tensor, stand_in: Callable[["ConvGLU", Tensor], Tensor] | None = None) -> Tensor:
+        """`[B, H, W, C]` to `[B, H, W, C]`, by `stand_in` instead of the layers if it is given."""
+        return self.by_layers(x) if stand_in is None else stand_in(self, x)
+
+    def by_layers(self, x: Tensor, product: Product = call) -> Tensor:
+        """`[B, H, W, C]` to `[B, H, W, C]`, the Linears by `product`."""
+        return self.drop(product(self.fc2, self.drop(self.dwconv(product(self.fc1, x)))))
 
 
 class Block(nn.Module):
@@ -128,18 +128,8 @@ class Block(nn.Module):
         self.norm2 = norm_layer(dim, device=device, dtype=dtype)
         self.mlp = mlp
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-        self.packed = WeightCache()
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, H, W, C]` to `[B, H, W, C]`."""
-        if why_not_one_pass(self, x) is None:
-            return run_block(self, x)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            self.packed.clear()  # an optimiser may be about to change the weights unseen
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
-
-    def train(self, mode: bool = True) -> "Block":
-        """Sets the mode, and forgets what was derived from the weights: `weight.data` may have been written to."""
-        self.packed.clear()
-        return super().train(mode)

@@ -53,17 +53,17 @@ def _translate(key: str, rules: Iterable[tuple[re.Pattern[str], Any]]) -> str:
 
 
 def is_official(keys: Iterable[str]) -> bool:
-    """Whether parameter names, with any prefix, are the released ones."""
+    """Tells if parameter names, with any prefix, are the released ones."""
     return any(_OFFICIAL_PATCH_EMBED.search(key) for key in keys)
 
 
 def is_position_buffer(key: str) -> bool:
-    """Whether a name is that of an index, table, mask or length that the released code derives from sizes."""
+    """Tells if a name is that of an index, table, mask or length that the released code derives from sizes."""
     return _POSITION_BUFFER.search(key) is not None
 
 
 def backbone_prefix(keys: Iterable[str]) -> str | None:
-    """What stands before the parameter names of the TransNeXt that a state dict holds, released names or ours.
+    """The prefix of the parameter names of the TransNeXt that a state dict holds, released names or ours.
 
     It is empty for a classifier, "backbone." for a dense model, "module." or the like for a wrapped one.
 

@@ -5,16 +5,16 @@ Shape legend: `H W` feature map, `P_h P_w` key grid, `U_h U_w` distinct offsets 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from transnext.models.size_cache import SizeCache
 from transnext.ops import AxisIndex, axis_index, log_spaced
-from transnext.ops.backend import why_not_cpu_kernels
+from transnext.ops.backend import is_capturing
 from transnext.ops.bias_table import position_bias_table
-from transnext.ops.tracing import is_symbolic, shared
+from transnext.ops.tracing import is_exporting, is_symbolic, shared
 
 BiasMode = Literal["extrapolate", "interpolate"]
 BIAS_MODES: tuple[str, ...] = get_args(BiasMode)
@@ -22,8 +22,6 @@ BIAS_MODES: tuple[str, ...] = get_args(BiasMode)
 HIDDEN_FEATURES = 512
 MAX_CHUNK_ENTRIES = 1 << 15
 """Table entries that go through the MLP at once: 64 MB of hidden units in float32. An 800x1216 image has 235,000."""
-
-_SIZES = SizeCache(max_entries=256)
 
 
 class PositionBias(NamedTuple):
@@ -77,27 +75,38 @@ def position_bias(
         trained_key_size: The key grid at the trained size, used by the interpolating mode.
         geometry: The sizes the stage was trained at.
         mode: "extrapolate" or "interpolate".
-        fused: Whether the kernels may stand for the layers, which nobody replaced or watches.
+        fused: The kernel for CPUs stands for the layers, which nobody replaced or watches.
     """
+    # Nothing is remembered of a graph that is traced, whose sizes may be symbols, nor of fake tensors; and a CUDA graph
+    # would read an entry after it was dropped.
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) is not Tensor or is_capturing()
+    index = _shared_axis if is_exporting() else _axis if traced else _remembered_axis
     axes: list[AxisIndex] = []
     for i in range(2):
         trained = (geometry.trained_size[i], trained_key_size[i]) if mode == "interpolate" else (None, None)
-        axes.append(_cached_axis(query_size[i], key_size[i], trained, like))
+        axes.append(index(query_size[i], key_size[i], trained, like.device))
     rows, cols = axes
     table = _table(fc1, fc2, rows.offsets, cols.offsets, geometry.pretrain_scale, fused, like.dtype)
     return PositionBias(table, rows, cols)
 
 
-def _cached_axis(
-    num_queries: int, num_keys: int, trained: tuple[int, int] | tuple[None, None], like: Tensor
+@lru_cache(maxsize=256)
+def _remembered_axis(
+    num_queries: int, num_keys: int, trained: tuple[int, int] | tuple[None, None], device: torch.device
 ) -> AxisIndex:
-    return _SIZES.get(
-        (num_queries, num_keys, trained, like.device),
-        like,
-        lambda: axis_index(
-            num_queries, num_keys, trained_queries=trained[0], trained_keys=trained[1], device=like.device
-        ),
-    )
+    # Outside inference mode, so that a model that was first used for inference can be trained.
+    with torch.inference_mode(False), torch.no_grad():
+        return _axis(num_queries, num_keys, trained, device)
+
+
+def _shared_axis(num_queries: int, num_keys: int, *others: Any) -> AxisIndex:
+    return shared(("axis", num_queries, num_keys, *others), lambda: _axis(num_queries, num_keys, *others))
+
+
+def _axis(
+    num_queries: int, num_keys: int, trained: tuple[int, int] | tuple[None, None], device: torch.device
+) -> AxisIndex:
+    return axis_index(num_queries, num_keys, trained_queries=trained[0], trained_keys=trained[1], device=device)
 
 
 def _table(
@@ -114,7 +123,7 @@ def _table(
         ("coordinates", id(row_offsets), id(col_offsets), *scale),
         lambda: (log_spaced(row_offsets, scale[0]), log_spaced(col_offsets, scale[1])),
     )
-    if fused and why_not_cpu_kernels((fc1.weight, fc1.bias, fc2.weight, fc2.bias)) is None:
+    if fused:
         return position_bias_table(rows, cols, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
     # Quantised layers have no parameters, and wrapped ones keep them anywhere.
     dtype = next((p.dtype for p in fc1.parameters() if p.is_floating_point()), dtype)

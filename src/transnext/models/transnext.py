@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from transnext.choices import Mode
 from transnext.models.attention import AggregatedAttention, GlobalCosineAttention, Mixer
+from transnext.models.fast import FastBlock
 from transnext.models.layers import Block, ConvGLU, DepthwiseGate, PatchEmbed
 from transnext.models.official import adapt_official_keys
 from transnext.models.position_bias import BIAS_MODES, BiasMode, StageGeometry
@@ -170,7 +171,7 @@ class TransNeXt(nn.Module):
                 **factory,
             )
             blocks = [
-                Block(
+                FastBlock(
                     make_mixer(),
                     ConvGLU(dim, mlp_ratios[i], drop=proj_drop_rate, **factory),
                     dim,
@@ -201,7 +202,7 @@ class TransNeXt(nn.Module):
 
     @property
     def bias_mode(self) -> BiasMode:
-        """How the position bias follows the input size: "extrapolate" or "interpolate"."""
+        """Way in which the position bias follows the input size: "extrapolate" or "interpolate"."""
         return self._bias_mode
 
     @bias_mode.setter
@@ -235,7 +236,7 @@ class TransNeXt(nn.Module):
 
     @property
     def mode(self) -> Mode:
-        """How the model follows the image size: `bias_mode`, or "linear" where the pooled grid is fixed.
+        """Way in which the model follows the image size: `bias_mode`, or "linear" where the pooled grid is fixed.
 
         Set to "linear", it extrapolates from the pooled grid of the trained size, whatever the input.
         """
@@ -255,7 +256,7 @@ class TransNeXt(nn.Module):
 
     @property
     def backend(self) -> Backend:
-        """Which implementation of the ops runs: "auto", "fused" (an error where it cannot) or "reference"."""
+        """Implementation of the ops and blocks: "auto", "fused" (an error where it cannot) or "reference"."""
         return self._backend
 
     @backend.setter
@@ -263,7 +264,7 @@ class TransNeXt(nn.Module):
         check_backend(backend)
         self._backend = backend
         for module in self.modules():
-            if isinstance(module, Mixer | ConvGLU | DepthwiseGate):
+            if isinstance(module, FastBlock | Mixer | DepthwiseGate):
                 module.backend = backend
 
     # Weights

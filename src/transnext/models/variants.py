@@ -69,7 +69,7 @@ EMOJI_CLASSES = (
     "paper",
     "heart",
 )
-"""What the weights `transnext_pico.emoji` tell apart."""
+"""Classes of the weights `transnext_pico.emoji`."""
 
 default_cfgs = generate_default_cfgs(
     {

@@ -1,15 +1,44 @@
-"""A cache of what is derived from weights, remade when they change."""
+"""A cache of what is derived from weights, and the question if weights may stand for the call of a module."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from transnext.ops.backend import is_capturing
 from transnext.ops.register import CPU_KERNELS
 
 T = TypeVar("T")
+
+PLAIN_TENSORS: tuple[type, ...] = (Tensor, nn.Parameter)
+
+
+def is_untouched(module: nn.Module) -> bool:
+    """Tells if calling a module does what its class says: nobody patched or hooked it."""
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return False
+    return "forward" not in module.__dict__
+
+
+def global_hooks() -> bool:
+    """Tells if hooks watch the calls of all modules."""
+    watching = nn.modules.module
+    return bool(
+        watching._global_forward_hooks
+        or watching._global_forward_pre_hooks
+        or watching._global_backward_hooks
+        or watching._global_backward_pre_hooks
+    )
+
+
+def untouched_weights(*linears: nn.Module) -> Sequence[Tensor] | None:
+    """Weights and biases from which the result of Linears may be computed without calling them; None if it may not."""
+    if not all(type(linear) is nn.Linear and is_untouched(linear) for linear in linears) or global_hooks():
+        return None
+    weights = [p for linear in linears for p in linear._parameters.values() if p is not None]
+    plain = len(weights) == 2 * len(linears) and all(type(p) in PLAIN_TENSORS for p in weights)
+    return weights if plain else None
 
 
 Matrices: TypeAlias = list[tuple[int, int, int]] | None
@@ -36,7 +65,8 @@ class WeightCache:
     pass with gradients.
 
     Nothing is remembered of weights on other devices, whose content would have to be waited for, nor of those made in
-    inference mode, where nothing is counted.
+    inference mode, where nothing is counted; and nothing is served while forward-mode derivatives are taken, for a
+    weight may then carry a tangent that lies elsewhere.
 
     It keeps the memory of the weights that entries were made from, so that no other tensor can take its place unseen.
     Copies and pickles of it are empty. Threads may share it.
@@ -58,7 +88,8 @@ class WeightCache:
             build: Makes the value.
             whole: Compare all bytes of the weights, not samples of the large ones.
         """
-        if is_capturing():  # a graph must read what nobody else frees, and see new weights
+        # A CUDA graph must read what nobody else frees, and see new weights.
+        if is_capturing() or torch.autograd.forward_ad._current_level >= 0:
             return build()
         try:
             state = [(w._version, w.data_ptr(), w.shape, w.stride(), w.dtype) for w in weights]

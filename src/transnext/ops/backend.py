@@ -1,7 +1,9 @@
-"""Which implementation runs: the kernels of the device or the definition in plain PyTorch, and why.
+"""The choice of implementation: the kernels of the device or the definition in plain PyTorch, and why.
 
-One predicate, `why_not_fused`, decides for `backend="auto"`, explains itself for `backend="fused"` and is what
-`transnext info` shows. CPUs have compiled kernels, NVIDIA and AMD GPUs have those of Triton.
+Of one call of an op. `why_not_fused` says if its maps can go to kernels, each op adds what it asks of its own arguments
+(dropout, dtypes of parameters, side of the kernel), and `use_fused` makes a decision of the reason: for
+`backend="auto"` the definition, for `backend="fused"` an error. Whoever calls several ops as one decides by
+`use_fused`, too. CPUs have compiled kernels, NVIDIA and AMD GPUs have those of Triton.
 """
 
 import warnings
@@ -29,7 +31,7 @@ def check_backend(backend: str) -> None:
 
 
 def kernels_missing(device_type: str = "cpu") -> str | None:
-    """Why there are no kernels for a type of device; None if there are.
+    """Reason for which there are no kernels for a type of device; None if there are.
 
     Args:
         device_type: As in `torch.device.type`; AMD GPUs are "cuda" too.
@@ -44,7 +46,7 @@ def kernels_missing(device_type: str = "cpu") -> str | None:
 
 
 def why_not_fused(tensors: Iterable[Tensor]) -> str | None:
-    """Why the two ops cannot run on kernels for these maps; None if they can.
+    """Reason for which an op cannot run on kernels for these maps; None if it can.
 
     Args:
         tensors: The maps of a call, the one that gives the dtype first.
@@ -71,7 +73,7 @@ def why_not_fused(tensors: Iterable[Tensor]) -> str | None:
 
 
 def why_not_cpu_kernels(tensors: Iterable[Tensor]) -> str | None:
-    """Why what there are compiled kernels for on the CPU alone cannot run on them; None if it can.
+    """Reason for which an op that has kernels for CPUs alone cannot run on them; None if it can.
 
     Args:
         tensors: As in `why_not_fused`.
@@ -83,7 +85,7 @@ def why_not_cpu_kernels(tensors: Iterable[Tensor]) -> str | None:
 
 
 def is_capturing() -> bool:
-    """Whether a CUDA graph is being captured: it must read nothing that others free, and nothing may wait."""
+    """Tells if a CUDA graph is being captured: it must read nothing that others free, and nothing may wait."""
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 

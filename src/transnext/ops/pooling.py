@@ -73,7 +73,7 @@ def pool_by_products(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _averaging_matrix(size: int, bins: int, device: torch.device) -> Tensor:
-    """What a row of positions is multiplied with to pool it, `[bins, size]` float32."""
+    """The matrix that pools a row of positions, `[bins, size]` float32."""
     start, end = (t[:, None] for t in pooling_bins(size, bins, device))
     position = torch.arange(size, device=device)
     return torch.logical_and(position >= start, position < end) / (end - start)

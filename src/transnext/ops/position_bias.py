@@ -22,7 +22,7 @@ COORDINATE_SCALE = 8.0
 
 
 class AxisIndex(NamedTuple):
-    """How the queries and keys of one axis read the bias table.
+    """Index by which the queries and keys of one axis read the bias table.
 
     The bias of query `i` and key `p` along this axis is the sum over taps `t` of `weight[i, p, t]` times the table
     entry `taps[i, p, t]`.

@@ -22,7 +22,7 @@ NORM_EPS = 1e-12
 
 
 class AttentionWeights(NamedTuple):
-    """What the queries of aggregated attention attend to; `local` and `pool` together sum to 1 over the keys.
+    """Attention of the queries of aggregated attention; `local` and `pool` together sum to 1 over the keys.
 
     Attributes:
         local: Softmax weights of the window, `[B, H, W, M, K]`, row-major from the top left; 0 outside the map.

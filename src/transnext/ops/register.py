@@ -1,4 +1,4 @@
-"""How an op is made known to PyTorch: schema, shapes of its results, gradient, cost, kernels.
+"""Registration of an op with PyTorch: schema, shapes of its results, gradient, cost, kernels.
 
 Each op's file calls these for itself. Only what `transnext.ops.backend` lets through comes to an op.
 """

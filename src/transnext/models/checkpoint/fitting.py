@@ -1,4 +1,4 @@
-"""Whether weights fit a model: every parameter must be there with its shape, and no other."""
+"""Weights against a model: every parameter must be there with its shape, and no other."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,7 @@ def fit(
     new_head: bool = False,
     any_channels: bool = False,
 ) -> dict[str, Tensor]:
-    """What of a state dict goes into a model.
+    """Part of a state dict that goes into a model.
 
     Args:
         state_dict: Parameters with our names.
@@ -93,6 +93,6 @@ def _config(model: nn.Module) -> dict[str, Any]:
 
 
 def _classifiers(model: nn.Module) -> tuple[str, ...]:
-    """What the names of the classifier's parameters begin with; a model of timm may have several classifiers."""
+    """Beginnings of the names of the classifier's parameters; a model of timm may have several classifiers."""
     names = _config(model).get("classifier") or "head.fc"
     return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))

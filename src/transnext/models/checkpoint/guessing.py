@@ -26,7 +26,7 @@ def guess_variant(state_dict: Mapping[str, Tensor]) -> str | None:
 
 
 def looks_like(state_dict: Mapping[str, Tensor]) -> str:
-    """What weights seem to be, as a sentence for errors."""
+    """Guess what weights are, as a sentence for errors."""
     found = outline(state_dict)
     if not found["depths"]:
         return f"The file does not hold a TransNeXt: its first parameters are {some(state_dict)}"

@@ -38,7 +38,7 @@ class Unpickler(pickle.Unpickler):
     """Puts an `Inert` for everything that a file names, save what tensors are made with. Imports nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What to put for a name. Storage classes, which are data types only, torch deals with before this."""
+        """The stand-in for a name. Storage classes, which are data types only, torch deals with before this."""
         if (module, name) in _MAKERS:
             maker = _MAKERS[module, name]
             # A new function each time: a file can set attributes of what it gets, and must not reach the real one.

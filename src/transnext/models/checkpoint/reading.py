@@ -1,4 +1,4 @@
-"""What is in a file: its format is told by its content, and its weights come out with our names."""
+"""Reading of a file of weights: its format is told by its content, and its weights come out with our names."""
 
 import codecs
 import json
@@ -29,7 +29,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """Content of a checkpoint.
 
     Attributes:
         state_dict: Parameters with our names, on the CPU, as they were saved.
@@ -130,7 +130,7 @@ def weights_in(content: Any, source: str | Path) -> dict[str, Tensor]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """Message of an error, in one line."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

@@ -80,7 +80,7 @@ FOLD = Kernel(backward_kernels.fold_bias_gradient, [config(4, BLOCK_U=BLOCK_U)])
 
 
 class _Call(NamedTuple):
-    """What all kernels of a call are told.
+    """Arguments that all kernels of a call share.
 
     Attributes:
         maps: `q`, `k`, `v`, `k_pool`, `v_pool`, channels next to one another and the pooled ones contiguous.
@@ -314,7 +314,7 @@ def _resized_table_gradient(
     table_size: list[int],
     first_row: int,
 ) -> Tensor:
-    """What the pairs of some rows of queries, `[M, P, rows * W]`, add to the gradient of a table that is resized."""
+    """Share of the pairs of some rows of queries, `[M, P, rows * W]`, in the gradient of a table that is resized."""
     rows, cols = (
         axis_index(
             queries[i],

@@ -50,7 +50,7 @@ MAPS = {
 """Dtypes of maps, and how their products are made on NVIDIA."""
 
 MODES: dict[str, dict[str, Any]] = {"": {}, "uneven": {"EVEN": False}, "resized": {"TAPS": 2}, "wide": {"WIDE": True}}
-"""What a launch is changed to: bins of two widths, the interpolating mode, and maps whose offsets take 64 bits."""
+"""Changes of a launch: bins of two widths, the interpolating mode, and maps whose offsets take 64 bits."""
 
 STAGES = ((56, 3, 384), (28, 6, 768))
 """Side of the map, heads and hidden channels of the first two stages of TransNeXt-Tiny at 224x224.
@@ -88,7 +88,7 @@ class Case(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """What a kernel takes on a target.
+    """Resources that a kernel takes on a target.
 
     Attributes:
         kernel: Its name.
@@ -115,7 +115,7 @@ class Compiled(NamedTuple):
     narrow_loads: int | None
 
     def complaint(self) -> str | None:
-        """Why it may not be so; None if all is well."""
+        """Reason for which it may not be so; None if all is well."""
         limit = TARGETS[self.target][1]
         if self.shared > limit:
             return f"{self.shared} bytes of shared memory, and {self.target} has {limit}"

@@ -1,4 +1,4 @@
-"""How the kernels are launched: choice of tile sizes, precision of products, sizes that want 64-bit offsets.
+"""Launch of the kernels: choice of tile sizes, precision of products, sizes that want 64-bit offsets.
 
 Nothing here keeps tensors, so that CUDA graphs may be captured around any launch.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 from transnext.ops.backend import is_capturing
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
-"""Whether Triton runs kernels on the CPU (`TRITON_INTERPRET=1`), where there is nothing to be tuned."""
+"""True if Triton runs kernels on the CPU (`TRITON_INTERPRET=1`), where there is nothing to be tuned."""
 
 
 def config(num_warps: int, num_stages: int = 3, **blocks: int) -> triton.Config:
@@ -125,7 +125,7 @@ def _size_class(device: torch.device, dtype: torch.dtype, *magnitudes: int) -> i
 
 
 def product_precision(dtype: torch.dtype) -> str:
-    """How `tl.dot` multiplies float32 factors that came from a map of `dtype`.
+    """Precision in which `tl.dot` multiplies float32 factors that came from a map of `dtype`.
 
     float32 maps get TF32 only where PyTorch's own products would. 16-bit maps are multiplied after their vectors were
     normalised in float32, in three TF32 products where there are such units: rounding a query to 16 bits would change
@@ -139,7 +139,7 @@ def product_precision(dtype: torch.dtype) -> str:
 
 
 def wants_64_bits(*maps: Tensor) -> bool:
-    """Whether an offset within an image of a map `[B, ..., D]` exceeds 32 bits."""
+    """Tells if an offset within an image of a map `[B, ..., D]` exceeds 32 bits."""
     return any(sum((n - 1) * s for n, s in zip(t.shape[1:], t.stride()[1:], strict=True)) >= 2**31 for t in maps)
 
 

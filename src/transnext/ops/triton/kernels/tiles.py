@@ -1,4 +1,4 @@
-"""What the kernels of attention share: unit vectors, tiles of maps, the position bias of a tile, lengths."""
+"""Parts that the kernels of attention share: unit vectors, tiles of maps, the position bias of a tile, lengths."""
 
 import triton
 import triton.language as tl
@@ -73,7 +73,7 @@ def rows_times_rows(a, b, PRECISION: tl.constexpr):
 
 @triton.jit
 def keys_in_sight(y, x, H, W, RADIUS: tl.constexpr):
-    """How many pixels of the window around `(y, x)` lie on the map."""
+    """Number of pixels of the window around `(y, x)` that lie on the map."""
     rows = tl.minimum(y + RADIUS, H - 1) - tl.maximum(y - RADIUS, 0) + 1
     columns = tl.minimum(x + RADIUS, W - 1) - tl.maximum(x - RADIUS, 0) + 1
     return rows * columns
