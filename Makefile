@@ -24,7 +24,7 @@ demo: $(VENV)/installed ## train, evaluate and look at a classifier, in four to 
 	$(BIN)/python -m transnext.demo
 
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(GOLDEN:%=--golden %)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(GOLDEN:%=--golden=%)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

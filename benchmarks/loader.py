@@ -24,12 +24,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from transnext.config import TrainConfig
-from transnext.data import ImageSource, LabelledImages, cached, min_side_for, open_dataset, train_transform
+from transnext.data import ImageSource, LabelledImages, cached, open_dataset
+from transnext.data.preprocessing import Preprocessing
 from transnext.engine.loader import train_loader
 
-INPUT_SIZE = (3, 224, 224)
+PREPROCESSING = Preprocessing(
+    input_size=(3, 224, 224),
+    mean=IMAGENET_DEFAULT_MEAN,
+    std=IMAGENET_DEFAULT_STD,
+    interpolation="bicubic",
+    crop_pct=0.9,
+    crop_mode="center",
+)
 ROW_GROUP = 100
 
 
@@ -75,18 +84,7 @@ def write(root: Path, photographs: list[bytes]) -> None:
 
 def epoch_seconds(source: ImageSource, workers: int) -> Callable[[int], float]:
     """A function from the number of an epoch to the seconds that it takes."""
-    defaults = TrainConfig.of(data="")
-    transform = train_transform(
-        INPUT_SIZE,
-        (0.485, 0.456, 0.406),
-        (0.229, 0.224, 0.225),
-        "bicubic",
-        crop_scale=defaults.images.crop_scale,
-        hflip=defaults.images.hflip,
-        auto_augment=defaults.images.auto_augment,
-        erasing_prob=defaults.task.erasing,
-    )
-    images = LabelledImages(source, transform, min_side_for(INPUT_SIZE, defaults.images.crop_scale[0] ** 0.5))
+    images = LabelledImages(source, *PREPROCESSING.training(TrainConfig.of(data="").images))
     loader = train_loader(images, batch_size=32, seed=0, workers=workers)
 
     def seconds(epoch: int) -> float:

@@ -116,12 +116,12 @@ def speed(candidates: dict[str, Way], size: tuple[int, int, int], batch: int, ro
 def accuracy(way: Way, source: ImageSource, preprocessing: Preprocessing) -> float:
     """Top-1 on a split, 0..1, eight images at a time: compiled graphs are for one batch size."""
     images = LabelledImages(source, preprocessing.transform(), preprocessing.min_side())
-    right = 0
+    normalise, right = preprocessing.normalise(), 0
     with torch.inference_mode():
         for start in range(0, len(images), 8):
             batch = collate([images[i] for i in range(start, min(start + 8, len(images)))])
             count = len(batch.images)
-            padded = torch.cat((batch.images, batch.images[:1].expand(8 - count, -1, -1, -1)))
+            padded = normalise(torch.cat((batch.images, batch.images[:1].expand(8 - count, -1, -1, -1))))
             right += int((way(padded)[:count].argmax(-1) == batch.targets).sum())
     return right / len(images)
 

@@ -55,7 +55,7 @@ def loop(trainer: Trainer, updates: int) -> tuple[float, float, float]:
 def compare(config: TrainConfig, updates: int, rounds: int) -> None:
     """Prints a row of the first table."""
     trainer = Trainer(config, quiet=True)
-    model = trainer.updater.model
+    model = trainer.model
     model.train()
     optimizer = make_optimizer(model, config)
     images = torch.randn(config.batch_size, *trainer.preprocessing.input_size)

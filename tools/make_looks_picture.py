@@ -21,7 +21,7 @@ GAP = 8
 def main(target: str) -> None:
     """Writes the picture."""
     classifier = load_classifier()
-    transform = classifier.preprocessing.transform()
+    transform, normalise = classifier.preprocessing.transform(), classifier.preprocessing.normalise()
     sources = [source for split, source in open_dataset("emoji").items() if split in ("shift", "both")]
     images = {s.name(i).removeprefix("emoji/"): s.load(i) for s in sources for i in range(len(s))}
     chosen = [images[name] for name in CONCEPTS if name in images]
@@ -32,7 +32,7 @@ def main(target: str) -> None:
         large = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
         picture.paste(large, (0, row * (SIDE + GAP)))
         for column, place in enumerate(PLACES, start=1):
-            heat = where_it_looks(classifier.model, transform(image)[None], position=place)[0]
+            heat = where_it_looks(classifier.model, normalise(transform(image)[None]), position=place)[0]
             smooth = torch.nn.functional.interpolate(heat[None, None], (SIDE, SIDE), mode="bilinear")[0, 0]
             picture.paste(overlay(large, smooth.numpy(), position=place), (column * (SIDE + GAP), row * (SIDE + GAP)))
     picture.save(target, optimize=True)

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from transnext.engine.checkpoints import Checkpoints, DamagedCheckpoint, load_state, verify_checkpoint
+from transnext.engine.checkpoints import (
+    Checkpoints,
+    DamagedCheckpoint,
+    load_state,
+    naming_last_good,
+    verify_checkpoint,
+)
+from transnext.models.checkpoint import save_checkpoint
 
 
 @pytest.fixture
@@ -128,3 +135,16 @@ def test_everything_is_on_the_disk_before_it_has_its_name(checkpoints, monkeypat
     checkpoints.write(7, state(7))
     assert [name for name, _ in synced] == ["state", "manif", ".0000", "check"]
     assert [there for _, there in synced] == [0, 0, 0, 1]
+
+
+def test_a_full_disk_under_the_weights_is_said_once(checkpoints, tmp_path, monkeypatch) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    path = tmp_path / "last.safetensors"
+    with pytest.raises(OSError, match=r"No space left on device") as raised, naming_last_good(path, checkpoints):
+        save_checkpoint(path, {"a": torch.zeros(1)}, {})
+    assert str(raised.value).count("cannot write") == 1
+    assert str(raised.value).count("free") == 1
+    assert not path.exists()

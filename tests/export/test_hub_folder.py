@@ -47,7 +47,7 @@ def test_transformers_loads_it(folder: Path, checkpoint: Path) -> None:
     assert model.config.id2label == {0: "apples", 1: "pears", 2: "plüms"}
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8))
     classifier = load_classifier(checkpoint)
-    images = classifier.preprocessing.transform()(image)[None]
+    images = classifier.preprocessing.normalise()(classifier.preprocessing.transform()(image)[None])
     inputs = processor(image)
     assert torch.equal(inputs["pixel_values"], images)
     with torch.no_grad():

@@ -161,6 +161,8 @@ def naming_last_good(path: Path, checkpoints: Checkpoints) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, OSError) and isinstance(error.__cause__, OSError):
+            error = error.__cause__  # `replacing` has named the file already
         # PyTorch and safetensors raise errors of their own when a disk is full.
         good = next((p for p in reversed(checkpoints.paths()) if not _damage(p)), None)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from transnext.config import TrainConfig
 from transnext.data import Source
 from transnext.data.preprocessing import Preprocessing
 from transnext.engine.batching import Batching
@@ -100,6 +101,16 @@ class Progress:
             totals["weight"] = float(totals["images"])
         values = {"best_score" if name == "best_top1" else name: value for name, value in values.items()}
         return cls(**{**values, "totals": EpochTotals(**totals)})
+
+    def is_finished(self, config: TrainConfig) -> bool:
+        """Whether all epochs are done, or so many without a better score that patience is out."""
+        patience = config.run.patience
+        return self.epoch >= config.epochs or (patience > 0 and self.epoch - self.best_epoch >= patience)
+
+    def where(self, config: TrainConfig, updates_per_epoch: int) -> str:
+        """How far the run is, for messages."""
+        within = f" and {self.totals.updates} of {updates_per_epoch} updates" if self.totals.updates else ""
+        return f"after {self.epoch} of {config.epochs} epochs{within}"
 
 
 def run_lines(

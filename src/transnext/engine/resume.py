@@ -196,6 +196,23 @@ def data_changed(
     return bool(difference)
 
 
+def order_changed(path: Path, state: Mapping[str, Any], order_depends_on: object) -> str | None:
+    """Reason why the epoch that a checkpoint is in cannot go on in the same order; None if it can.
+
+    Args:
+        path: The checkpoint, for the message.
+        state: Its content.
+        order_depends_on: What the order of images depends on now.
+    """
+    before = state["order_depends_on"]
+    if before == order_depends_on:
+        return None
+    return (
+        f"{path} is in the middle of an epoch with {before}, now there are {order_depends_on}: use as many, or go on "
+        "from a checkpoint between two epochs"
+    )
+
+
 def _option(name: str, value: object) -> str:
     flag = f"--{name.replace('_', '-')}"
     if value is None or value is False:

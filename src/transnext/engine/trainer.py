@@ -29,7 +29,7 @@ from transnext.engine.eval_loop import evaluate
 from transnext.engine.loader import EvalLoader, eval_loader, naming_dead_workers
 from transnext.engine.optim import make_optimizer, make_scheduler, train_mode
 from transnext.engine.progress import EpochTotals, Progress, epoch_line, run_lines, update_figures
-from transnext.engine.resume import data_changed, going_on, parse_resume, saved_state
+from transnext.engine.resume import data_changed, going_on, order_changed, parse_resume, saved_state
 from transnext.engine.run_folder import RunFolder, TrainResult
 from transnext.engine.signals import STOP_SIGNALS, Stopped, StopRequest
 from transnext.engine.state import load_training_state, training_state, whole_weights
@@ -181,7 +181,7 @@ class Trainer:
         with self.stop:
             try:
                 self._start()
-                while not self._is_finished():
+                while not self.progress.is_finished(self.config):
                     results = self._epoch()
                 results = self._evaluate_all()
             except Stopped as request:
@@ -235,11 +235,6 @@ class Trainer:
         if found is None and self.folder.config_file.exists():
             going_on(self.folder.config().options(), self.config, *self.resuming)
         return found
-
-    def _is_finished(self) -> bool:
-        progress = self.progress
-        out_of_patience = self.config.run.patience and progress.epoch - progress.best_epoch >= self.config.run.patience
-        return progress.epoch >= self.config.epochs or bool(out_of_patience)
 
     def _finish(self, results: list[Result], report: bool) -> None:
         self.folder.write_skipped(self.progress.skipped)
@@ -478,13 +473,8 @@ class Trainer:
             model = self._evaluated_model()
             load_checkpoint(model, self.folder.best)
             progress.best_score = self._evaluate("val", model).score
-        if progress.totals.updates and state["order_depends_on"] != self.loader.order_depends_on:
-            fail(
-                ValueError(
-                    f"{path} is in the middle of an epoch with {state['order_depends_on']}, now there are "
-                    f"{self.loader.order_depends_on}: use as many, or go on from a checkpoint between two epochs"
-                )
-            )
+        if progress.totals.updates and (reason := order_changed(path, state, self.loader.order_depends_on)):
+            fail(ValueError(reason))
         load_training_state(self.model, self.optimizer.optimizer, state)
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"] or state["model"])
@@ -499,12 +489,8 @@ class Trainer:
         for line in run_lines(self.config.model, self.model, self.preprocessing, self.splits, self.batching):
             self.display.line(line)
         if resumed is not None:
-            self.display.line(f"Going on from {resumed}, {self._where()}.")
+            self.display.line(f"Going on from {resumed}, {self.progress.where(self.config, self.updates_per_epoch)}.")
 
     def _say_how_to_go_on(self) -> None:
-        self.display.line(f"\nStopped {self._where()}; the same command with --resume auto goes on.")
-
-    def _where(self) -> str:
-        progress, totals = self.progress, self.progress.totals
-        within = f" and {totals.updates} of {self.updates_per_epoch} updates" if totals.updates else ""
-        return f"after {progress.epoch} of {self.config.epochs} epochs{within}"
+        where = self.progress.where(self.config, self.updates_per_epoch)
+        self.display.line(f"\nStopped {where}; the same command with --resume auto goes on.")
