@@ -16,7 +16,7 @@ def test_formulations(formulation: str, sizes: tuple[int, int, int], gpu_ops: Mo
     inputs = gpu_ops.make_inputs(2, H, W, 2, ratio, torch.float32, "cpu")
     expected = gpu_ops.op(inputs, "reference")
     with torch.no_grad():  # on the CPU FlexAttention has no gradient
-        torch.testing.assert_close(getattr(gpu_ops, formulation)(inputs), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(getattr(gpu_ops, formulation)(inputs)(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_prints_a_table(gpu_ops: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:

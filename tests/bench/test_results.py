@@ -39,7 +39,7 @@ def results() -> BenchResults:
             row("transnext_pico", 128, [2.0, 2.0], 4e9),
             row("resnet10t", 128, [], 16e9, failure="RuntimeError: no [memory]"),
         ),
-        config=config.options(),
+        config=dataclasses.asdict(config),
         machine=MACHINE,
         peak_macs_per_second=(15e9, 16e9),
         peak_method="torch.mm",
