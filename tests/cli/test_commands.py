@@ -48,7 +48,7 @@ def test_train_eval_predict(photos, tmp_path, capsys) -> None:
     train(photos, tmp_path / "run")
     out = capsys.readouterr().out
     assert "epoch   1/1" in out
-    assert "Accuracy" in out
+    assert "Results" in out
     assert "report.html" in out
 
     main(["eval", str(tmp_path / "run"), str(photos), "--workers", "0", "--json-file", str(tmp_path / "r.json")])
@@ -61,7 +61,7 @@ def test_train_eval_predict(photos, tmp_path, capsys) -> None:
         assert picture.size == (32, 32)
 
     train(photos, tmp_path / "run", "--resume", "auto")
-    assert "Accuracy" in capsys.readouterr().out
+    assert "Results" in capsys.readouterr().out
 
 
 def test_the_bundled_model_answers_at_once(heart, tmp_path, capsys) -> None:

@@ -78,7 +78,7 @@ def test_a_full_disk_leaves_what_was_there(here, capsys, monkeypatch) -> None:
 
 
 def test_a_report_that_cannot_be_written(here, capsys, monkeypatch) -> None:
-    from transnext.engine.config import TrainConfig
+    from transnext.config import TrainConfig
 
     Path("folder/config.json").write_text(TrainConfig(data="emoji").to_json())
     Path("folder/best.safetensors").write_bytes(b"")
