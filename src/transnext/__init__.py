@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transnext.data import Skipped
     from transnext.engine import evaluate, train
     from transnext.export import export_model
+    from transnext.loaded import load
     from transnext.models import TransNeXt
     from transnext.predict import Predictor
     from transnext.tasks.classification import recipes
@@ -32,6 +33,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "export_model",
+    "load",
     "recipe",
     "recipes",
     "train",
@@ -47,6 +49,7 @@ __getattr__ = lazy_names(
         "TransNeXt": "transnext.models",
         "evaluate": "transnext.engine.evaluation",
         "export_model": "transnext.export",
+        "load": "transnext.loaded",
         "recipe": "transnext.tasks.classification.recipes",
         "recipes": "transnext.tasks.classification",
         "train": "transnext.engine.trainer",
