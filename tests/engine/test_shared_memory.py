@@ -113,7 +113,7 @@ def test_the_real_thing(photos, tmp_path) -> None:
     unshare = shutil.which("unshare")
     if unshare is None or subprocess.run([unshare, "-m", "true"], check=False, capture_output=True).returncode:
         pytest.skip("a mount namespace is not allowed here")
-    args = f"train {photos} --output {tmp_path}/run --batch-size 24 --image-size 64 --workers 1 --device cpu"
+    args = f"train {photos} --output {tmp_path}/run --batch-size 24 --image-size 128 --workers 1 --device cpu"
     done = subprocess.run(
         [unshare, "-m", "bash", "-c", f"{SMALL} {args}"], check=False, capture_output=True, text=True, timeout=200
     )

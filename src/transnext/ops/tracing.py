@@ -1,4 +1,4 @@
-"""How PyTorch runs the code just now: with sizes that are symbols, for other runtimes, under autocast."""
+"""State in which PyTorch runs the code: with sizes that are symbols, for other runtimes, under autocast."""
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,7 +13,7 @@ _shared: dict[Hashable, Any] | None = None
 
 
 def is_symbolic(*sizes: int) -> bool:
-    """Whether one of `sizes` is a symbol: to compare it would bind the graph to the answer.
+    """Tells if one of `sizes` is a symbol: to compare it would bind the graph to the answer.
 
     Args:
         sizes: Sizes of tensors, or what was computed from them.
@@ -37,7 +37,7 @@ def at_least_one(size: int) -> int:
 
 
 def is_exporting() -> bool:
-    """Whether a graph is traced for runtimes that have none of our ops: within `exporting`, or by `torch.onnx.export`.
+    """Tells if a graph is traced for runtimes that have none of our ops: within `exporting`, or by `torch.onnx.export`.
 
     `torch.export` by itself keeps our ops, which PyTorch runs.
     """
@@ -58,7 +58,7 @@ def exporting() -> Iterator[None]:
 
 
 def shared(key: tuple[Hashable, ...], build: Callable[[], T]) -> T:
-    """What `build` makes; within `exporting` it is made once for each key.
+    """Return what `build` makes; within `exporting` it is made once for each key.
 
     Args:
         key: Everything that it depends on, sizes among them.
