@@ -4,7 +4,7 @@
     python benchmarks/gpu_ops.py --size 800 1216 --batch-size 2
 
 All compute `aggregated_attention`, as `attention_forms.py` writes it. Everything runs in turn; a row shows medians, and
-how many times the kernels are faster by the median of the ratios of the rounds. What runs out of memory is said to.
+how many times the kernels are faster by the median of the ratios of the rounds. Ways that run out of memory are named.
 """
 
 import statistics

@@ -10,25 +10,24 @@ import transnext
 
 SOURCE = Path(transnext.__file__).parent
 
-MAY_IMPORT = {
-    "version": set(),
-    "atomic": set(),
-    "ops": set(),
-    "models": {"ops", "atomic"},
-    "data": {"atomic"},
-    "explain": {"models", "ops"},
-    "tasks": {"models", "data"},
-    "report": {"data", "tasks", "explain", "version"},
-    "export": {"ops", "models", "data", "tasks", "atomic", "version"},
-    "engine": {"models", "data", "tasks", "explain", "report", "export", "atomic"},
-    "predict": {"data", "tasks", "explain", "export"},
-    "demo": {"data", "engine", "predict"},
-    "bench": {"models", "ops", "atomic", "version"},
-    "cli": {"ops", "models", "data", "tasks", "engine", "explain", "report", "export", "predict", "bench", "version"},
-    "__init__": {"models", "engine", "export", "predict", "version"},
-    "__main__": {"cli"},
-}
-"""Parts of the package (folders and files right under it) that a part may import beside itself."""
+LEVELS: tuple[set[str], ...] = (
+    {"version", "choices", "limits", "lazily", "atomic"},
+    {"config"},
+    {"ops"},
+    {"models", "data"},
+    {"explain", "report", "inputs"},
+    {"tasks"},
+    {"export"},
+    {"engine", "predict"},
+    {"studies", "bench"},
+    {"cli"},
+    {"demo"},
+    {"__main__", "__init__"},
+)
+"""Parts of the package (folders and files right under it): each imports those of levels above it here, and itself."""
+ENGINE_KNOWS = "transnext.tasks.task"
+"""All that the engine knows of tasks, beside how results become a table."""
+LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
 
 FILES = sorted(SOURCE.rglob("*.py"))
 
@@ -53,23 +52,28 @@ def _imports(file: Path) -> set[str]:
 
 
 def test_every_part_has_its_place() -> None:
-    assert {_part(file) for file in FILES} == MAY_IMPORT.keys()
-
-
-def test_every_arrow_is_used() -> None:
-    imports = {(_part(file), name) for file in FILES for name in _imports(file) if name.startswith("transnext.")}
-    used = {(part, name.split(".")[1]) for part, name in imports}
-    assert not {(part, other) for part, others in MAY_IMPORT.items() for other in others} - used
+    assert {_part(file) for file in FILES} == LEVEL.keys()
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
 def test_a_file_imports_only_what_its_part_may(file: Path) -> None:
     part = _part(file)
-    allowed = MAY_IMPORT[part] | {part}
     for name in _imports(file):
         top, _, inner = name.partition(".")
-        if top == "transnext":
-            assert inner.split(".")[0] in allowed, f"{part} imports {name}"
+        other = inner.split(".")[0]
+        if top == "transnext" and other and part != "__init__":
+            assert other == part or LEVEL[other] < LEVEL[part], f"{part} imports {name}"
+
+
+def test_the_engine_knows_no_task() -> None:
+    for file in (file for file in FILES if _part(file) == "engine"):
+        known = {name for name in _imports(file) if name.startswith("transnext.tasks")}
+        assert known <= {ENGINE_KNOWS, "transnext.tasks.table"}, file
+
+
+def test_reports_know_no_task() -> None:
+    for file in (file for file in FILES if _part(file) == "report"):
+        assert not {name for name in _imports(file) if name.startswith(("transnext.tasks", "transnext.engine"))}, file
 
 
 def test_ops_know_torch_alone() -> None:

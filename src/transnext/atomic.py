@@ -1,7 +1,7 @@
 """Writing files so that a reader or a crash sees the old one or the new one, never a part.
 
-`check_writable` is asked before the work of a command begins, `replacing` writes when it is done, and `naming` puts
-what a library says of a full disk into one line.
+`check_writable` is asked before the work of a command begins; `replacing` (one file) and `staged` (a folder, or files
+that belong together) write when it is done; `naming` puts what a library says of a full disk into one line.
 """
 
 import errno
@@ -58,7 +58,7 @@ def check_writable(
             with suppress(OSError):
                 probe.unlink()
         if shutil.disk_usage(place).free < num_bytes:
-            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for {num_bytes / 1e9:.1f} GB")
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for {_size(num_bytes)}")
 
 
 @contextmanager
@@ -111,6 +111,49 @@ def write_atomically(path: str | Path, text: str) -> None:
 
 
 @contextmanager
+def staged(output: Path) -> Iterator[Path]:
+    """A path of the same name in a hidden folder beside `output`, to be written in the block.
+
+    At its end what lies in the folder takes its place. If the block fails, that goes away and what was there stays.
+
+    Args:
+        output: The file or folder to write. Files that belong to it have its name with another suffix; files of a
+            folder that is there already stay, if none of the same name is written.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    parent = output.absolute().parent
+    folder = _temporary(output.absolute())
+    try:
+        with _naming_disk(output):
+            folder.mkdir(parents=True)
+            probe = folder / "mode"
+            probe.touch()
+            mode = probe.stat().st_mode
+            probe.unlink()
+            staging = folder / output.name
+            yield staging
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            for path in files:
+                path.chmod(mode)  # some libraries make files that the owner alone can read
+                with path.open("r+b") as file:
+                    os.fsync(file.fileno())
+            # The named file comes last: who finds it finds the others.
+            for made in sorted(folder.iterdir(), key=lambda path: path.name == output.name):
+                target = parent / made.name
+                if made.is_dir() and target.is_dir():
+                    for path in made.iterdir():
+                        path.replace(target / path.name)
+                    sync_folder(target)
+                else:
+                    made.replace(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    sync_folder(parent)
+
+
+@contextmanager
 def naming(path: str | Path) -> Iterator[None]:
     """Says of an output that could not be written which one, why, and how much room there is.
 
@@ -153,7 +196,11 @@ def _named(error: Exception, path: Path) -> OSError:
         reason = os.strerror(errno.ENOSPC)
     else:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return OSError(f"cannot write {path}: {reason} ({free / 1e9:.1f} GB free)")
+    return OSError(f"cannot write {path}: {reason} ({_size(free)} free)")
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def _temporary(path: Path) -> Path:

@@ -6,6 +6,10 @@ DEFAULT_MODEL = "transnext_pico.emoji"
 """The classifier that comes with the package."""
 MIN_OPSET = 13
 """Of ONNX, the oldest that runtimes of today are tested with."""
+SET_NAMES = ("emoji", "fashion_mnist")
+"""Sets of images that are known by name; `transnext.data.NAMED_SETS` opens them."""
+MEMORY = "memory"
+"""In place of a folder: decoded images are kept in memory."""
 OPSET = 20
 """Of ONNX, the first with an operator for GELU; ONNX Runtime knows it since 1.17, OpenVINO since 2024.0."""
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
 import tyro
 
-from transnext.choices import CropMode
+from transnext.choices import MEMORY, SET_NAMES, CropMode
 from transnext.limits import MAX_SEED, MAX_SIDE, MAX_WORKERS, check_numbers
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -283,14 +283,11 @@ class TrainConfig(Generic[TaskConfig]):
         Args:
             base: Where relative paths start; the current folder by default.
         """
-        from transnext.data import NAMED_SETS  # imports PyTorch, for which --help need not wait
-        from transnext.data.decoded import MEMORY
-
         changed: dict[str, Any] = {}
         options = self.options()
         for name in PATHS:
             path = options[name]
-            is_name = path in {"data": NAMED_SETS, "cache": (MEMORY,)}.get(name, ())
+            is_name = path in {"data": SET_NAMES, "cache": (MEMORY,)}.get(name, ())
             if path is not None and not is_name and "://" not in path:
                 changed[name] = os.path.abspath(Path(base, path))  # noqa: PTH100 - Path.resolve follows links
         return self.but(**changed)

@@ -1,5 +1,7 @@
 """`transnext convert`, both ways."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -98,6 +100,9 @@ def test_what_cannot_be_converted(source: Path, tmp_path: Path) -> None:
         convert(source, tmp_path / "x.onnx")
     with pytest.raises(FileNotFoundError, match="no folder"):
         convert(source, tmp_path / "nowhere" / "x.pth")
+    (tmp_path / "folder.pth").mkdir()
+    with pytest.raises(CheckpointError, match="is a folder"):
+        convert(source, tmp_path / "folder.pth", overwrite=True)
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         convert(tmp_path / "absent.pth", tmp_path / "x.pth")
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "other.pth")
@@ -115,3 +120,24 @@ def test_from_the_command_line(source: Path, tmp_path: Path, capsys: pytest.Capt
         main(["convert", str(source), str(tmp_path / "x.pth")])
     assert caught.value.code == 2
     assert "exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
+def test_a_disk_that_becomes_full(name: str, source: Path, tmp_path: Path) -> None:
+    pytest.importorskip("resource")
+    script = f"""
+import resource
+import transnext.models.checkpoint.writing as writing
+from transnext.cli import main
+real = writing.naming
+def naming(path):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    return real(path)
+writing.naming = naming
+main(["convert", {str(source)!r}, {str(tmp_path / name)!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"transnext: cannot write {tmp_path / name}: ")
+    assert list(tmp_path.glob("*x.*")) == []

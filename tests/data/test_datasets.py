@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from transnext.choices import SET_NAMES
 from transnext.data import NAMED_SETS, LabelledImages, Sample, Skipped, collate, eval_transform, open_dataset
 from transnext.data.datasets import FolderImages
 from transnext.data.folder import FolderIndex, scan_image_folder
@@ -35,7 +36,7 @@ def dataset(folder):
 
 def test_samples(dataset, folder):
     assert len(dataset) == 9
-    assert dataset.classes == ("cat", "dög")
+    assert dataset.source.classes == ("cat", "dög")
     sample = dataset[0]
     assert isinstance(sample, Sample)
     assert (sample.image.shape, sample.target, sample.index) == ((3, 16, 16), 0, 0)
@@ -64,8 +65,20 @@ def test_unreadable_images_do_not_stop_the_loader(dataset, workers, context):
     assert all(reason for batch in batches for _, reason in batch.skipped)
     for batch in batches:
         assert len(batch.images) == len(batch.targets) == len(batch.indices)
-        assert batch.images.dtype == torch.float32
+        assert batch.images.dtype == torch.uint8
+        assert batch.sizes.tolist() == [[16, 16]] * len(batch.images)
         assert batch.targets.dtype == batch.indices.dtype == torch.int64
+
+
+def test_images_of_different_sizes_are_padded():
+    small, large = torch.full((3, 2, 5), 7, dtype=torch.uint8), torch.full((3, 4, 3), 9, dtype=torch.uint8)
+    batch = collate([Sample(small, "a", 0), Sample(large, "b", 1)], targets=list)
+    assert batch.images.shape == (2, 3, 4, 5)
+    assert batch.sizes.tolist() == [[2, 5], [4, 3]]
+    assert (batch.images[0, :, :2] == 7).all()
+    assert (batch.images[1, :, :, :3] == 9).all()
+    assert batch.images.sum() == small.sum() + large.sum()
+    assert batch.targets == ["a", "b"]
 
 
 def test_batch_without_a_readable_image():
@@ -177,3 +190,7 @@ def test_neither_name_nor_path():
     )
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         open_dataset("emojis")
+
+
+def test_the_names_that_the_command_line_shows_are_those_of_the_sets():
+    assert tuple(NAMED_SETS) == SET_NAMES

@@ -8,16 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
+from transnext.config import TrainConfig
 from transnext.data import Batch, LabelledImages, open_dataset, train_transform
 from transnext.engine.loader import eval_loader, naming_dead_workers, train_loader
+from transnext.tasks.classification.task import Classification
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
 def images() -> LabelledImages:
-    transform = train_transform(
-        (3, 32, 32), MEAN, STD, "bicubic", auto_augment="rand-m9-mstd0.5-inc1", erasing_prob=0.5
-    )
+    transform = train_transform((3, 32, 32), MEAN, STD, "bicubic", auto_augment="rand-m9-mstd0.5-inc1")
     return LabelledImages(open_dataset("emoji")["both"], transform)
 
 
@@ -94,17 +94,20 @@ class Stuck:
             time.sleep(60)
         return Image.new("RGB", (32, 32))
 
-    def label(self, index) -> int:
+    def target(self, index) -> int:
         return 0
 
     def name(self, index) -> str:
         return f"picture {index}"
 
 
+BALANCED = TrainConfig.of(data="photos", balanced=True)
+
+
 class Unlabelled(Stuck):
     """Images whose labels must not be read."""
 
-    def label(self, index) -> int:
+    def target(self, index) -> int:
         raise AssertionError("a label was read")
 
 
@@ -115,7 +118,7 @@ def test_labels_are_read_only_where_the_order_depends_on_them() -> None:
     assert loader.batches_per_epoch == 3
     assert list(loader._batches) == list(labelled._batches)
     with pytest.raises(AssertionError, match="a label was read"):
-        train_loader(images, batch_size=3, seed=0, balanced=True)
+        train_loader(images, batch_size=3, seed=0, balance=Classification().balance(images.source, BALANCED))
 
 
 def _tensor(image: Image.Image) -> torch.Tensor:

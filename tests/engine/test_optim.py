@@ -4,7 +4,7 @@ import torch
 
 import transnext  # noqa: F401 - registers the models
 from transnext.config import TrainConfig
-from transnext.engine.optim import freeze_stages, make_mixer, make_optimizer, make_scheduler, train_mode
+from transnext.engine.optim import freeze_stages, make_optimizer, make_scheduler, train_mode
 
 CONFIG = TrainConfig.of(data="emoji", epochs=10, lr=1e-3, warmup_epochs=2, warmup_lr=1e-6, min_lr=1e-5)
 
@@ -155,40 +155,3 @@ def test_stages_that_are_not_there(name, message) -> None:
 def test_layers_that_are_not_known() -> None:
     with pytest.raises(ValueError, match=r"layer_decay is 0\.9, but MetaFormer does not say"):
         make_optimizer(timm.create_model("caformer_s18", device="meta"), CONFIG.but(layer_decay=0.9))
-
-
-def test_mixing_keeps_targets_probabilities() -> None:
-    torch.manual_seed(0)
-    mix = make_mixer(CONFIG.but(mixup=0.8, cutmix=1.0, mix_prob=1.0), num_classes=5)
-    mixed = 0
-    for _ in range(10):
-        images, targets = mix(torch.rand(7, 3, 8, 8), torch.arange(7) % 5)
-        assert images.shape == (7, 3, 8, 8)
-        assert targets.shape == (7, 5)
-        torch.testing.assert_close(targets.sum(-1), torch.ones(7))
-        mixed += bool((targets.max(-1).values < 1).any())
-    assert mixed >= 8  # a box of no area mixes nothing
-
-
-def test_copies_are_not_mixed_with_each_other() -> None:
-    """Each image comes three times in a row; its own class keeps its row, and partners are of other classes."""
-    torch.manual_seed(0)
-    config = CONFIG.but(mixup=0.8, cutmix=0.0, mix_prob=1.0, repeats=3)
-    mix = make_mixer(config, num_classes=20)
-    classes = torch.arange(20).repeat_interleave(3)
-    images = torch.nn.functional.one_hot(classes).float()[:, :, None, None]  # channel c says class c
-    alone = 0
-    for _ in range(20):
-        mixed, targets = mix(images, classes)
-        torch.testing.assert_close(mixed[:, :, 0, 0], targets)
-        assert (targets[torch.arange(60), classes] > 0).all()
-        alone += int((targets == 1).sum())
-    assert alone / 1200 < 0.1  # 2/59 of random partners are copies; 2/3 of neighbours would be
-
-
-@pytest.mark.parametrize("values", [{"mixup": 0.0, "cutmix": 0.0}, {"mix_prob": 0.0}])
-def test_no_mixing(values) -> None:
-    mix = make_mixer(CONFIG.but(**values), num_classes=5)
-    images, targets = torch.rand(4, 3, 8, 8), torch.arange(4)
-    assert mix(images, targets)[0] is images
-    assert mix(images, targets)[1] is targets

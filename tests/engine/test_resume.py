@@ -92,7 +92,7 @@ def test_all_differences_stand_in_one_line(started) -> None:
     old = started.but(balanced=True, image_size=64).options()
     with pytest.raises(ValueError, match="/run was started with") as raised:
         going_on(old, started, Path("/run"))
-    assert "--balanced (now no --balanced) and --image-size 64 (now no --image-size)" in str(raised.value)
+    assert "--image-size 64 (now no --image-size) and --balanced (now no --balanced)" in str(raised.value)
 
 
 def test_where_the_first_weights_came_from_need_not_be_said_again(started) -> None:
@@ -157,7 +157,7 @@ def test_the_model_comes_from_the_run(short, tmp_path, monkeypatch, from_file, o
     assert metadata(run) == metadata(Path(f"{run}-whole"))
     assert metadata(run)["model_args"]["pretrain_size"] == [64, 64]
     saved = TrainConfig.load(run / "config.json")
-    assert (saved.pretrained, saved.checkpoint) == (config.start.pretrained, config.start.checkpoint)
+    assert (saved.start.pretrained, saved.start.checkpoint) == (config.start.pretrained, config.start.checkpoint)
     a, b = (load_file(f"{run}{which}/last.safetensors") for which in ("", "-whole"))
     assert all(torch.equal(a[key], b[key]) for key in a)
 
@@ -180,7 +180,7 @@ def test_changes_that_are_accepted_have_effect(short, monkeypatch) -> None:
         train(faster, resume="auto", quiet=True)
     rows = train(faster, resume="auto", accept_changed=["lr", "epochs"], quiet=True).history
     assert [row["lr"] for row in rows] == [1e-3, 2e-3, 2e-3]
-    assert TrainConfig.load(run / "config.json").lr == 2e-3
+    assert TrainConfig.load(run / "config.json").optim.lr == 2e-3
     train(faster, resume="auto", quiet=True)
 
 
@@ -278,11 +278,11 @@ def test_the_best_so_far_is_measured_again_on_other_images(short, photos, monkey
     config = short.but(epochs=2, lr=0.0, warmup_lr=0.0, min_lr=0.0)
     run = train(config, quiet=True).folder
     shutil.rmtree(run / "checkpoints" / "000000002")
-    rewrite(run / "checkpoints" / "000000001" / "state.pt", lambda state: state["progress"].update(best_top1=0.99))
+    rewrite(run / "checkpoints" / "000000001" / "state.pt", lambda state: state["progress"].update(best_score=0.99))
     add(photos)
     result = train(config, resume="auto", accept_changed=["data"], quiet=True)
     state = load_state(sorted((run / "checkpoints").iterdir())[-1])
-    assert state["progress"]["best_top1"] == result.results[1].top1 < 0.9
+    assert state["progress"]["best_score"] == result.results[1].top1 < 0.9
 
 
 @pytest.mark.parametrize("path", ["photos/../photos/", "moved"])

@@ -12,13 +12,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transnext.report.examples import examples_section
 
 from transnext.data.datasets import EmojiImages
-from transnext.engine import run_report, train
+from transnext.engine import train
 from transnext.engine.run_folder import RunFolder
 from transnext.models.checkpoint import read_checkpoint, save_checkpoint
+from transnext.studies import report as run_report
 from transnext.studies.report import report
+from transnext.tasks.classification import present
+from transnext.tasks.classification.present import examples_section
+from transnext.tasks.classification.task import Classification
+from transnext.tasks.task import Look
 
 
 @pytest.fixture
@@ -124,9 +128,9 @@ def test_attention_lies_over_the_picture_that_the_model_saw(config, tmp_path, mo
         grey = images.mean(1)
         return (grey > grey.mean(dim=(1, 2), keepdim=True) + grey.std()).float()
 
-    monkeypatch.setattr(run_report, "where_it_looks", bright_places)
+    monkeypatch.setattr(present, "where_it_looks", bright_places)
     shown = []
-    monkeypatch.setattr(run_report, "build_report", lambda **page: shown.extend(page["examples"]) or "")
+    monkeypatch.setattr(present, "page_sections", lambda results, names, examples: shown.extend(examples) or [])
     report(run, workers=0, device="cpu")
     # The shorter side is 96 / 0.75 = 128 pixels of 120: 192 x 128, of which columns 48..144 and rows 16..112 are kept.
     top, left, bottom, right = (
@@ -177,7 +181,10 @@ def test_results_are_whole_or_not_there(config, monkeypatch):
         "skipped.txt": lambda: folder.write_skipped({"a": "b"}),
         "nan_batch.txt": lambda: folder.write_nan_batch(["a"]),
         "report.html": lambda: run_report.write_run_report(
-            folder, torch.nn.Identity(), {"val": EmojiImages("val")}, None, []
+            folder,
+            Classification(metadata={"class_names": []}),
+            Look(net=torch.nn.Identity(), splits={"val": EmojiImages("val")}, preprocessing=None),
+            [],
         ),
     }
     monkeypatch.setattr(Path, "write_text", full)

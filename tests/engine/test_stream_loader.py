@@ -17,7 +17,7 @@ from transnext.engine.stream_loader import StreamBatches, evaluation_batches
 from transnext.engine.update import Updater
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-TRANSFORM = train_transform((3, 16, 16), MEAN, STD, "bicubic", auto_augment="rand-m9-mstd0.5-inc1", erasing_prob=0.5)
+TRANSFORM = train_transform((3, 16, 16), MEAN, STD, "bicubic", auto_augment="rand-m9-mstd0.5-inc1")
 PARTS = [(ranks, workers) for ranks in (1, 2, 3) for workers in (0, 1, 2)]
 """Processes, and workers of each."""
 
@@ -207,7 +207,7 @@ def test_balance_needs_a_folder(tar_folder, tmp_path):
     through_a_cache = LabelledImages(cached(images.source, tmp_path / "decoded"), TRANSFORM)
     for each in (images, through_a_cache):
         with pytest.raises(ValueError, match="balanced needs images that can be read in any order"):
-            train_loader(each, batch_size=2, seed=0, balanced=True)
+            train_loader(each, batch_size=2, seed=0, balance=lambda: np.zeros(9, np.int64))
 
 
 # Training

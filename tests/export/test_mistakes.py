@@ -1,6 +1,8 @@
 """What cannot be exported: one line, exit status 2, and no trace on the disk."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,48 @@ def test_what_is_there_stays(fails, checkpoint: Path, tmp_path: Path) -> None:
     assert (folder / "config.json").exists()
 
 
+@pytest.mark.parametrize(("name", "format"), [("a.pt2", None), ("a.onnx", None), ("a.xml", None), ("a", "hf")])
+def test_a_disk_that_becomes_full(name: str, format: str | None, checkpoint: Path, tmp_path: Path) -> None:
+    """Files of all formats, of which the system takes the first kilobytes alone; and none is left."""
+    for package in {"a.onnx": ("onnxscript", "onnxruntime"), "a.xml": ("openvino", "onnxscript")}.get(name, ()):
+        pytest.importorskip(package)
+    pytest.importorskip("resource")
+    target = tmp_path / "out" / name
+    target.parent.mkdir()
+    option = ["--format", format] if format else ["--fixed-size"]
+    script = f"""
+import resource
+import transnext.export.exporting as exporting
+real = exporting.naming
+def naming(path):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+    return real(path)
+exporting.naming = naming
+from transnext.cli import main
+main(["export", {str(checkpoint)!r}, "--output", {str(target)!r}] + {option})
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"transnext: cannot write {target}: ")
+    assert line.endswith("B free)")
+    assert list(target.parent.iterdir()) == []
+
+
+def test_an_output_that_cannot_be_written(fails, checkpoint: Path, tmp_path: Path) -> None:
+    """It is said before anything is loaded."""
+    file = tmp_path / "file"
+    file.touch()
+    (tmp_path / "folder.onnx").mkdir()
+    for output, said in (
+        (file / "a.onnx", f"no folder {file} for a.onnx"),
+        (tmp_path / "folder.onnx", "is a folder: give the name of a file"),
+        (tmp_path / ("a" * 300 + ".pt2"), "File name too long"),
+    ):
+        assert said in fails("no_model", "--output", str(output), "--overwrite")
+    assert "is not a folder" in fails("no_model", "--output", str(file), "--format", "hf", "--overwrite")
+
+
 def test_a_backbone_alone(fails, checkpoint: Path, tmp_path: Path) -> None:
     read = read_checkpoint(checkpoint)
     weights = {name: t for name, t in read.state_dict.items() if not name.startswith("head")}
@@ -73,6 +117,8 @@ def test_a_backbone_alone(fails, checkpoint: Path, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "backbone.safetensors", weights, metadata)
     said = fails(str(tmp_path / "backbone.safetensors"), "--output", str(tmp_path / "out" / "a.pt2"))
     assert "has no classifier: add --features-only" in said
+    said = fails(str(tmp_path / "backbone.safetensors"), "--output", str(tmp_path / "out" / "hub"), "--format", "hf")
+    assert "has no classifier, which a hub folder describes: write its maps with --features-only to a file" in said
 
 
 def test_a_file_that_differs(fails, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """Models without a classifier are refused as they are opened, by whatever would have classified with them."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from transnext import Predictor, export_model
 from transnext.cli import main
 from transnext.engine.evaluation import Evaluator
 from transnext.export import open_classifier
-from transnext.tasks.classification.loading import load_classifier
+from transnext.tasks.classification.loading import load_classifier, loaded_classifier
 
 BACKBONES = ["headless.pth", "detector.pth"]
 
@@ -65,4 +64,4 @@ def test_names_must_be_as_many_as_classes() -> None:
     classifier = load_classifier()
     assert open_classifier(classifier) is classifier
     with pytest.raises(ValueError, match=r"transnext_pico.emoji names 3 classes, but its classifier has 22"):
-        open_classifier(replace(classifier, class_names=["a", "b", "c"]))
+        open_classifier(loaded_classifier(classifier.model, ["a", "b", "c"], classifier.preprocessing, classifier.name))

@@ -11,11 +11,12 @@ from PIL import Image
 
 from transnext.data.corruptions import CORRUPTIONS
 from transnext.report.page import build_report
-from transnext.studies.corruptions import RobustnessResult
-from transnext.studies.sizes import ScalePoint, ScaleResult
+from transnext.report.parts import Section
+from transnext.studies.corruptions import RobustnessResult, robustness_section
+from transnext.studies.sizes import ScalePoint, ScaleResult, scales_section
 from transnext.tasks.classification.calibration import Calibration, calibration
 from transnext.tasks.classification.intervals import bootstrap_interval
-from transnext.tasks.classification.present import Example
+from transnext.tasks.classification.present import Example, page_sections
 from transnext.tasks.classification.results import Prediction, SplitResult
 
 HOSTILE = "<script>alert('x')</script>\"&'\x00\udcff\u202e"
@@ -90,16 +91,24 @@ def scales(modes=("extrapolate", "interpolate", "linear"), **kwargs) -> ScaleRes
     return ScaleResult(split="val", images=200, trained_size=64, points=points, failures=((32, "too <small>"),))
 
 
-def report(**kwargs) -> str:
+def studies(robustness=None, scales=None) -> list[Section]:
+    return [
+        Section(key="robustness", title="Corrupted images", html=robustness_section(robustness)),
+        Section(key="sizes", title="Image sizes", html=scales_section(scales)),
+    ]
+
+
+def report(*, class_names=("cat", "dog", "owl", "ant"), examples=None, studies=(), **kwargs) -> str:
     values = {
         "title": "A run",
         "config": {"model": "transnext_pico", "data": "emoji", "image_size": 64, "parameters": 1_067_288, "ema": None},
         "history": epochs(5),
         "results": [split_result(), split_result("shift", accuracy=0.5)],
-        "class_names": ["cat", "dog", "owl", "ant"],
-        "examples": [example(), example(predicted="cat", heat=None)],
+        "facts": [f"{len(class_names)} classes"],
+        **kwargs,
     }
-    page = build_report(**{**values, **kwargs})
+    examples = [example(), example(predicted="cat", heat=None)] if examples is None else examples
+    page = build_report(**values, sections=[*page_sections(values["results"], class_names, examples), *studies])
     page.encode("utf-8")
     return page
 
@@ -118,9 +127,9 @@ def text_of(page: str) -> str:
 
 def test_headline_numbers():
     text = text_of(report())
-    assert "Validation accuracy70.0 %" in text
+    assert "Validation top-170.0 %" in text
     assert "in epoch 3" in text
-    assert "val accuracy75.0 %" in text
+    assert "val top-175.0 %" in text
     assert "69.0 to 81.0 %" in text  # bootstrap, 150 of 200
     assert "200 images" in text
     assert "3 min 20 s" in text
@@ -241,8 +250,8 @@ def test_size_stays_modest():
         {"config": {}},
         {"config": {"parameters": None, "model": None}},
         {"results": [], "history": [], "examples": [], "config": {}, "class_names": []},
-        {"robustness": robustness(), "scales": scales()},
-        {"robustness": robustness(("fog",), clean=None), "scales": scales((None,), macs=None, images_per_second=None)},
+        {"studies": studies(robustness(), scales())},
+        {"studies": studies(robustness(("fog",), clean=None), scales((None,), macs=None, images_per_second=None))},
     ],
 )
 def test_edge_cases_are_well_formed(kwargs):
@@ -286,7 +295,7 @@ def test_reliability():
 
 
 def test_robustness_and_sizes():
-    page = report(robustness=robustness(), scales=scales())
+    page = report(studies=studies(robustness(), scales()))
     text = text_of(page)
     assert "Mean corruption error 60.0 %, 35.0 points more" in text
     assert "gaussian noise" in text

@@ -2,11 +2,11 @@ import math
 
 import numpy as np
 import pytest
-from transnext.report.confusion import most_confused
 
 from transnext.report.charts import Series, line_chart, nice_ticks
-from transnext.report.history import best_validation, total_of
+from transnext.report.history import best_epoch, total_of
 from transnext.report.text import duration, escape, magnitude, number, percent
+from transnext.tasks.classification.present import most_confused
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_most_confused_pairs():
 
 def test_best_epoch_is_the_first_of_the_best():
     history = [{"epoch": e, "val_top1": v} for e, v in ((1, 0.5), (2, math.nan), (3, 0.8), (4, 0.8))]
-    assert best_validation(history) == (0.8, 3)
-    assert best_validation([{"epoch": 1}]) is None
+    assert best_epoch(history, "val_top1") == (0.8, 3)
+    assert best_epoch([{"epoch": 1}], "val_top1") is None
     assert total_of([{"seconds": 2.0}, {"seconds": math.nan}, {}], "seconds") == 2.0
 
 

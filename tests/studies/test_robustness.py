@@ -19,7 +19,7 @@ class Some:
     def load(self, index, min_side=None):
         return self.source.load(index * self.step, min_side)
 
-    def label(self, index):
+    def target(self, index):
         return self.source.target(index * self.step)
 
     def name(self, index):

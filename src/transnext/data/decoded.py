@@ -17,11 +17,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
+from transnext.choices import MEMORY
 from transnext.data.image_files import CACHE_MARK
 from transnext.data.sample import Source
-
-MEMORY = "memory"
-"""The value of `cache` that keeps images in shared memory instead of a folder."""
 
 # Left free for everything else on the file system of the cache: bytes, and of shared memory a share, because the data
 # loader hands batches over in it and dies when it is full.

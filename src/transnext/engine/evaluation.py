@@ -12,7 +12,7 @@ from transnext.data import NAMED_SETS, LabelledImages, Source, collate
 from transnext.data.preprocessing import Preprocessing
 from transnext.engine.device import pick_device
 from transnext.engine.display import Display
-from transnext.engine.evaluate import evaluate as evaluate_batches
+from transnext.engine.eval_loop import evaluate as evaluate_batches
 from transnext.engine.loader import eval_loader, naming_dead_workers
 from transnext.engine.run_folder import RunFolder
 from transnext.export import open_classifier

@@ -25,7 +25,7 @@ from transnext.engine.build import build_accelerator, build_loader, build_net
 from transnext.engine.checkpoints import Checkpoints, load_state, naming_last_good
 from transnext.engine.display import Display
 from transnext.engine.distributed import fail, gather, on_main_process, restarts
-from transnext.engine.evaluate import evaluate
+from transnext.engine.eval_loop import evaluate
 from transnext.engine.loader import EvalLoader, eval_loader, naming_dead_workers
 from transnext.engine.optim import make_optimizer, make_scheduler, train_mode
 from transnext.engine.progress import EpochTotals, Progress, epoch_line, run_lines, update_figures

@@ -10,13 +10,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from transnext.atomic import check_writable, naming, staged
 from transnext.choices import MIN_OPSET
 from transnext.export import hub_folder, onnx_file, openvino_file, torch_file
 from transnext.export.checking import SizeCheck, check, shapes_to_check
 from transnext.export.formats import Format, format_of, require
 from transnext.export.info import ExportInfo
 from transnext.export.int8 import calibration_images, quantize_onnx, quantize_openvino
-from transnext.export.output import check_output, staged
 from transnext.export.plain import ForExport, size_multiple
 from transnext.export.program import smallest_program, trace
 from transnext.export.running import ExportedModel
@@ -81,6 +81,7 @@ def export_model(
 
     Raises:
         FileNotFoundError: There is no such model, checkpoint or set, or no folder for the output.
+        OSError: The output cannot be written.
         ValueError: What is asked for does not go together or cannot be had, or the file differs from PyTorch by more
             than `MAX_DIFFERENCE`.
     """
@@ -104,10 +105,17 @@ def export_model(
             "a hub folder holds the whole network for any size: leave out --features-only and --fixed-size; timm gives "
             "the maps of it with features_only=True"
         )
-    check_output(output, overwrite)
+    check_writable(output, folder=format == "hf", overwrite=overwrite)
     classifier = _load(model, checkpoint)
+    weights = sum(t.nbytes for t in classifier.model.state_dict().values())
+    check_writable(output, folder=format == "hf", overwrite=overwrite, num_bytes=weights)
     if license is None and checkpoint is None and not _is_file(model):
         license = getattr(classifier.model, "pretrained_cfg", {}).get("license")
+    if format == "hf" and getattr(classifier.model, "num_classes", 1) == 0:
+        raise ValueError(
+            f"{classifier.name} has no classifier, which a hub folder describes: write its maps with --features-only "
+            "to a file (.onnx, .xml, .pt2)"
+        )
     info = _describe(
         classifier,
         image_size=image_size,
@@ -126,25 +134,28 @@ def export_model(
     images = None if calibration is None else calibration_images(calibration, info.preprocessing)
     with staged(output) as staging:
         if format == "hf":
-            hub_folder.write(classifier.model, staging, info)
+            with naming(output):
+                hub_folder.write(classifier.model, staging, info)
             run: Callable[[Tensor], Any] = hub_folder.runner(staging)
         else:
             indices = [int(name.removeprefix("stage")) for name in info.outputs] if features_only else None
-            network = ForExport(
-                classifier.model, out_indices=indices, fixed_size=size if info.size_multiple is None else None
-            )
+            network = ForExport(classifier.model, out_indices=indices, fixed_size=info.size_multiple is None)
             program = trace(network, info.preprocessing.input_size)
             if format == "torch":
-                torch_file.write(program, staging, info)
+                with naming(output):
+                    torch_file.write(program, staging, info)
             elif format == "onnx":
-                onnx_file.write(program, staging, info, opset)
+                onnx = onnx_file.convert(program, info, opset)
+                with naming(output):
+                    onnx.save(staging, external_data=False)
                 if images is not None:
                     quantize_onnx(staging, images, info)
             else:
                 converted = openvino_file.convert(program, info)
                 if images is not None:
                     converted = quantize_openvino(converted, images)
-                openvino_file.write(converted, staging, info)
+                with naming(output):
+                    openvino_file.write(converted, staging, info)
             run = ExportedModel(staging)
         shapes = shapes_to_check(info.preprocessing.input_size[0], size, info.size_multiple)
         limit = {} if images is None else {"limit": math.inf}

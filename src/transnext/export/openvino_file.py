@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from transnext.atomic import naming
 from transnext.export import onnx_file
 from transnext.export.info import ENTRIES, KEY, ExportInfo
 
@@ -21,7 +22,9 @@ def convert(program: ExportedProgram, info: ExportInfo) -> Any:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        onnx_file.write(program, path, info)
+        onnx = onnx_file.convert(program, info)
+        with naming(path):
+            onnx.save(path, external_data=False)
         return openvino.convert_model(path)
 
 

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from transnext.export.plain import ForExport
+from transnext.ops.tracing import exporting
 
 
 def trace(network: ForExport, input_size: tuple[int, int, int]) -> ExportedProgram:
@@ -22,9 +23,12 @@ def trace(network: ForExport, input_size: tuple[int, int, int]) -> ExportedProgr
         size = [3 * multiple, 5 * multiple]
         dims |= {2: multiple * Dim("height", min=1), 3: multiple * Dim("width", min=1)}
     images = torch.zeros(2, channels, *size)
-    # The cache of shapes costs more than it saves where they are symbols.
-    with torch.no_grad(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
-        return torch.export.export(network.eval(), (images,), dynamic_shapes=(dims,))
+    with torch.no_grad(), exporting():
+        if multiple is None:
+            network(images)  # leaves what depends on sizes and weights alone, such as the position bias, as constants
+        # The cache of shapes costs more than it saves where they are symbols.
+        with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+            return torch.export.export(network, (images,), dynamic_shapes=(dims,))
 
 
 def smallest_program(multiple: int) -> int:

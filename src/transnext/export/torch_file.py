@@ -1,5 +1,6 @@
 """Files of `torch.export` (.pt2): PyTorch alone runs them, in Python or C++."""
 
+import io
 import json
 import warnings
 from pathlib import Path
@@ -18,7 +19,10 @@ def write(program: ExportedProgram, path: Path, info: ExportInfo) -> None:
     with warnings.catch_warnings():
         # It wonders whether weights that are views of one another lie on the CPU. They do.
         warnings.filterwarnings("ignore", message="No complete tensor found")
-        torch.export.save(program, path, extra_files={_ENTRY: json.dumps(info.to_strings())})
+        # PyTorch's own writing of a file ends the process when the disk is full.
+        file = io.BytesIO()
+        torch.export.save(program, file, extra_files={_ENTRY: json.dumps(info.to_strings())})
+        path.write_bytes(file.getbuffer())
 
 
 class TorchFile:

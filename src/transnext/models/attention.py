@@ -18,9 +18,9 @@ from transnext.models.position_bias import HIDDEN_FEATURES, PositionBias, StageG
 from transnext.models.weight_cache import WeightCache, is_untouched, untouched_weights
 from transnext.ops import Backend, aggregated_attention, expand_bias_table
 from transnext.ops.backend import use_fused, why_not_cpu_kernels
-from transnext.ops.pooling import pool_by_products
+from transnext.ops.pooling import evenly_divided, pool_by_products
 from transnext.ops.reference import NORM_EPS
-from transnext.ops.tracing import is_symbolic
+from transnext.ops.tracing import as_dtype, at_least_float32, at_least_one, is_exporting, is_symbolic, shared
 
 MAX_BIAS_ENTRIES = 1 << 24
 """Query-key pairs times heads whose bias global attention holds at once: 64 MB. A 2048x2048 image has 400 million."""
@@ -107,6 +107,8 @@ class Mixer(nn.Module):
                 fused=use_fused(self.backend if like.is_cpu else "auto", objection),  # GPUs have no kernel for it
             )
 
+        if is_exporting():
+            return shared(("bias", id(self), size, key_size), build)
         if weights is None or compiling or torch.jit.is_tracing():
             return build()
         if torch.is_grad_enabled() and any(p.requires_grad for p in weights):
@@ -187,14 +189,19 @@ class AggregatedAttention(Mixer):
         """The pooled grid `(P_h, P_w)` of a map of `size` = `(H, W)`."""
         if self.fixed_pool_size is not None:
             return self.fixed_pool_size
-        largest: Any = torch.sym_max if is_symbolic(*size) else max  # `max` would ask a symbol
-        return largest(1, size[0] // self.sr_ratio), largest(1, size[1] // self.sr_ratio)
+        bins = at_least_one(size[0] // self.sr_ratio), at_least_one(size[1] // self.sr_ratio)
+        for i in (0, 1):
+            shared(("width", size[i], bins[i]), lambda: self.sr_ratio)  # of `exporting`, for `evenly_divided`
+        return bins
 
     def pool(self, x: Tensor) -> Tensor:
         """The pooled grid of a map, `[B, H, W, C]` to `[B, P_h, P_w, C]`."""
         size = self.pool_size((x.shape[1], x.shape[2]))
-        if is_symbolic(*x.shape[1:3]):
-            return pool_by_products(x, size)
+        if is_symbolic(*x.shape[1:3]) or is_exporting():
+            height, width = (evenly_divided(x.shape[1 + i], size[i]) for i in (0, 1))
+            if height is None or width is None:
+                return pool_by_products(x, size)
+            return F.avg_pool2d(x.permute(0, 3, 1, 2), (height, width)).permute(0, 2, 3, 1)
         return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
 
     def keys_of(self, x: Tensor, product: Product | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -323,12 +330,12 @@ def attend_globally(mixer: GlobalCosineAttention, qkv: Tensor, position: Positio
     H, W = qkv.shape[1:3]
     q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in _split_heads(qkv, 3, mixer.num_heads))
     # Unit vectors and their scale in at least float32: NORM_EPS is 0 in float16.
-    wide = torch.promote_types(q.dtype, torch.float32)
+    wide = at_least_float32(q.dtype)
     log_length = torch.full((), H * W, dtype=wide, device=q.device).log() if is_symbolic(H, W) else math.log(H * W)
-    scale = F.softplus(mixer.temperature.to(wide)) * log_length
-    qs = (F.normalize(q.to(wide), dim=-1, eps=NORM_EPS) + mixer.query_embedding.to(wide)) * scale
-    kn = F.normalize(k.to(wide), dim=-1, eps=NORM_EPS)
-    qs, kn = qs.to(v.dtype), kn.to(v.dtype)
+    scale = F.softplus(as_dtype(mixer.temperature, wide)) * log_length
+    qs = (F.normalize(as_dtype(q, wide), dim=-1, eps=NORM_EPS) + as_dtype(mixer.query_embedding, wide)) * scale
+    kn = F.normalize(as_dtype(k, wide), dim=-1, eps=NORM_EPS)
+    qs, kn = as_dtype(qs, v.dtype), as_dtype(kn, v.dtype)
     heads_at_once = mixer.num_heads
     if not torch.compiler.is_compiling():
         heads_at_once = max(1, min(heads_at_once, MAX_BIAS_ENTRIES // (H * W) ** 2))
@@ -340,7 +347,7 @@ def attend_globally(mixer: GlobalCosineAttention, qkv: Tensor, position: Positio
             qs[:, heads],
             kn[:, heads],
             v[:, heads],
-            attn_mask=bias.to(v.dtype),  # [M, N, N]
+            attn_mask=as_dtype(bias, v.dtype),  # [M, N, N]
             dropout_p=mixer.attn_drop if mixer.training else 0.0,
             scale=1.0,
         )

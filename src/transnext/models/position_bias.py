@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transnext.ops import AxisIndex, axis_index, log_spaced
 from transnext.ops.backend import is_capturing
 from transnext.ops.bias_table import position_bias_table
-from transnext.ops.tracing import is_symbolic
+from transnext.ops.tracing import is_exporting, is_symbolic, shared
 
 BiasMode = Literal["extrapolate", "interpolate"]
 BIAS_MODES: tuple[str, ...] = get_args(BiasMode)
@@ -79,8 +79,8 @@ def position_bias(
     """
     # Nothing is remembered of a graph that is traced, whose sizes may be symbols, nor of fake tensors; and a CUDA graph
     # would read an entry after it was dropped.
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) is not Tensor or is_capturing()
-    index = _axis if traced else _remembered_axis
+    traced = is_exporting() or torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) is not Tensor
+    index = _axis if traced or is_capturing() else _remembered_axis
     axes: list[AxisIndex] = []
     for i in range(2):
         trained = (geometry.trained_size[i], trained_key_size[i]) if mode == "interpolate" else (None, None)
@@ -102,7 +102,10 @@ def _remembered_axis(
 def _axis(
     num_queries: int, num_keys: int, trained: tuple[int, int] | tuple[None, None], device: torch.device
 ) -> AxisIndex:
-    return axis_index(num_queries, num_keys, trained_queries=trained[0], trained_keys=trained[1], device=device)
+    return shared(
+        ("axis", num_queries, num_keys, trained, device),
+        lambda: axis_index(num_queries, num_keys, trained_queries=trained[0], trained_keys=trained[1], device=device),
+    )
 
 
 def _table(
@@ -115,7 +118,10 @@ def _table(
     dtype: torch.dtype,
 ) -> Tensor:
     """The MLP over the grid of distinct offsets, `[M, U_h, U_w]`, a few rows at a time to bound memory."""
-    rows, cols = log_spaced(row_offsets, scale[0]), log_spaced(col_offsets, scale[1])
+    rows, cols = shared(
+        ("coordinates", id(row_offsets), id(col_offsets), *scale),
+        lambda: (log_spaced(row_offsets, scale[0]), log_spaced(col_offsets, scale[1])),
+    )
     if fused:
         return position_bias_table(rows, cols, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
     # Quantised layers have no parameters, and wrapped ones keep them anywhere.
@@ -125,5 +131,9 @@ def _table(
         parts: Sequence[Tensor] = (rows,)
     else:
         parts = rows.split(max(1, MAX_CHUNK_ENTRIES // cols.shape[0]))
-    chunks = [fc2(torch.relu(fc1(torch.stack(torch.meshgrid(part, cols, indexing="ij"), dim=-1)))) for part in parts]
+    chunks = []
+    for part in parts:
+        size = part.shape[0], cols.shape[0]
+        grid = torch.stack((part[:, None].expand(size), cols.expand(size)), dim=-1)
+        chunks.append(fc2(torch.relu(fc1(grid))))
     return torch.cat(chunks).permute(2, 0, 1)

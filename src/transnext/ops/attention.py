@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transnext.ops import reference
+from transnext.ops import exported, reference
 from transnext.ops.backend import FUSED_DTYPES, use_fused, why_not_fused
 from transnext.ops.position_bias import AxisIndex, axis_index
 from transnext.ops.register import OPS, costs, define, register_gradient, register_triton
+from transnext.ops.tracing import is_exporting
 
 
 def aggregated_attention(
@@ -62,7 +63,8 @@ def aggregated_attention(
     Raises:
         ValueError: Shapes, dtypes or devices do not fit one another, or "fused" was asked for and cannot be had.
     """
-    if not torch.compiler.is_compiling():  # with symbolic sizes every comparison would become a guard
+    exporting = is_exporting()
+    if not (torch.compiler.is_compiling() or exporting):  # with symbolic sizes every comparison would become a guard
         _check_shapes(
             q,
             k=k,
@@ -86,7 +88,10 @@ def aggregated_attention(
         why_not = "the index covers some of the queries of an axis only"
     elif why_not is None and any(t.dtype not in FUSED_DTYPES for t in parameters):
         why_not = "a parameter is neither float32 nor bfloat16 nor float16"
-    if not use_fused(backend, why_not) or rows.table_size is None or cols.table_size is None:
+    use_kernels = use_fused(backend, why_not)
+    if exporting and dropout_p == 0:
+        return exported.aggregated_attention(q, k, v, k_pool, v_pool, *parameters, rows, cols)
+    if not use_kernels or rows.table_size is None or cols.table_size is None:
         return reference.aggregated_attention(q, k, v, k_pool, v_pool, *parameters, rows, cols, dropout_p)
     table_size = (rows.table_size[0], cols.table_size[0], rows.table_size[1], cols.table_size[1])
     out: Tensor = OPS.aggregated_attention(q, k, v, k_pool, v_pool, *parameters, *table_size)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from transnext.choices import Backend
 from transnext.ops.register import CPU_KERNELS
+from transnext.ops.tracing import is_exporting
 
 BACKENDS: tuple[str, ...] = get_args(Backend)
 HAS_TRITON = find_spec("triton") is not None
@@ -54,6 +55,8 @@ def why_not_fused(tensors: Iterable[Tensor]) -> str | None:
     missing = kernels_missing(first.device.type)
     if missing:
         return missing
+    if is_exporting():
+        return "a graph for other runtimes consists of plain operators"
     if torch.jit.is_tracing():
         return "torch.jit.trace records plain operators"
     # Dynamo takes the stack for one of its own variables, which is never None.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from transnext.ops.pooling import pooling_bins
+from transnext.ops.pooling import evenly_divided, pooling_bins
 from transnext.ops.tracing import is_symbolic
 
 COORDINATE_SCALE = 8.0
@@ -88,10 +88,15 @@ def _offsets_of_pooling_bins(
     """
     queries = torch.arange(num_queries, device=device)
     start, end = pooling_bins(num_queries, num_keys, device)
+    if (width := evenly_divided(num_queries, num_keys)) is not None:
+        # Offsets are 1 apart. What follows would give the same, with divisions that make many nodes in a graph.
+        far = num_queries - width
+        steps = torch.arange(num_queries + far, device=device, dtype=_widest_float(device))
+        return steps - (far + (width - 1) / 2), queries[:, None] - (start - far)
     # Twice the mean position of a bin is an integer, so doubled offsets are integers: 2 apart where the bins are of one
     # width, else 1, and at most `far` either way. No branch, since the sizes may be symbols.
     width = num_queries // num_keys
-    uneven = -(-num_queries // num_keys) - width
+    uneven = (num_queries + num_keys - 1) // num_keys - width  # no negative quotient, which runtimes round otherwise
     step = 2 - uneven
     far = 2 * (num_queries - 1) - (1 - uneven) * (width - 1)
     index = (2 * queries[:, None] - (start + end - 1 - far)[None, :]) // step
@@ -146,9 +151,9 @@ def expand_bias_table(table: Tensor, rows: AxisIndex, cols: AxisIndex) -> Tensor
 
 
 def _read_axis(table: Tensor, axis: AxisIndex, dim: int) -> Tensor:
-    taps = axis.taps.flatten(0, 1)
     if axis.weight is None:
-        return table.index_select(dim, taps[:, 0])
+        return table.index_select(dim, axis.taps.flatten())
+    taps = axis.taps.flatten(0, 1)
     weight = axis.weight.flatten(0, 1).to(table.dtype)
     shape = (1, -1, 1) if dim == 1 else (1, 1, -1)
     result = table.index_select(dim, taps[:, 0]) * weight[:, 0].view(shape)

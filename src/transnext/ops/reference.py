@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from transnext.ops.position_bias import AxisIndex, expand_bias_table
-from transnext.ops.tracing import no_autocast
+from transnext.ops.tracing import as_dtype, at_least_float32, no_autocast
 
 NORM_EPS = 1e-12
 """Smallest length by which queries and keys are divided when they are normalised."""
@@ -48,7 +48,7 @@ def aggregated_attention_weights(
 
     Arguments are those of `aggregated_attention`. float16 and bfloat16 give float32 weights.
     """
-    dtype = torch.promote_types(q.dtype, torch.float32)
+    dtype = at_least_float32(q.dtype)
     q, k, k_pool = (t.to(dtype) for t in (q, k, k_pool))
     with no_autocast(q.device.type):
         return _softmax_weights(
@@ -84,7 +84,7 @@ def aggregated_attention(
 
     Formula, arguments and result are those of `transnext.ops.aggregated_attention`.
     """
-    out_dtype, dtype = q.dtype, torch.promote_types(q.dtype, torch.float32)
+    out_dtype, dtype = q.dtype, at_least_float32(q.dtype)
     q, k, v, k_pool, v_pool = (t.to(dtype) for t in (q, k, v, k_pool, v_pool))
     with no_autocast(q.device.type):
         qn = F.normalize(q, dim=-1, eps=NORM_EPS)
@@ -121,18 +121,18 @@ def depthwise_conv_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None) -> 
     Returns:
         `[B, H, W, F]` in the dtype of `x`. GELU is the exact one (erf).
     """
-    out_dtype, dtype = x.dtype, torch.promote_types(x.dtype, torch.float32)
-    a, g = x.to(dtype).chunk(2, dim=-1)
+    out_dtype, dtype = x.dtype, at_least_float32(x.dtype)
+    a, g = as_dtype(x, dtype).chunk(2, dim=-1)
     with no_autocast(x.device.type):
         a = F.conv2d(
             a.permute(0, 3, 1, 2),
-            weight.to(dtype),
-            None if bias is None else bias.to(dtype),
+            as_dtype(weight, dtype),
+            None if bias is None else as_dtype(bias, dtype),
             padding=weight.shape[-1] // 2,
             groups=weight.shape[0],
         )
         out = F.gelu(a).permute(0, 2, 3, 1) * g
-    return out.to(out_dtype)
+    return as_dtype(out, out_dtype)
 
 
 def conv_glu(

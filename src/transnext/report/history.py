@@ -8,6 +8,15 @@ from transnext.report.text import NOTHING, count, duration, escape, finite, numb
 History = Sequence[Mapping[str, float]]
 
 
+def best_epoch(history: History, key: str) -> tuple[float, int] | None:
+    """The largest finite value of a key and its epoch, the earliest if several share it; None if there is none."""
+    points = [(value, -epoch) for epoch, value in _points(history, key) if finite(value) is not None]
+    if not points:
+        return None
+    value, epoch = max(points)
+    return value, int(-epoch)
+
+
 def total_of(history: History, key: str) -> float | None:
     """Sum of the finite values of a key; None if there are none."""
     values = [value for _, value in _points(history, key) if finite(value) is not None]

@@ -3,9 +3,10 @@
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from transnext.report.history import History, curves_section, total_of
+from transnext.report.history import History, best_epoch, curves_section, total_of
 from transnext.report.parts import Result, Section
 from transnext.report.results import main_metric, results_section, shown
 from transnext.report.style import STYLE
@@ -79,6 +80,12 @@ def _summary(config: Mapping[str, Any], history: History, facts: Sequence[str]) 
 
 def _tiles(config: Mapping[str, Any], history: History, results: Sequence[Result]) -> str:
     tiles: list[tuple[str, str, list[str]]] = []
+    if results:
+        name, main = next(iter(results[0].metrics.items()))
+        best = best_epoch(history, f"val_{name}")
+        if best is not None:
+            value = shown(replace(main, value=best[0]))
+            tiles.append((f"Validation {main.title}", value, ["best of all epochs", f"in epoch {best[1]}"]))
     for result in results:
         metric = main_metric(result)
         if metric is not None:

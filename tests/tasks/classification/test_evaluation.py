@@ -6,15 +6,15 @@ import torch
 from torch import nn
 
 from transnext.data import Batch
-from transnext.tasks.classification.metrics import Outputs, evaluate, summarise
-from transnext.tasks.table import results_as_dict
+from transnext.data.preprocessing import Preprocessing
+from transnext.engine.eval_loop import evaluate
+from transnext.tasks.classification.metrics import Outputs, summarise
+from transnext.tasks.classification.task import Classification
 
-
-class Images:
-    """Three classes, names "image 0" and so on."""
-
-    classes = ("a", "b", "c")
-    source = type("Source", (), {"name": staticmethod(lambda index: f"image {index}")})
+TASK = Classification(metadata={"class_names": ["a", "b", "c"]})
+PREPROCESSING = Preprocessing(
+    input_size=(3, 1, 1), mean=(0.0,) * 3, std=(1 / 255,) * 3, interpolation="bicubic", crop_pct=1.0, crop_mode="center"
+)
 
 
 class Answer(nn.Module):
@@ -25,6 +25,11 @@ class Answer(nn.Module):
         return x.flatten(1)
 
 
+def asked(model, parts, split="val", **kwargs):
+    name = "image {}".format
+    return evaluate(TASK, model, parts, PREPROCESSING, split=split, name=name, **kwargs)
+
+
 LOGITS = torch.tensor([[2.0, 1, 0], [0, 2, 1], [0, 1, 2], [2, 0, 1], [0, 2, 1]])
 TARGETS = torch.tensor([0, 1, 1, 1, 0])
 
@@ -32,12 +37,13 @@ TARGETS = torch.tensor([0, 1, 1, 1, 0])
 def batches(*parts, skipped=()):
     for part in parts:
         part = torch.tensor(part, dtype=torch.int64)
-        yield Batch(LOGITS[part].view(-1, 3, 1, 1), TARGETS[part], part, list(skipped))
+        images = LOGITS[part].view(-1, 3, 1, 1).to(torch.uint8)
+        yield Batch(images, TARGETS[part], part, list(skipped), torch.ones(len(part), 2, dtype=torch.int64), [])
 
 
 def test_every_number():
     model = Answer().train()
-    result = evaluate(model, batches([3, 1], [], [0, 4, 2], skipped=[("x.png", "broken")]), Images(), split="test")
+    result = asked(model, batches([3, 1], [], [0, 4, 2], skipped=[("x.png", "broken")]), split="test")
     assert model.training
     assert result.top1 == pytest.approx(2 / 5)
     assert result.top5 == 1.0
@@ -55,36 +61,35 @@ def test_every_number():
 
 
 def test_processes_give_the_same_as_one():
-    whole = evaluate(Answer(), batches(range(5)), Images())
-    seen: list[Outputs] = []
+    whole = asked(Answer(), batches(range(5)))
+    states = []
 
-    def collect(outputs):
-        seen.append(outputs)
-        return outputs if len(outputs.targets) else Outputs(LOGITS, TARGETS, torch.arange(5), [])
+    def keep(state):
+        states.append(state)
+        return [state] if len(state[0].targets) else [(Outputs(LOGITS, TARGETS, torch.arange(5)), [])]
 
-    evaluate(Answer(), batches([]), Images(), gather=collect)
+    asked(Answer(), batches([]), gather=keep)
     for rank in (1, 0):
-        evaluate(Answer(), batches(range(rank, 5, 2)), Images(), gather=collect)
-    assert seen[0].logits.shape == (0, 3)
-    logits, targets, indices = (torch.cat(parts) for parts in list(zip(*seen, strict=True))[:3])
-    together = summarise(Outputs(logits, targets, indices, []), name=Images.source.name)
-    assert results_as_dict([together])["val"] | {"images_per_second": 0} == results_as_dict([whole])["val"] | {
-        "images_per_second": 0
-    }
+        asked(Answer(), batches(range(rank, 5, 2)), gather=keep)
+    assert states[0][0].logits.shape == (0, 3)
+    meter = TASK.meter()
+    meter.merge(states)
+    together = meter.result("val", "image {}".format)
+    assert together.to_dict() | {"images_per_second": 0} == whole.to_dict() | {"images_per_second": 0}
     assert together.predictions == whole.predictions
 
 
 def test_no_image():
     with pytest.raises(ValueError, match=r"no image of the split 'val' could be read; the first: x.png: broken"):
-        evaluate(Answer(), batches([], skipped=[("x.png", "broken")]), Images())
+        asked(Answer(), batches([], skipped=[("x.png", "broken")]))
 
 
 def test_json_has_no_nan():
-    plain = results_as_dict([evaluate(Answer(), batches(range(5)), Images())])
+    plain = asked(Answer(), batches(range(5))).to_dict()
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
-    assert plain["val"]["classes"][2] == {"images": 0, "top1": None, "top1_interval": None}
+    assert plain["classes"][2] == {"images": 0, "top1": None, "top1_interval": None}
 
 
 def test_nan_logits_count_as_wrong():
-    outputs = Outputs(torch.full((2, 3), torch.nan), torch.tensor([1, 2]), torch.arange(2), [])
-    assert summarise(outputs).top1 == 0
+    outputs = Outputs(torch.full((2, 3), torch.nan), torch.tensor([1, 2]), torch.arange(2))
+    assert summarise(outputs, []).top1 == 0

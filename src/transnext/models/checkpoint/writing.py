@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from transnext.atomic import replacing
+from transnext.atomic import check_writable, naming, replacing
 from transnext.models.checkpoint.guessing import looks_like
 from transnext.models.checkpoint.reading import METADATA_KEY, Checkpoint, CheckpointError, read_checkpoint
 from transnext.models.official import ours_to_official
@@ -46,6 +46,7 @@ def convert_checkpoint(
 
     Raises:
         FileNotFoundError: There is no such file, or no folder for the target.
+        OSError: The target cannot be written.
         CheckpointError: The source cannot be read or is no TransNeXt, or the target exists or has another suffix.
     """
     target = Path(target)
@@ -53,22 +54,28 @@ def convert_checkpoint(
         raise CheckpointError(f"names is {names!r}: expected 'ours' or 'official'")
     if target.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
         raise CheckpointError(f"{target}: the suffix decides the format, use .safetensors or .pth")
-    if target.exists() and not overwrite:
-        raise CheckpointError(f"{target} exists: choose another name, or allow to overwrite it (--overwrite)")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {target.parent}")
+    _check_target(target, overwrite)
     checkpoint = read_checkpoint(source)
     if checkpoint.layout == "other":
         raise CheckpointError(f"{source}: {looks_like(checkpoint.state_dict)}")
     weights = checkpoint.state_dict
     if names == "official":
         weights = {ours_to_official(key): tensor for key, tensor in weights.items()}
-    if target.suffix == ".safetensors":
-        save_checkpoint(target, weights, checkpoint.metadata)
-    else:
-        with replacing(target) as temporary:
-            torch.save({"model": _savable(weights), METADATA_KEY: json.dumps(checkpoint.metadata)}, temporary)
+    _check_target(target, overwrite, sum(t.nbytes for t in weights.values()))
+    with naming(target):
+        if target.suffix == ".safetensors":
+            save_checkpoint(target, weights, checkpoint.metadata)
+        else:
+            with replacing(target) as temporary:
+                torch.save({"model": _savable(weights), METADATA_KEY: json.dumps(checkpoint.metadata)}, temporary)
     return checkpoint
+
+
+def _check_target(target: Path, overwrite: bool, num_bytes: int = 0) -> None:
+    try:
+        check_writable(target, overwrite=overwrite, num_bytes=num_bytes)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _savable(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -37,9 +37,8 @@ class ClassificationMeter(Meter[torch.Tensor]):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        # A process may have no image of the split: what it gathers still has the right shape.
-        nothing = torch.empty(0, dtype=torch.int64)
-        self._parts = [Outputs(torch.empty(0, num_classes), nothing, nothing)]
+        self.num_classes = num_classes
+        self._parts: list[Outputs] = []
 
     def add(self, raw: torch.Tensor, batch: Batch) -> None:
         """Takes logits `[B, classes]`."""
@@ -47,7 +46,7 @@ class ClassificationMeter(Meter[torch.Tensor]):
 
     def state(self) -> tuple[Outputs, list[tuple[str, str]]]:
         """Outputs for all images, and those that could not be read."""
-        return _joined(self._parts), self.skipped
+        return self._outputs(), self.skipped
 
     def merge(self, states: Sequence[tuple[Outputs, list[tuple[str, str]]]]) -> None:
         """Takes those of all processes."""
@@ -58,13 +57,13 @@ class ClassificationMeter(Meter[torch.Tensor]):
         self, split: str, name: Callable[[int], str] = str, images_per_second: float | None = None
     ) -> SplitResult:
         """See `Meter.result`."""
-        return summarise(
-            _joined(self._parts), self.skipped, split=split, name=name, images_per_second=images_per_second
-        )
+        return summarise(self._outputs(), self.skipped, split=split, name=name, images_per_second=images_per_second)
 
-
-def _joined(parts: Sequence[Outputs]) -> Outputs:
-    return Outputs(*map(torch.cat, zip(*parts, strict=True)))
+    def _outputs(self) -> Outputs:
+        if not self._parts:  # a process may have no image of the split: what it gathered still has the right shape
+            nothing = torch.empty(0, dtype=torch.int64)
+            return Outputs(torch.empty(0, self.num_classes), nothing, nothing)
+        return Outputs(*map(torch.cat, zip(*self._parts, strict=True)))
 
 
 def summarise(

@@ -1,6 +1,5 @@
 """Classification as a task of the engine."""
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -8,24 +7,20 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import timm
-import torch
-import torch.nn.functional as F
-from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 from transnext.config import TrainConfig
-from transnext.data import NAMED_SETS, Source, open_dataset
+from transnext.data import NAMED_SETS, LabelledImages, Source, open_dataset
 from transnext.data.preprocessing import Preprocessing
 from transnext.models.checkpoint import load_checkpoint, read_checkpoint
 from transnext.models.variants import PRETRAIN_SIZES, create, trained_sizes
 from transnext.report.parts import Section
 from transnext.tasks.classification.align import aligned, namings
-from transnext.tasks.classification.config import ClassificationConfig
 from transnext.tasks.classification.metrics import ClassificationMeter
 from transnext.tasks.classification.mirror import MirrorAveraged
+from transnext.tasks.classification.objective import ClassificationObjective, ErasedImages
 from transnext.tasks.classification.results import SplitResult
-from transnext.tasks.task import WHOLE, Look, Losses, Meter, Objective, Task
+from transnext.tasks.task import WHOLE, Look, Meter, Objective, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +71,15 @@ class Classification(Task):
             return None
         return lambda: np.fromiter(map(source.target, range(len(source))), np.int64, len(source))
 
-    def objective(
-        self, net: nn.Module, preprocessing: Preprocessing, config: TrainConfig[Any]
-    ) -> "ClassificationObjective":
+    def images(
+        self, source: Source, preprocessing: Preprocessing, training: TrainConfig[Any] | None = None
+    ) -> LabelledImages:
+        """See `Task.images`."""
+        if training is None:
+            return super().images(source, preprocessing)
+        return ErasedImages(source, *preprocessing.training(training.images), erasing=training.task.erasing)
+
+    def objective(self, net: nn.Module, preprocessing: Preprocessing, config: TrainConfig[Any]) -> Objective:
         """See `Task.objective`."""
         repeated = config.images.repeats > 1
         return ClassificationObjective(net, preprocessing, config.task, len(self.class_names), repeated)
@@ -109,87 +110,6 @@ class Classification(Task):
         from transnext.tasks.classification.present import sections_of  # imports matplotlib, which training needs not
 
         return sections_of(results, self.class_names, look)
-
-
-class ClassificationObjective(Objective):
-    """Cross-entropy of images that are partly hidden and mixed.
-
-    Args:
-        net: Gives logits `[B, classes]`.
-        preprocessing: What its images must look like.
-        config: What is done to images and targets.
-        num_classes: Classes.
-        repeated: Whether neighbours in a batch may be one image, differently augmented.
-    """
-
-    def __init__(
-        self,
-        net: nn.Module,
-        preprocessing: Preprocessing,
-        config: ClassificationConfig,
-        num_classes: int,
-        repeated: bool = False,
-    ) -> None:
-        super().__init__(net)
-        self.normalise = preprocessing.normalise()
-        self.input_size = preprocessing.input_size
-        self.label_smoothing = config.label_smoothing
-        self.erasing = config.erasing
-        self.mix = make_mixer(config, num_classes, repeated)
-
-    def forward(self, images: Tensor, sizes: Tensor, targets: Tensor) -> Losses:
-        """See `Objective.forward`; targets are int64 `[B]`."""
-        x = self.normalise(images)
-        if self.erasing > 0:
-            # Its rectangles come from Python's generator, the noise in them from PyTorch's.
-            random.seed(int(torch.randint(2**62, ())))
-            x = RandomErasing(self.erasing, mode="pixel", device=str(x.device))(x)
-        x, mixed = self.mix(x, targets)
-        logits = self.net(x)
-        losses = F.cross_entropy(logits.float(), mixed, label_smoothing=self.label_smoothing, reduction="none")
-        recognised = (logits.detach().argmax(-1) == targets).sum()
-        weight = torch.tensor(float(len(images)), device=images.device)
-        return Losses({"loss": losses.sum()}, weight, {"accuracy": recognised})
-
-    def blank(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Objective.blank`."""
-        images = torch.zeros(1, *self.input_size, dtype=torch.uint8, device=device)
-        return (
-            images,
-            torch.tensor([self.input_size[1:]], device=device),
-            torch.zeros(1, dtype=torch.int64, device=device),
-        )
-
-
-def make_mixer(
-    config: ClassificationConfig, num_classes: int, repeated: bool = False
-) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Mixes a batch: images `[B, C, H, W]` and classes `[B]` in, images and targets in the same order out.
-
-    Targets are class probabilities `[B, classes]` where the batch was mixed, and classes `[B]` where not.
-    """
-    mixers: list[nn.Module] = []
-    if config.mixup > 0:
-        mixers.append(v2.MixUp(alpha=config.mixup, num_classes=num_classes))
-    if config.cutmix > 0:
-        mixers.append(v2.CutMix(alpha=config.cutmix, num_classes=num_classes))
-    if not mixers or config.mix_prob == 0 or num_classes < 2:
-        return lambda images, targets: (images, targets)
-    one_of = v2.RandomChoice(mixers)
-
-    def mix(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        if torch.rand(()) >= config.mix_prob:
-            return images, targets
-        if not repeated:
-            mixed: tuple[Tensor, Tensor] = one_of(images, targets)
-            return mixed
-        # torchvision mixes each image with the one before it, with repeated augmentation often a copy of it.
-        order = torch.randperm(len(images))
-        mixed_images, mixed_targets = one_of(images[order], targets[order])
-        back = order.argsort()
-        return mixed_images[back], mixed_targets[back]
-
-    return mix
 
 
 def _pretrain_size(checkpoint: str, name: str) -> Any:

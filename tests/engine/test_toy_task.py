@@ -1,0 +1,103 @@
+"""Another task with the same engine: nothing in it knows of classes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mean_colour import ColourConfig
+from safetensors.torch import load_file
+
+from transnext.config import TrainConfig
+from transnext.engine import train
+from transnext.engine.run_folder import RunFolder
+from transnext.engine.signals import Stopped
+from transnext.engine.trainer import Trainer
+from transnext.engine.update import Updater
+
+
+@pytest.fixture
+def colour(config) -> TrainConfig:
+    options = config.but(crop_scale=(1.0, 1.0), auto_augment="", color_jitter=0.0, epochs=30, lr=0.1, weight_decay=0.0)
+    return TrainConfig(
+        data=options.data,
+        output=options.output,
+        epochs=30,
+        batch_size=8,
+        task=ColourConfig(),
+        images=options.images,
+        optim=options.optim,
+        run=options.run,
+    )
+
+
+def test_it_learns_and_reports(colour) -> None:
+    result = train(colour, quiet=True)
+    assert result.results[1].error < 0.03
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"] / 10
+    assert result.history[-1].keys() >= {"train_distance", "val_error"}
+    page = result.report.read_text()
+    assert "Here they would be." in page
+    assert "mean error" in page
+    folder = RunFolder(result.folder)
+    assert folder.config() == colour.with_absolute_paths()
+    assert json.loads(folder.results_file.read_text())["val"] == {"error": result.results[1].error}
+    best = min(result.history, key=lambda row: row["val_error"])
+    assert result.results[1].error == pytest.approx(best["val_error"], abs=1e-6)
+
+
+def test_it_goes_on_to_the_same_weights(colour, tmp_path, monkeypatch) -> None:
+    colour = colour.but(epochs=2, checkpoint_every=1)
+    train(colour.but(output=str(tmp_path / "whole")), quiet=True)
+    original, updates = Updater.__call__, 0
+
+    def stop(self, *args):
+        nonlocal updates
+        updates += 1
+        if updates == 4:
+            raise Stopped(15)
+        return original(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Updater, "__call__", stop)
+        train(colour, quiet=True)
+    train(colour, resume="auto", quiet=True)
+    a, b = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "run"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    with pytest.raises(ValueError, match=r"was started with --power 2 \(now --power 1\)"):
+        train(colour.but(power=1), resume="auto", quiet=True)
+
+
+def test_an_unreadable_image_is_left_out(colour) -> None:
+    Path(colour.data, "red", "0.png").write_bytes(b"no image")
+    result = train(colour.but(epochs=1), quiet=True)
+    assert sum(r.num_images for r in result.results) == 29
+    assert "0.png" in (result.folder / "skipped.txt").read_text()
+
+
+def test_two_processes_are_one(colour, tmp_path) -> None:
+    colour = colour.but(epochs=2, drop_path=0.0, tracker="none", patience=0)
+    Trainer._write_report, usual = (lambda self, results: None), Trainer._write_report
+    try:
+        train(colour.but(output=str(tmp_path / "one")), quiet=True)
+    finally:
+        Trainer._write_report = usual
+    (tmp_path / "config.json").write_text(colour.but(output=str(tmp_path / "two")).to_json())
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import mean_colour; from pathlib import Path;"
+        "from transnext.config import TrainConfig; from transnext.engine import train;"
+        "train(TrainConfig.load(Path(sys.argv[2])), quiet=True)"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    command += [str(Path(__file__).parent), str(tmp_path / "config.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    a, b = (load_file(tmp_path / name / "last.safetensors") for name in ("one", "two"))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-6)
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
+    assert results[0]["val"]["error"] == pytest.approx(results[1]["val"]["error"], rel=1e-4)
