@@ -7,10 +7,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 from PIL import Image
-from transnext.engine.config import TrainConfig
 
 from transnext.cli import main
 from transnext.cli.main import COMMANDS, _function
+from transnext.config import TrainConfig
 from transnext.models.variants import WEIGHTS
 
 REACHED = "the work would begin here"
@@ -28,9 +28,18 @@ def numbers_in(annotation: Any) -> int:
     return max(counts, default=0)
 
 
+def options_of(config: Any) -> list[tuple[str, int]]:
+    """Options of a dataclass and of the groups in it."""
+    hints, found = get_type_hints(type(config)), []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        found += options_of(value) if is_dataclass(value) else [(field.name, numbers_in(hints[field.name]))]
+    return found
+
+
 def options(command: str) -> list[tuple[str, int]]:
     function = _function(command)
-    found = []
+    found = options_of(TrainConfig(data="")) if command == "train" else []
     for name, annotation in get_type_hints(function).items():
         if is_dataclass(annotation):
             hints = get_type_hints(annotation)
@@ -41,6 +50,10 @@ def options(command: str) -> list[tuple[str, int]]:
 
 
 OPTIONS = [(command, *option) for command in COMMANDS for option in options(command)]
+
+
+def test_groups_of_options_are_found() -> None:
+    assert {("train", f"--{name}", 1) for name in ("lr", "erasing", "workers", "keep")} <= set(OPTIONS)
 
 
 @pytest.fixture(scope="module")
