@@ -6,6 +6,7 @@
 namespace transnext::ISA {
 
 constexpr int64_t LINE = DIGEST_NUMBERS * 4;  // bytes: a cache line
+constexpr int64_t AHEAD = 16;                 // rows
 
 typedef uint32_t line __attribute__((vector_size(LINE)));
 typedef uint32_t line_unaligned __attribute__((vector_size(LINE), aligned(1), may_alias));
@@ -20,6 +21,8 @@ static void digest(const DigestPart& part, uint32_t* out) {
   for (int64_t row = part.first_row; row < part.last_row; ++row) {
     const char* data = part.data + row * part.row_bytes + from;
     const int64_t bytes = std::min(part.chunk, part.row_bytes - from);
+    // Lines that lie far apart are fetched by nobody but us; they may lie behind the last row.
+    __builtin_prefetch(data + AHEAD * (part.row_bytes + part.chunk));
     int64_t i = 0;
     for (; i + 4 * LINE <= bytes; i += 4 * LINE)
 #pragma GCC unroll 4

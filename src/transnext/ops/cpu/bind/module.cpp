@@ -38,7 +38,8 @@ static PyObject* multiply_adds(PyObject*, PyObject* rounds) {
 
 constexpr int64_t PART_BYTES = 1 << 16;                         // of a digest, that are worth a thread of their own
 constexpr int64_t CHUNK_BYTES = transnext::DIGEST_NUMBERS * 4;  // what is read of a row where not all is: a cache line
-constexpr int64_t WHOLE_BYTES = 1 << 14;                        // up to which a matrix is always read whole
+constexpr int64_t SCATTERED = 8;  // lines of memory side by side that are read in the time of one that lies alone
+constexpr int64_t WHOLE_BYTES = 1 << 14;  // up to which a matrix is always read whole
 
 static PyObject* digest(PyObject*, PyObject* args) {
   PyObject* matrices;
@@ -61,8 +62,8 @@ static PyObject* digest(PyObject*, PyObject* args) {
       if (rest) add(data + full * PART_BYTES, 1, rest, rest, 1);
       bytes_read += bytes;
     } else {
-      add(data, rows, bytes / rows, CHUNK_BYTES, PART_BYTES / CHUNK_BYTES);
-      bytes_read += rows * CHUNK_BYTES;
+      add(data, rows, bytes / rows, CHUNK_BYTES, PART_BYTES / (SCATTERED * CHUNK_BYTES));
+      bytes_read += rows * SCATTERED * CHUNK_BYTES;
     }
   }
   std::vector<uint32_t> results(parts.size() * transnext::DIGEST_NUMBERS);
