@@ -21,7 +21,7 @@ import torch.nn.functional as F
 import tyro
 from torch import nn
 
-from transnext.cli.allocator import keep_freed_memory
+from transnext.cli.process import keep_freed_memory
 from transnext.config import TrainConfig
 from transnext.engine.optim import make_optimizer
 from transnext.engine.trainer import Trainer

@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from transnext.cli.threads import let_threads_sleep
+from transnext.cli.process import let_threads_sleep
 
 let_threads_sleep()  # before PyTorch is imported
 

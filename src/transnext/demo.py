@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from transnext.cli.threads import let_threads_sleep
+from transnext.cli.process import let_threads_sleep
 
 OUTPUT = Path("runs/demo")
 EPOCHS = 36

@@ -141,6 +141,6 @@ print(used)
 def test_the_setting_comes_early_enough(monkeypatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    setting = "from transnext.cli.threads import let_threads_sleep; let_threads_sleep()"
+    setting = "from transnext.cli.process import let_threads_sleep; let_threads_sleep()"
     asleep = float(python(IDLE.format(setting=setting)))
     assert asleep < 0.03, f"{asleep} s of 0.6 s; with threads that spin some 0.13"

@@ -10,6 +10,7 @@ import torch
 from mean_colour import ColourConfig
 from safetensors.torch import load_file
 
+from transnext.cli import main
 from transnext.config import TrainConfig
 from transnext.engine.evaluation import evaluate
 from transnext.engine.run_folder import RunFolder
@@ -34,7 +35,7 @@ def colour(config) -> TrainConfig:
     )
 
 
-def test_it_learns_and_reports(colour) -> None:
+def test_it_learns_and_reports(colour, tmp_path, capsys) -> None:
     result = train(colour, quiet=True)
     assert result.results[1].error < 0.03
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"] / 10
@@ -54,6 +55,10 @@ def test_it_learns_and_reports(colour) -> None:
     assert answers[1].reason == "there is no such file"
     with pytest.raises(ValueError, match="answers of colour have no options top_k"):
         Predictor(result.folder)([], top_k=3)
+    for option in (["--top-k", "2"], ["--look", str(tmp_path / "looks")]):
+        with pytest.raises(SystemExit):
+            main(["predict", f"{colour.data}/red/0.png", "--model", str(result.folder), *option])
+        assert "answers of colour have no options" in capsys.readouterr().err
 
 
 def test_it_goes_on_to_the_same_weights(colour, tmp_path, monkeypatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from transnext.cli.threads import let_threads_sleep
+from transnext.cli.process import let_threads_sleep
 from transnext.version import __version__
 
 COMMANDS = ("train", "eval", "predict", "export", "report", "models", "recipes", "info", "convert", "bench")

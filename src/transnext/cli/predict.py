@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import tyro
@@ -18,6 +18,9 @@ from transnext.choices import DEFAULT_MODEL
 if TYPE_CHECKING:
     from transnext.predict import ImagePrediction
 
+_TOP_K = 3
+"""Classes that are named unless another number is asked for."""
+
 _MAX_STEM = 133
 """Longest name of a picture before "-looks.png", bytes: file systems take names of 255, some of 143."""
 
@@ -25,7 +28,7 @@ _MAX_STEM = 133
 def predict(
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")],
     model: str = DEFAULT_MODEL,
-    top_k: int = 3,
+    top_k: int | None = None,
     image_size: int | None = None,
     batch_size: int | None = None,
     device: str = "auto",
@@ -40,7 +43,7 @@ def predict(
         images: Image files, folders of them, patterns or http(s) URLs.
         model: A run folder, a checkpoint, an exported file (.onnx, .xml, .pt2), or the name of a model with pretrained
             weights.
-        top_k: How many classes to name.
+        top_k: How many classes to name; 3 by default.
         image_size: Side of the square that images are brought to, pixels; the trained one by default.
         batch_size: Images in a forward pass; by default 32 of 224 pixels, fewer of larger ones.
         device: auto, cpu, cuda or mps.
@@ -66,7 +69,9 @@ def predict(
             raise FileNotFoundError(f"no file {file}")
     pictures = iter(() if look is None else _pictures(look, images, found))
     predictor = Predictor(model, image_size=image_size, device=pick_device(device))
-    options = {"top_k": top_k, "look": look is not None} if predictor.loaded.class_names else {}
+    options: dict[str, Any] = {} if look is None else {"look": True}
+    if top_k is not None or predictor.loaded.class_names:
+        options["top_k"] = _TOP_K if top_k is None else top_k
     console = Console(soft_wrap=True, highlight=False)
     rows = []
     skipped: list[Skipped] = []

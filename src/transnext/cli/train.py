@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from transnext.cli.allocator import keep_freed_memory
+from transnext.cli.process import keep_freed_memory
 from transnext.config import TrainConfig
 from transnext.tasks.classification.config import ClassificationConfig
 from transnext.tasks.classification.recipes import recipe as named_recipe

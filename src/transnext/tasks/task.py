@@ -56,7 +56,7 @@ class Losses(NamedTuple):
     seen: dict[str, Tensor]
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """What is minimised, as a module: DDP, FSDP and torch.compile wrap it, its `net` is saved.
 
     Args:
@@ -67,6 +67,7 @@ class Objective(nn.Module):
         super().__init__()
         self.net = net
 
+    @abstractmethod
     def forward(self, images: Tensor, sizes: Tensor, targets: Any) -> Losses:
         """Losses of a batch.
 
@@ -75,11 +76,10 @@ class Objective(nn.Module):
             sizes: int64 `[B, 2]`: rows and columns that are image.
             targets: As the task collates them, on the device of the images.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def blank(self, device: torch.device) -> tuple[Tensor, Tensor, Any]:
         """A batch to be forgotten, for a process that could read no image while others wait for its gradient."""
-        raise NotImplementedError
 
 
 class Meter(ABC, Generic[Raw]):
@@ -214,6 +214,7 @@ class Task(ABC):
         if options:
             raise ValueError(f"answers of {self.name} have no options {', '.join(options)}")
 
+    @abstractmethod
     def answers(self, loaded: "Loaded", asked: "Asked", **options: Any) -> list[Any]:
         """An answer for each image.
 
@@ -222,7 +223,6 @@ class Task(ABC):
             asked: The images.
             options: What the task lets choose.
         """
-        raise NotImplementedError
 
     @classmethod
     def load(cls, path: Path, *, image_size: int | None = None, device: str | torch.device = "cpu") -> "Loaded":
@@ -255,6 +255,7 @@ class Task(ABC):
         """
         raise ValueError(f"{self.name} does not average mirror images: leave out --flip")
 
+    @abstractmethod
     def sources(self, data: str, val_fraction: float, seed: int, model: str = "the model") -> dict[str, Source]:
         """The images of a data set by split, with targets as the model of this task has them.
 
@@ -268,7 +269,6 @@ class Task(ABC):
             FileNotFoundError: They are not there.
             ValueError: The model cannot be judged by them.
         """
-        raise NotImplementedError
 
     def facts(self) -> list[str]:
         """What the headline of a page says of it."""

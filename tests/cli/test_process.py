@@ -8,7 +8,7 @@ import pytest
 
 FAULTS = """
 import resource
-from transnext.cli.allocator import keep_freed_memory
+from transnext.cli.process import keep_freed_memory
 
 keep_freed_memory()
 import torch

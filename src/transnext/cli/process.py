@@ -1,6 +1,8 @@
-"""How threads of OpenMP wait for one another."""
+"""What suits a process of a command as a whole, and a library must not choose for its users."""
 
 import os
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def let_threads_sleep() -> None:
@@ -12,3 +14,17 @@ def let_threads_sleep() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GCC's, in rounds of a loop: some microseconds
         os.environ.setdefault("KMP_BLOCKTIME", "0")  # LLVM's and Intel's, in milliseconds
+
+
+def keep_freed_memory() -> None:
+    """Lets glibc keep what is freed instead of giving it back to the system, which has to clear it at each new request.
+
+    For processes that make and free the same large tensors again and again.
+    """
+    import ctypes  # --help need not wait for them
+    import platform
+
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)
