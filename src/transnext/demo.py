@@ -32,8 +32,8 @@ def main() -> None:
         source = splits[split]
         for i in (len(source) // 3, 2 * len(source) // 3):
             answer = predictor(source.load(i), top_k=3)[0]
-            words = ", ".join(f"{c} {p:.0%}" for c, p in zip(answer.classes, answer.probabilities, strict=True))
-            console.print(f"  {split:6} {source.name(i)} is a {source.classes[source.target(i)]}: {words}")
+            console.print(f"  {split:6} {source.name(i)}, a {source.classes[source.target(i)]}", soft_wrap=True)
+            console.print(f"         {answer.text()}", soft_wrap=True)
     console.print(f"\n{time.perf_counter() - start:.0f} s. Look at {result.report}", soft_wrap=True)
 
 
