@@ -1,0 +1,1 @@
+"""Finding objects: boxes and, where they are annotated, outlines."""
