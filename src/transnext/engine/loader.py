@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torch.utils.data._utils import signal_handling
 
 from transnext.data import Batch, LabelledImages, Sample, Skipped, collate
-from transnext.engine.samplers import epoch_order
-from transnext.engine.stream_loader import StreamBatches, evaluation_batches, shards_of
+from transnext.engine.order import epoch_order
+from transnext.engine.shard_order import StreamBatches, evaluation_batches, shards_of
 
 SHARED_MEMORY = Path("/dev/shm")
 """Where reading processes put batches, on Linux."""

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transnext.engine.samplers import epoch_order
+from transnext.engine.order import epoch_order
 
 labels_of = st.lists(st.integers(0, 6), min_size=1, max_size=200).map(np.array)
 epochs = st.integers(0, 400)
