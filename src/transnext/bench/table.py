@@ -96,7 +96,7 @@ def _cells(results: BenchResults, row: Row) -> list[str]:
 
 
 def title_of(results: BenchResults, size: tuple[int, int]) -> str:
-    """What the rows of a size have in common."""
+    """Line above the rows of a size: all that they have in common."""
     config = results.config
     rounds = max((len(row.seconds) for row in results.at(size)), default=0)
     parts = [
