@@ -32,6 +32,7 @@ def replace_classes(net: Dino, old_names: Sequence[str], new_names: Sequence[str
     width = net.label_embedding.embedding_dim
     with torch.no_grad():
         for i, head in enumerate(net.cls_branches):
+            assert isinstance(head, nn.Linear)
             new_head = class_head(width, len(new_names)).to(head.weight)
             _copy_rows(head.weight, new_head.weight, old)
             _copy_rows(head.bias, new_head.bias, old)

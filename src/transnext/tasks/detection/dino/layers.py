@@ -13,6 +13,7 @@ from transformers.models.deformable_detr.modeling_deformable_detr import (
     DeformableDetrEncoder,
     DeformableDetrEncoderLayer,
     DeformableDetrMultiscaleDeformableAttention,
+    DeformableDetrSelfAttention,
 )
 
 from transnext.tasks.detection.dino.boxes import inverse_sigmoid
@@ -22,9 +23,7 @@ _GROUPS = 32
 _REFINED_EPSILON = 1e-3
 
 
-def layer_config(
-    *, embed_dim: int, num_heads: int, num_points: int, ffn_dim: int, levels: int
-) -> DeformableDetrConfig:
+def layer_config(*, embed_dim: int, num_heads: int, num_points: int, ffn_dim: int, levels: int) -> DeformableDetrConfig:
     """What the layers of transformers are built from."""
     config = DeformableDetrConfig(
         d_model=embed_dim,
@@ -226,17 +225,20 @@ def initialise(coder: nn.Module) -> None:
             nn.init.xavier_uniform_(parameter)
     for module in coder.modules():
         if isinstance(module, DeformableDetrMultiscaleDeformableAttention):
-            _initialise_attention(module)
-        elif isinstance(module, DeformableDetrDecoderLayer):
-            attention = module.self_attn
-            for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
-                # As parts of one matrix of three times the rows, which they are in the released code.
-                nn.init.xavier_uniform_(projection.weight, gain=0.5**0.5)
-                nn.init.zeros_(projection.bias)
-            nn.init.zeros_(attention.o_proj.bias)
+            _initialise_deformable(module)
+        elif isinstance(module, DeformableDetrSelfAttention):
+            _initialise_self(module)
 
 
-def _initialise_attention(attention: DeformableDetrMultiscaleDeformableAttention) -> None:
+def _initialise_self(attention: DeformableDetrSelfAttention) -> None:
+    for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+        # As parts of one matrix of three times the rows, which they are in the released code.
+        nn.init.xavier_uniform_(projection.weight, gain=0.5**0.5)
+        nn.init.zeros_(projection.bias)
+    nn.init.zeros_(attention.o_proj.bias)
+
+
+def _initialise_deformable(attention: DeformableDetrMultiscaleDeformableAttention) -> None:
     """Points in a direction of each head, the n-th n pixels away along the longer axis, all weighted alike."""
     heads, points = attention.n_heads, attention.n_points
     angle = torch.arange(heads) * (2 * math.pi / heads)
@@ -245,14 +247,10 @@ def _initialise_attention(attention: DeformableDetrMultiscaleDeformableAttention
     offsets = direction[:, None, None] * torch.arange(1, points + 1)[:, None]
     with torch.no_grad():
         attention.sampling_offsets.bias.copy_(offsets.expand(heads, attention.n_levels, points, 2).flatten())
-    for parameter in (
-        attention.sampling_offsets.weight,
-        attention.attention_weights.weight,
-        attention.attention_weights.bias,
-        attention.value_proj.bias,
-        attention.output_proj.bias,
-    ):
-        nn.init.zeros_(parameter)
+    nn.init.zeros_(attention.sampling_offsets.weight)
+    nn.init.zeros_(attention.attention_weights.weight)
+    for layer in (attention.attention_weights, attention.value_proj, attention.output_proj):
+        nn.init.zeros_(layer.bias)
 
 
 def _shapes(levels: Levels, device: torch.device) -> dict[str, object]:

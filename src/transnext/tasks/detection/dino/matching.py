@@ -47,9 +47,7 @@ class Objects(NamedTuple):
             torch.tensor(counts, device=sizes.device)
         )
         boxes = torch.cat([target.boxes for target in targets]).float()
-        return cls(
-            centres(boxes / scales[images]), torch.cat([target.labels for target in targets]), counts, scales
-        )
+        return cls(centres(boxes / scales[images]), torch.cat([target.labels for target in targets]), counts, scales)
 
 
 class Pairs(NamedTuple):
@@ -89,8 +87,8 @@ def match(logits: Tensor, boxes: Tensor, objects: Objects) -> Pairs:
             objects.labels[own],
             objects.scales[image],
         )
-        costs = costs.nan_to_num(_FORBIDDEN, _FORBIDDEN, _FORBIDDEN).cpu().numpy()
-        pairs = np.array([linear_sum_assignment(cost) for cost in costs], dtype=np.int64)  # [L, 2, pairs]
+        costs = costs.nan_to_num(_FORBIDDEN, _FORBIDDEN, _FORBIDDEN).cpu()
+        pairs = np.array([linear_sum_assignment(cost) for cost in costs.numpy()], dtype=np.int64)  # [L, 2, pairs]
         images += [image] * pairs.shape[2]
         queries.append(pairs[:, 0])
         places.append(pairs[:, 1] + first)

@@ -1,4 +1,4 @@
-"""DINO (Zhang et al., "DETR with Improved DeNoising Anchor Boxes", ICLR 2023) as it was trained for the released results.
+"""DINO (Zhang et al., "DETR with Improved DeNoising Anchor Boxes", ICLR 2023), as the released code trains it.
 
 Queries start at the boxes that the encoder proposes and with learned contents (mixed query selection); each layer moves
 the boxes. Beside the matching queries, which are paired with objects by the cheapest assignment, noisy objects are
@@ -135,6 +135,7 @@ class Dino(DetectionNet):
     """
 
     with_masks = False
+    backbone: Backbone
 
     def __init__(self, backbone: Backbone, num_classes: int, scales: int, size: DinoSize) -> None:
         super().__init__()
@@ -214,7 +215,7 @@ class Dino(DetectionNet):
         of_matching = losses_of_outputs(logits, boxes, pairs, objects, matched)
         of_denoising = losses_of_outputs(noisy.logits, noisy.boxes, noisy_pairs, objects, denoised)
 
-        losses = {}
+        losses: dict[str, Tensor] = {}
         for layer in range(layers):
             prefix = "" if layer == layers - 1 else f"d{layer}."
             losses |= {f"{prefix}{name}": values[layer] for name, values in of_matching.items()}

@@ -61,8 +61,8 @@ class Levels:
         """A box around each token, the larger the coarser its map.
 
         Returns:
-            Logits of centre and sides, float32 `[B, T, 4]`, infinite where there is no box; and where there is one, bool
-            `[B, T]`: not in the padding, nor within 1 % of the image's edge.
+            Logits of centre and sides, float32 `[B, T, 4]`, infinite where there is no box; and where there is one,
+            bool `[B, T]`: not in the padding, nor within 1 % of the image's edge.
         """
         boxes = []
         for level, (rows, columns) in enumerate(self.shapes):
@@ -82,7 +82,7 @@ def box_positions(boxes: Tensor, width: int) -> Tensor:
 
 
 def _positions(valid: Tensor, width: int) -> Tensor:
-    """Sines of the places of tokens, counted in those that are image: bool `[B, h, w]` to float32 `[B, h, w, width]`."""
+    """Sines of the places of tokens among those that are image: bool `[B, h, w]` to float32 `[B, h, w, width]`."""
     y, x = (valid.cumsum(axis, dtype=torch.float32) for axis in (1, 2))
     y = y / (y[:, -1:] + _EPSILON) * (2 * math.pi)
     x = x / (x[:, :, -1:] + _EPSILON) * (2 * math.pi)
