@@ -20,7 +20,7 @@ from transnext.limits import MAX_SEED, MAX_SIDE, MAX_WORKERS, check_numbers
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Optimizer = Literal["adamw", "muon"]
-Schedule = Literal["cosine", "constant"]
+Schedule = Literal["cosine", "constant", "step"]
 Strategy = Literal["ddp", "fsdp"]
 Tracker = Literal["tensorboard", "wandb", "trackio", "none"]
 TaskConfig = TypeVar("TaskConfig")
@@ -124,8 +124,12 @@ class OptimConfig:
     """Peak learning rate, for batch_size images; Muon's steps are scaled to the size of AdamW's."""
     layer_decay: float = 1.0
     """Factor of the learning rate from each layer to the one below it, 0..1; 1 trains all layers alike."""
+    backbone_lr: float = 1.0
+    """Factor of the learning rate of the backbone of a detector or segmenter, 0..1."""
     schedule: Schedule = "cosine"
-    """Course of the learning rate after the warm-up."""
+    """Course of the learning rate after the warm-up; step divides it by ten after each of the milestones."""
+    milestones: tuple[int, ...] = ()
+    """Epochs after which schedule step divides the learning rate by ten."""
     schedule_per_epoch: bool = False
     """Change the learning rate after each epoch instead of after each update, as the released training code does."""
     warmup_epochs: float = 2.0
@@ -136,6 +140,8 @@ class OptimConfig:
     """Learning rate at the end of the cosine."""
     weight_decay: float = 0.05
     """Decoupled decay; biases, norms and what the model's no_weight_decay() names are exempt."""
+    decay_biases: bool = False
+    """Decay biases, too, as some released configurations do; norms and what no_weight_decay() names stay exempt."""
     clip_grad: float = 1.0
     """Largest norm of the gradient of an update; 0 for no limit."""
     ema: float = 0.0
@@ -145,7 +151,15 @@ class OptimConfig:
         """Refuses values that cannot work."""
         check_numbers(self, 0, names=("lr", "warmup_lr", "min_lr", "weight_decay", "clip_grad", "warmup_epochs"))
         check_numbers(self, 0, 1, names=("ema",))
-        check_numbers(self, 0, 1, names=("layer_decay",), above=True)
+        check_numbers(self, 0, 1, names=("layer_decay", "backbone_lr"), above=True)
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError(
+                f"schedule is {self.schedule!r} and milestones are {self.milestones}: step needs some, others have none"
+            )
+        if self.layer_decay != 1 and (self.backbone_lr != 1 or self.decay_biases):
+            raise ValueError(
+                f"layer_decay is {self.layer_decay}, which goes with neither --backbone-lr nor --decay-biases"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,7 +81,7 @@ def name_of(image: ImageLike, place: int) -> str:
     return name if hasattr(image, "read") and isinstance(name, str) else f"image {place}"
 
 
-def open_image(image: Any, min_side: int) -> Image.Image:
+def open_image(image: Any, min_side: int | None) -> Image.Image:
     """One image as 8-bit RGB, upright.
 
     Args:

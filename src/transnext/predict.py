@@ -4,12 +4,13 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 
 from transnext.choices import DEFAULT_MODEL
-from transnext.data import Skipped, UnreadableImage
+from transnext.data import Sample, Skipped, UnreadableImage, collate
 from transnext.inputs import ImageLike, name_of, one_by_one, open_image
 from transnext.limits import check_number
 from transnext.loaded import load
@@ -17,6 +18,14 @@ from transnext.tasks.classification.answers import ImagePrediction
 from transnext.tasks.task import Asked, Loaded
 
 __all__ = ["ImagePrediction", "Predictor"]
+
+
+class _Read(NamedTuple):
+    """An image that could be read."""
+
+    name: str
+    picture: Image.Image
+    sample: Sample
 
 
 class Predictor:
@@ -49,8 +58,6 @@ class Predictor:
     ) -> None:
         self.loaded = load(model, image_size=image_size, device=device)
         self.device = torch.device(device)
-        self._transform = self.loaded.preprocessing.transform()
-        self._normalise = self.loaded.preprocessing.normalise(self.device)
 
     def __call__(
         self,
@@ -120,16 +127,18 @@ class Predictor:
     def _stream(
         self, images: ImageLike | Iterable[ImageLike], batch_size: int | None, options: dict[str, Any], strict: bool
     ) -> Iterator[Any]:
-        preprocessing = self.loaded.preprocessing
+        task, preprocessing = self.loaded.task, self.loaded.preprocessing
         if batch_size is None:
             batch_size = min(32, max(1, 32 * 224**2 // math.prod(preprocessing.input_size[1:])))
         numbered = enumerate(one_by_one(images))
         while part := list(itertools.islice(numbered, batch_size)):
-            read: list[tuple[str, torch.Tensor] | Skipped] = []
+            read: list[_Read | Skipped] = []
             for place, image in part:
                 name = name_of(image, place)
                 try:
-                    read.append((name, self._transform(open_image(image, preprocessing.min_side()))))
+                    picture = open_image(image, task.min_side(preprocessing))
+                    seen, frame = task.place(picture, preprocessing)
+                    read.append(_Read(name, picture, Sample(seen, None, place, frame)))
                 except (OSError, ValueError) as error:
                     if strict:
                         raise
@@ -139,9 +148,16 @@ class Predictor:
             predictions = iter(self._predict(good, options) if good else ())
             yield from (item if isinstance(item, Skipped) else next(predictions) for item in read)
 
-    def _predict(self, named: Sequence[tuple[str, torch.Tensor]], options: dict[str, Any]) -> list[Any]:
-        images = torch.stack([x for _, x in named])
+    def _predict(self, read: Sequence[_Read], options: dict[str, Any]) -> list[Any]:
+        task = self.loaded.task
+        batch = collate([item.sample for item in read], targets=list)
         with torch.inference_mode():
-            inputs = self._normalise(images.to(self.device))
-            asked = Asked(names=[name for name, _ in named], images=images, inputs=inputs)
-            return self.loaded.task.answers(self.loaded, asked, **options)
+            asked = Asked(
+                names=[item.name for item in read],
+                pictures=[item.picture for item in read],
+                images=batch.images,
+                sizes=batch.sizes,
+                frames=batch.frames,
+                inputs=task.inputs(batch.images.to(self.device), batch.sizes, self.loaded.preprocessing),
+            )
+            return task.answers(self.loaded, asked, **options)

@@ -50,6 +50,52 @@ def test_a_constant_rate_after_the_warm_up() -> None:
     assert _scheduler(CONFIG.but(schedule="constant", warmup_epochs=0)).step_update(0) == 1e-3
 
 
+def test_steps_fall_after_their_epochs() -> None:
+    config = CONFIG.but(schedule="step", milestones=(8, 6), warmup_epochs=0.5)
+    rates = [_scheduler(config).step_update(update) for update in range(70)]
+    assert rates[0] == pytest.approx(1e-6)
+    assert rates[4:42] == [1e-3] * 38
+    assert rates[42:56] == pytest.approx([1e-4] * 14)
+    assert rates[56:] == pytest.approx([1e-5] * 14)
+    with pytest.raises(ValueError, match="step needs some"):
+        CONFIG.but(schedule="step")
+    with pytest.raises(ValueError, match="others have none"):
+        CONFIG.but(milestones=(3,))
+
+
+class Headed(torch.nn.Module):
+    """A backbone and a head, as detectors have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
+        self.norm, self.head = torch.nn.LayerNorm(3), torch.nn.Linear(3, 2)
+
+    def slow_parameters(self) -> set[str]:
+        return {f"backbone.{name}" for name, _ in self.backbone.named_parameters()}
+
+    def no_weight_decay(self) -> set[str]:
+        return {"head.weight"}
+
+
+@pytest.mark.parametrize("biases", [False, True])
+def test_a_backbone_that_learns_slower(biases) -> None:
+    model = Headed()
+    config = CONFIG.but(backbone_lr=0.1, decay_biases=biases, schedule="constant")
+    optimizer = make_optimizer(model, config)
+    make_scheduler(optimizer, config, 7).step_update(60)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert len(found) == len(names)
+    for name, (lr, decay) in found.items():
+        assert lr == pytest.approx(1e-4 if name.startswith("backbone") else 1e-3), name
+        # The norm inside the backbone is called "backbone.1": what a name does not say is decayed, as it is there.
+        exempt = name == "head.weight" or "norm" in name or (not biases and name != "backbone.0.weight")
+        assert (decay == 0) == exempt, name
+    with pytest.raises(ValueError, match="has no backbone"):
+        make_optimizer(torch.nn.Linear(2, 2), config)
+
+
 def test_a_rate_for_each_epoch() -> None:
     scheduler = _scheduler(CONFIG.but(schedule_per_epoch=True))
     rates = [scheduler.step_update(update) for update in range(70)]

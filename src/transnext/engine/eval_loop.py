@@ -53,7 +53,6 @@ def evaluate(
     was_training = net.training
     net.eval()
     device = torch.device(device)
-    normalise = preprocessing.normalise(device)
     meter = task.meter()
     rates: list[float] = []
     for batch in batches:
@@ -61,7 +60,8 @@ def evaluate(
         if len(batch.images):
             start = time.perf_counter()
             with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
-                raw = task.raw(net, normalise(batch.images.to(device)), batch.sizes)
+                inputs = task.inputs(batch.images.to(device), batch.sizes, preprocessing)
+                raw = task.raw(net, inputs, batch.sizes)
             meter.add(raw, batch)
             rates.append(len(batch.images) / (time.perf_counter() - start))
         if on_batch is not None:

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
-from timm.scheduler import CosineLRScheduler, StepLRScheduler
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
-from transnext.config import TrainConfig
+from transnext.config import OptimConfig, TrainConfig
 from transnext.engine.muon import Muon, with_matrices_apart
 
 
@@ -62,14 +62,15 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     """AdamW or Muon over what is not frozen, without decay of biases, norms and what `no_weight_decay()` names.
 
     With `layer_decay` each group of parameters has an entry `lr_scale`, which the scheduler multiplies its rate with:
-    1 for the classifier, `layer_decay` for the last block, its square for the one before, and so on.
+    1 for the classifier, `layer_decay` for the last block, its square for the one before, and so on. With `backbone_lr`
+    those have it that `slow_parameters()` of the model names.
 
     Raises:
         ValueError: `layer_decay` is not 1 and the model does not say what its layers are.
     """
     no_decay: set[str] = getattr(model, "no_weight_decay", set)()
     if config.optim.layer_decay == 1:
-        groups = param_groups_weight_decay(model, config.optim.weight_decay, no_weight_decay_list=no_decay)
+        groups = _groups(model, config.optim, no_decay)
     else:
         _layers_of(model, f"layer_decay is {config.optim.layer_decay}", coarse=False)
         groups = param_groups_layer_decay(
@@ -79,6 +80,31 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         return Muon(with_matrices_apart(groups, model), lr=config.optim.lr)
     # One kernel for each parameter: on a CPU the update of a small network takes a seventh of its training otherwise.
     return torch.optim.AdamW(groups, lr=config.optim.lr, fused=True)
+
+
+def _groups(model: nn.Module, config: OptimConfig, no_decay: set[str]) -> list[dict[str, Any]]:
+    """Parameters by decay and by factor of the learning rate."""
+    if config.backbone_lr == 1 and not config.decay_biases:
+        plain: list[dict[str, Any]] = param_groups_weight_decay(
+            model, config.weight_decay, no_weight_decay_list=no_decay
+        )
+        return plain
+    slow: set[str] = getattr(model, "slow_parameters", set)() if config.backbone_lr != 1 else set()
+    if config.backbone_lr != 1 and not slow:
+        raise ValueError(f"backbone_lr is {config.backbone_lr}, but {_name(model)} has no backbone: leave it out")
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            exempt = "norm" in name if config.decay_biases else parameter.ndim <= 1 or name.endswith(".bias")
+            groups.setdefault((name in slow, exempt or name in no_decay), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": 0.0 if exempt else config.weight_decay,
+            "lr_scale": config.backbone_lr if is_slow else 1.0,
+        }
+        for (is_slow, exempt), parameters in groups.items()
+    ]
 
 
 class LearningRateSchedule:
@@ -109,7 +135,7 @@ class LearningRateSchedule:
 def make_scheduler(
     optimizer: torch.optim.Optimizer, config: TrainConfig, updates_per_epoch: int
 ) -> LearningRateSchedule:
-    """Linear warm-up, then a cosine down to `min_lr` or a constant; call `step_update(n)` before update `n`.
+    """Linear warm-up, then a cosine down to `min_lr`, a constant or steps; call `step_update(n)` before update `n`.
 
     With `schedule_per_epoch` it is that of the released training: the rate changes between epochs, the first two
     epochs both have the first rate, and the cosine, which counts from epoch 0, takes over in its middle.
@@ -125,6 +151,11 @@ def make_scheduler(
     warmup = min(round(config.optim.warmup_epochs * unit), total // 5)
     time_of = (lambda update: max(0, update // updates_per_epoch - 1)) if per_epoch else (lambda update: update)
     begin: dict[str, Any] = {"warmup_t": warmup, "warmup_lr_init": config.optim.warmup_lr}
+    if config.optim.schedule == "step":
+        # timm's milestones come into effect one before their time.
+        milestones = sorted(epoch * unit + 1 for epoch in config.optim.milestones)
+        steps = MultiStepLRScheduler(optimizer, milestones, decay_rate=0.1, warmup_prefix=False, **begin)
+        return LearningRateSchedule(steps, time_of)
     if config.optim.schedule == "constant":
         return LearningRateSchedule(StepLRScheduler(optimizer, decay_t=1, decay_rate=1.0, **begin), time_of)
     length = total if per_epoch else max(1, total - warmup)

@@ -8,6 +8,7 @@ divided once by the weight of all processes and passes; results are named number
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -15,10 +16,11 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from transnext.config import TrainConfig, task_config
-from transnext.data import Batch, LabelledImages, Source, class_targets
+from transnext.data import Batch, Frame, LabelledImages, Source, class_targets
 from transnext.data.preprocessing import Preprocessing
 from transnext.models.checkpoint import read_checkpoint
 from transnext.report.parts import Metric, Result, Section
@@ -39,6 +41,10 @@ __all__ = [
 ]
 
 Raw = TypeVar("Raw")
+
+# Made once for all images and batches of a model.
+_transform = lru_cache(8)(Preprocessing.transform)
+_normalise = lru_cache(8)(Preprocessing.normalise)
 
 
 class Losses(NamedTuple):
@@ -188,11 +194,46 @@ class Task(ABC):
         return LabelledImages(source, *preprocessing.training(training.images))
 
     def collate(self, targets: Sequence[Any]) -> Any:
-        """The targets of a batch together."""
+        """The targets of a batch together; those of training can be moved by `.to(device)`."""
         return class_targets(targets)
+
+    def place(self, picture: Image.Image, preprocessing: Preprocessing) -> tuple[Tensor, Frame | None]:
+        """A picture to be asked about as the network sees it.
+
+        Args:
+            picture: RGB, upright.
+            preprocessing: What the network's images must look like.
+
+        Returns:
+            uint8 `[3, H, W]`, and how it relates to the picture where answers have places.
+        """
+        return _transform(preprocessing)(picture), None
+
+    def min_side(self, preprocessing: Preprocessing) -> int | None:
+        """The shorter side, pixels, below which a picture to be asked about must not be shrunk when it is read; None to
+        read all of it.
+        """
+        return preprocessing.min_side()
+
+    def inputs(self, images: Tensor, sizes: Tensor, preprocessing: Preprocessing) -> Tensor:
+        """A batch of bytes as the numbers that the network takes.
+
+        Args:
+            images: uint8 `[B, 3, H, W]`, on the device of the network.
+            sizes: int64 `[B, 2]`: rows and columns that are image.
+            preprocessing: What the network's images must look like.
+
+        Returns:
+            float32 `[B, 3, H, W]`, or larger where the network wants it.
+        """
+        return _normalise(preprocessing, images.device)(images)
 
     def balance(self, source: Source, config: TrainConfig[Any]) -> Callable[[], npt.NDArray[np.int64]] | None:
         """What gives the groups of images that are to be drawn equally often, `[images]`; None to draw all alike."""
+        return None
+
+    def weights(self, source: Source, config: TrainConfig[Any]) -> Callable[[], npt.NDArray[np.float64]] | None:
+        """What gives how often each image is drawn relative to the others, `[images]`; None to draw all alike."""
         return None
 
     def raw(self, net: nn.Module, images: Tensor, sizes: Tensor) -> Any:
@@ -200,7 +241,7 @@ class Task(ABC):
 
         Args:
             net: In evaluation mode.
-            images: float32 `[B, 3, H, W]`, normalised.
+            images: float32 `[B, 3, H, W]`, what `inputs` gave.
             sizes: int64 `[B, 2]`: rows and columns that are image.
         """
         return net(images)
@@ -308,12 +349,18 @@ class Asked:
 
     Attributes:
         names: What to call each.
+        pictures: The images themselves, RGB, upright.
         images: uint8 `[B, 3, H, W]`, as the model sees them.
+        sizes: int64 `[B, 2]`: rows and columns of them that are image.
+        frames: How each relates to its picture, where answers have places.
         inputs: float32 `[B, 3, H, W]`, normalised, on the device of the model.
     """
 
     names: list[str]
+    pictures: list[Image.Image]
     images: Tensor
+    sizes: Tensor
+    frames: list[Frame | None]
     inputs: Tensor
 
 
