@@ -5,9 +5,8 @@ from collections.abc import Callable
 from rich.table import Table
 
 from transnext.bench.results import GIGA, BenchResults, Row
+from transnext.report.text import NOTHING
 
-NOTHING = "–"
-"""Stands for what was not measured."""
 MIB = 2**20
 
 Cell = Callable[[BenchResults, Row], str]

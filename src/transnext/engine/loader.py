@@ -28,9 +28,10 @@ from torch.utils.data._utils import signal_handling
 from transnext.data import Batch, LabelledImages, Sample, Skipped, collate
 from transnext.engine.order import epoch_order
 from transnext.engine.shard_order import StreamBatches, evaluation_batches, shards_of
+from transnext.errors import one_line
 
 SHARED_MEMORY = Path("/dev/shm")
-"""Where reading processes put batches, on Linux."""
+"""Folder in which reading processes put batches, on Linux."""
 _FIRST_WORDS_OF_DEATH = "DataLoader worker (pid"
 _CANNOT_HAND_OVER = "while it handed over a batch"
 _PREFETCHED = 2
@@ -52,7 +53,7 @@ class EpochLoader(Protocol):
 
     @property
     def order_depends_on(self) -> str:
-        """What, beside the seed, must not change for an epoch to be continued, in words and numbers; "" for nothing."""
+        """Numbers, in words, that beside the seed must stay for an epoch to be continued; "" for none."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, without its first `start` ones.
@@ -112,7 +113,7 @@ class ImageLoader:
 
     @property
     def order_depends_on(self) -> str:
-        """What, beside the seed, must not change for an epoch to be continued; see `EpochLoader`."""
+        """Numbers that beside the seed must stay for an epoch to be continued; see `EpochLoader`."""
         return self._batches.depends_on
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -383,7 +384,7 @@ def naming_dead_workers() -> Iterator[None]:
 
 
 def _death(error: Exception) -> ChildProcessError:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = one_line(error)
     if "Bus error" in reason or "shared memory" in reason:
         return ChildProcessError(
             f"{SHARED_MEMORY} is full, in which reading processes hand over batches ({_free_bytes() / 1e6:.1f} MB are "
@@ -426,7 +427,7 @@ def _free_bytes() -> int:
 
 
 def _has_dead_worker(iterator: Any) -> bool:
-    """Whether an error comes from a worker that went away while it handed over a batch."""
+    """True if an error comes from a worker that went away while it handed over a batch."""
     workers = getattr(iterator, "_workers", [])
     for worker in workers:
         worker.join(timeout=0.1)

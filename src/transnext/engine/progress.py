@@ -104,7 +104,7 @@ class Progress:
         return cls(**{**values, "totals": EpochTotals(**totals)})
 
     def is_finished(self, config: TrainConfig) -> bool:
-        """Whether all epochs are done, or so many without a better score that patience is out."""
+        """True if all epochs are done, or so many without a better score that patience is out."""
         patience = config.run.patience
         return self.epoch >= config.epochs or (patience > 0 and self.epoch - self.best_epoch >= patience)
 

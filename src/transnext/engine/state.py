@@ -33,7 +33,7 @@ def training_state(
     ema: ModelEmaV3 | None = None,
     scaler: torch.amp.GradScaler | None = None,
 ) -> dict[str, Any]:
-    """Weights, their average, states of optimiser and loss scaler, for `load_training_state`. All processes must call it.
+    """Weights, their average, and states of optimiser and loss scaler. All processes must call it.
 
     Args:
         model: Without the wrapper of DDP; sharded or not.
