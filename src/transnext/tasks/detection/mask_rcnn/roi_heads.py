@@ -159,7 +159,8 @@ class RoIHeads(nn.Module):
             return found
         boxes = [target.boxes[: len(target.objects)] for target in targets]
         wanted = [
-            mask_targets(b, target.objects, of_image) for b, target, of_image in zip(boxes, targets, objects, strict=True)
+            mask_targets(b, target.objects, of_image)
+            for b, target, of_image in zip(boxes, targets, objects, strict=True)
         ]
         outlines = self.masks(maps, boxes, labels[positives])
         total = F.binary_cross_entropy_with_logits(outlines, torch.cat(wanted), reduction="sum")
