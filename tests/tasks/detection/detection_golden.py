@@ -14,6 +14,8 @@ from transnext.models.backbone import Backbone
 KINDS = {"mask_rcnn_file": ("mrcnn", False), "mask_rcnn_training_file": ("mrcnn", True)}
 """Name of a fixture -> the kind of files that it stands for, and if they are of a training step."""
 
+_NOT_OF_SHAPE = {"type", "scales", "norm_layer", "pretrained", "drop_rate", "attn_drop_rate"}
+
 
 class DetectionGolden(NamedTuple):
     """One golden file: what it says of itself, and its tensors; floating point ones in float32."""
@@ -47,14 +49,8 @@ class DetectionGolden(NamedTuple):
         """A backbone as the file describes it, with random weights."""
         released = dict(self.config["model_config"]["backbone"])
         extrapolate = released.pop("is_extrapolation", False)
-        wanted = (
-            "patch_size embed_dims num_heads mlp_ratios depths qkv_bias window_size sr_ratios img_size pretrain_size "
-            "fixed_pool_size"
-        ).split()
-        args = {key: value for key, value in released.items() if key in wanted}
-        return Backbone(
-            "transnext_pico", strides, bias_mode="extrapolate" if extrapolate else "interpolate", **args
-        )
+        args = {key: value for key, value in released.items() if key not in _NOT_OF_SHAPE}
+        return Backbone("transnext_pico", strides, bias_mode="extrapolate" if extrapolate else "interpolate", **args)
 
 
 def detection_files(folder: Path | None, kind: str, training: bool) -> list[Path]:

@@ -13,6 +13,7 @@ from transnext.tasks.detection.mask_rcnn.matching import IGNORED, NEGATIVE
 from transnext.tasks.detection.mask_rcnn.model import MaskRCNN, mask_rcnn
 from transnext.tasks.detection.mask_rcnn.official import args_of_released, from_released, to_released
 from transnext.tasks.detection.mask_rcnn.roi_heads import mask_targets
+from transnext.tasks.detection.net import Found
 from transnext.tasks.detection.paste import paste_masks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -41,29 +42,44 @@ def build(golden: DetectionGolden) -> MaskRCNN:
 
 
 def test_outputs(mask_rcnn_file: Path) -> None:
+    """Within the rounding of the released code's own float32: with the maps in float64 scores change by 2e-5."""
     golden = read_detection_golden(mask_rcnn_file)
-    expected, case = golden.tensors, golden.config["case_settings"]
+    expected, noise = golden.tensors, golden.config["output_change_under_2e7_relative_noise"]
     net = build(golden).eval()
-    x, size = expected["x"], torch.tensor([case["img_shape"]])
+    x, size = expected["x"], torch.tensor([golden.config["case_settings"]["img_shape"]])
     with torch.no_grad():
         maps = net.maps(x)
         (proposals,) = net.rpn.proposals(net.rpn(maps), size.tolist(), net.sizes.candidates, net.sizes.proposals)
         logits, deltas = net.roi_heads.boxes(maps[:-1], [expected["proposals"]])
         (found,) = net.detect(x, size)
     for level, of_level in enumerate(maps):
-        close(of_level, expected[f"fpn{level}"], 5e-5)
+        close(of_level, expected[f"fpn{level}"], max(1e-5, noise[f"fpn{level}"]))
     close(proposals.boxes, expected["proposals"], 1e-2)
-    close(proposals.scores, expected["proposal_scores"], 1e-5)
-    # Between equal proposals; noise of rounding in the maps moves these numbers by 5e-4.
-    close(logits, expected["roi_cls_logits"], 2e-3)
-    close(deltas.flatten(1), expected["roi_box_deltas"], 1e-3)
+    close(proposals.scores, expected["proposal_scores"], max(1e-5, noise["proposal_scores"]))
+    close(logits, expected["roi_cls_logits"], max(1e-5, noise["roi_cls_logits"]))
+    close(deltas.flatten(1), expected["roi_box_deltas"], max(1e-5, noise["roi_box_deltas"]))
+    compare_found(golden, found, max(1e-5, noise["scores"]))
 
+
+def test_heads_on_the_released_maps(mask_rcnn_file: Path) -> None:
+    golden = read_detection_golden(mask_rcnn_file)
+    net = build(golden).eval()
+    maps = [golden.tensors[f"fpn{level}"] for level in range(len(net.rpn.strides))]
+    net.maps = lambda _: maps  # type: ignore[method-assign]
+    with torch.no_grad():
+        (found,) = net.detect(golden.tensors["x"], torch.tensor([golden.config["case_settings"]["img_shape"]]))
+    compare_found(golden, found, 1e-5)
+
+
+def compare_found(golden: DetectionGolden, found: Found, tolerance: float) -> None:
+    expected, case = golden.tensors, golden.config["case_settings"]
     assert torch.equal(found.labels, expected["labels"])
-    close(found.scores, expected["scores"], 1e-5)
-    scale = torch.tensor(case["ori"]) / size[0]
+    close(found.scores, expected["scores"], tolerance)
+    scale = torch.tensor(case["ori"]) / torch.tensor(case["img_shape"])
     boxes = found.boxes * scale.flip(0).repeat(2)
     close(boxes, expected["boxes"], 1e-2)
-    close(found.masks, expected["mask_prob28"], 1e-4)
+    assert found.masks is not None
+    close(found.masks, expected["mask_prob28"], max(1e-5, 2 * tolerance))
     pasted = paste_masks(found.masks, boxes, tuple(case["ori"]))
     assert (pasted != expected["masks"].bool()).float().mean() <= 1e-3
     assert 0 < pasted.float().mean() < 1
@@ -127,8 +143,8 @@ def test_training_step(mask_rcnn_training_file: Path) -> None:
     norms = golden.config["gradient_norms"]
     assert gradients.keys() == norms.keys()
     for key, norm in norms.items():
-        # Cosine biases of global attention cancel: theirs is rounding alone.
-        assert gradients[key].norm() == pytest.approx(norm, rel=1e-3, abs=1e-5), key
+        # The bias of global attention's position bias cancels: its gradient is rounding alone.
+        assert gradients[key].norm() == pytest.approx(norm, rel=7e-4, abs=1e-6), key
     assert seen.names == golden.config["tolerance"].keys()
 
 

@@ -54,18 +54,18 @@ def decode(references: Tensor, deltas: Tensor, scales: Sequence[float]) -> Tenso
 
     Args:
         references: `[N, 4]`.
-        deltas: `[N, ..., 4]`.
+        deltas: `[N, 4]`.
         scales: As in `encode`.
 
     Returns:
-        `[N, ..., 4]`: x0, y0, x1, y1.
+        `[N, 4]`: x0, y0, x1, y1.
     """
     deltas = deltas * deltas.new_tensor(scales)
-    sides, centres = _sides_and_centres(references.view(len(references), *[1] * (deltas.ndim - 2), 4))
-    new_centres = centres + sides * deltas[..., :2]
-    new_sides = sides * deltas[..., 2:].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp()
-    return torch.cat([new_centres - new_sides / 2, new_centres + new_sides / 2], dim=-1)
+    sides, centres = _sides_and_centres(references)
+    new_centres = centres + sides * deltas[:, :2]
+    new_sides = sides * deltas[:, 2:].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp()
+    return torch.cat([new_centres - new_sides / 2, new_centres + new_sides / 2], dim=1)
 
 
 def _sides_and_centres(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    return boxes[..., 2:] - boxes[..., :2], (boxes[..., :2] + boxes[..., 2:]) / 2
+    return boxes[:, 2:] - boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from transnext.data.instances import Instances
 from transnext.models.backbone import Backbone
+from transnext.tasks.detection.mask_rcnn.initial import kaiming, normal, xavier
 from transnext.tasks.detection.mask_rcnn.roi_heads import RoIHeads
 from transnext.tasks.detection.mask_rcnn.rpn import RegionProposals
 from transnext.tasks.detection.net import DetectionNet, Found
@@ -95,7 +96,7 @@ class MaskRCNN(DetectionNet):
         if masks and sizes.mask_convs < 1:
             raise ValueError("mask_convs is 0: leave masks out with masks=False")
         strides = backbone.strides
-        if any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:], strict=False)):
+        if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
             raise ValueError(f"the backbone's strides are {strides}: each must be twice the one before")
         self.num_classes = num_classes
         self.with_masks = masks
@@ -120,18 +121,18 @@ class MaskRCNN(DetectionNet):
             mask_channels=sizes.mask_channels,
             samples=sizes.roi_samples,
         )
-        self.reset_heads()
+        self._initialise()
 
-    def reset_heads(self) -> None:
-        """Gives all but the backbone initial values, those of the released training."""
-        _xavier(self.fpn)
-        _normal(self.rpn.head, 0.01)
-        _xavier(self.roi_heads.box_head)
-        _normal(self.roi_heads.box_predictor.cls_score, 0.01)
-        _normal(self.roi_heads.box_predictor.bbox_pred, 0.001)
-        for part in (self.roi_heads.mask_head, self.roi_heads.mask_predictor):
+    def _initialise(self) -> None:
+        heads = self.roi_heads
+        xavier(self.fpn)
+        normal(self.rpn.head, 0.01)
+        xavier(heads.box_head)
+        normal(heads.box_predictor.cls_score, 0.01)
+        normal(heads.box_predictor.bbox_pred, 0.001)
+        for part in (heads.mask_head, heads.mask_predictor):
             if part is not None:
-                _kaiming(part)
+                kaiming(part)
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """The feature pyramid `[B, fpn_channels, rows, columns]` of images, the finest first."""
@@ -229,33 +230,3 @@ def _check_masks(objects: Instances, images: Tensor) -> None:
     if objects.masks.shape[-2:] != images.shape[-2:]:
         masks, canvas = tuple(objects.masks.shape[-2:]), tuple(images.shape[-2:])
         raise ValueError(f"masks are {masks}, the images {canvas} pixels: both must lie on the same canvas")
-
-
-def _layers(part: nn.Module) -> list[nn.Linear | nn.Conv2d | nn.ConvTranspose2d]:
-    return [m for m in part.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
-
-
-def _zero_bias(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> None:
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-
-
-@torch.no_grad()
-def _xavier(part: nn.Module) -> None:
-    for layer in _layers(part):
-        nn.init.xavier_uniform_(layer.weight)
-        _zero_bias(layer)
-
-
-@torch.no_grad()
-def _normal(part: nn.Module, std: float) -> None:
-    for layer in _layers(part):
-        nn.init.normal_(layer.weight, std=std)
-        _zero_bias(layer)
-
-
-@torch.no_grad()
-def _kaiming(part: nn.Module) -> None:
-    for layer in _layers(part):
-        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        _zero_bias(layer)

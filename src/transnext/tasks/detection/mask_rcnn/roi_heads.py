@@ -110,7 +110,8 @@ class RoIHeads(nn.Module):
         assert self.mask_head is not None
         assert self.mask_predictor is not None
         of_all = self.mask_predictor(self.mask_head(pool(maps, self.strides, boxes, MASK_CELLS)))
-        return of_all[torch.arange(len(labels), device=labels.device), labels].float()
+        rows = torch.arange(labels.shape[0], device=labels.device)  # not len(): export must not freeze it
+        return of_all[rows, labels].float()
 
     def targets(self, proposals: Tensor, objects: Instances) -> RoITargets:
         """Draws boxes of an image from its objects and the proposals.
@@ -159,7 +160,8 @@ class RoIHeads(nn.Module):
             return found
         boxes = [target.boxes[: len(target.objects)] for target in targets]
         wanted = [
-            mask_targets(b, target.objects, of_image) for b, target, of_image in zip(boxes, targets, objects, strict=True)
+            mask_targets(b, target.objects, of_image)
+            for b, target, of_image in zip(boxes, targets, objects, strict=True)
         ]
         outlines = self.masks(maps, boxes, labels[positives])
         total = F.binary_cross_entropy_with_logits(outlines, torch.cat(wanted), reduction="sum")
@@ -186,20 +188,19 @@ class RoIHeads(nn.Module):
             nms_threshold: IoU above which only the likelier of two objects of a class is kept.
             max_detections: At most so many of an image.
         """
-        logits, deltas = self.boxes(maps, proposals)
-        counts = [len(of_image) for of_image in proposals]
         answers = []
-        for image, (boxes, scores, moves, size) in enumerate(
-            zip(proposals, logits.softmax(1)[:, :-1].split(counts), deltas.split(counts), sizes, strict=True)
-        ):
+        for image, (boxes, size) in enumerate(zip(proposals, sizes, strict=True)):
+            own_maps = [level[image : image + 1] for level in maps]
+            logits, deltas = self.boxes(own_maps, [boxes])
+            scores = logits.softmax(1)[:, :-1]
             rows, labels = (scores > score_threshold).nonzero(as_tuple=True)
-            found = clip_boxes_to_image(decode(boxes[rows], moves[rows, labels], SCALES), (size[0], size[1]))
+            found = clip_boxes_to_image(decode(boxes[rows], deltas[rows, labels], SCALES), (size[0], size[1]))
             likely = scores[rows, labels]
             kept = batched_nms(found, likely, labels, nms_threshold)[:max_detections]
             found, likely, labels = found[kept], likely[kept], labels[kept]
             masks = None
             if self.mask_head is not None:
-                masks = self.masks([level[image : image + 1] for level in maps], [found], labels).sigmoid()
+                masks = self.masks(own_maps, [found], labels).sigmoid()
             answers.append(Found(boxes=found, scores=likely, labels=labels, masks=masks))
         return answers
 

@@ -100,7 +100,9 @@ class RegionProposals(nn.Module):
             deltas=[level.permute(0, 2, 3, 1).reshape(len(level), -1, 4).float() for level in deltas],
         )
 
-    def proposals(self, said: Objectness, sizes: Sequence[Sequence[int]], candidates: int, limit: int) -> list[Proposals]:
+    def proposals(
+        self, said: Objectness, sizes: Sequence[Sequence[int]], candidates: int, limit: int
+    ) -> list[Proposals]:
         """The likeliest boxes of each image, which overlap little; no gradient passes.
 
         Args:
@@ -114,9 +116,7 @@ class RegionProposals(nn.Module):
             best, places = logits.detach().topk(min(candidates, len(anchors)), dim=1)
             scores.append(best.sigmoid())
             boxes.append(
-                torch.stack(
-                    [decode(anchors[i], d[i], _SCALES) for i, d in zip(places, deltas.detach(), strict=True)]
-                )
+                torch.stack([decode(anchors[i], d[i], _SCALES) for i, d in zip(places, deltas.detach(), strict=True)])
             )
             levels.append(torch.full_like(places[0], level))
         level_of = torch.cat(levels)
