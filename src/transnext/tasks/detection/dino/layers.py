@@ -205,10 +205,10 @@ class BoxEncoding(nn.Module):
 
 def box_head(width: int) -> nn.Sequential:
     """A query to a change of its box, in logits; none at first."""
-    head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4))
-    nn.init.zeros_(head[-1].weight)
-    nn.init.zeros_(head[-1].bias)
-    return head
+    last = nn.Linear(width, 4)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), last)
 
 
 def class_head(width: int, num_classes: int) -> nn.Linear:

@@ -257,8 +257,8 @@ class Dino(DetectionNet):
         tokens = self.memory_trans_norm(self.memory_trans_fc(memory.masked_fill(~there[..., None], 0)))
         logits = self.cls_branches[-1](tokens).float()
         best = logits.amax(-1).topk(min(self._size.num_queries, logits.shape[1]))[1][..., None]
-        moved = self.reg_branches[-1](tokens).float() + boxes
-        return Proposals(logits.take_along_dim(best, 1), moved.take_along_dim(best, 1))
+        moved = self.reg_branches[-1](tokens.take_along_dim(best, 1)).float() + boxes.take_along_dim(best, 1)
+        return Proposals(logits.take_along_dim(best, 1), moved)
 
     def decode(
         self, proposals: Proposals, memory: Tensor, levels: Levels, denoising: Denoising | None = None
@@ -300,10 +300,12 @@ def _levels_used(backbone: Backbone, scales: int) -> list[int]:
 def _check(num_classes: int, size: DinoSize) -> None:
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}: a detector needs at least one class")
+    for field in fields(size):
+        value = getattr(size, field.name)
+        least = 0 if field.name in ("label_noise", "box_noise") else 1
+        if value < least:
+            raise ValueError(f"{field.name} is {value}: it must be at least {least}")
     if size.embed_dim % 32 or size.embed_dim % size.num_heads:
         raise ValueError(
             f"embed_dim is {size.embed_dim}: it must be a multiple of 32 and of num_heads, which is {size.num_heads}"
         )
-    for name in ("encoder_layers", "decoder_layers", "num_queries", "max_detections"):
-        if getattr(size, name) < 1:
-            raise ValueError(f"{name} is {getattr(size, name)}: it must be at least 1")
