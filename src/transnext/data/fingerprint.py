@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from transnext.data.datasets import FolderImages
 from transnext.data.decoded import CachedImages
+from transnext.data.detection.source import DetectionSource
 from transnext.data.names import printable
 from transnext.data.sample import Source
 from transnext.data.shards import ShardedImages
@@ -29,11 +30,13 @@ class SplitFingerprint:
         counts: Images of each class that has some, or, where labels are inside shards, of each shard.
         digest: Hash of all names and classes in order, 32 hexadecimal digits.
         names: The names, printable; None if they are too many or, in shards, not known without reading all of them.
+        objects: Objects of each class, where targets are objects; `counts` is then of images alone.
     """
 
     counts: Mapping[str, int]
     digest: str
     names: tuple[str, ...] | None = None
+    objects: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,10 @@ class DataFingerprint:
         """From what `to_dict` gave, lists for tuples allowed."""
         splits = {
             name: SplitFingerprint(
-                dict(split["counts"]), split["digest"], None if split["names"] is None else tuple(split["names"])
+                dict(split["counts"]),
+                split["digest"],
+                None if split["names"] is None else tuple(split["names"]),
+                dict(split.get("objects", {})),
             )
             for name, split in values["splits"].items()
         }
@@ -100,6 +106,13 @@ def _split(source: Any, keep_names: bool) -> SplitFingerprint:
             counts[printable(file.name)] += file.images
         return SplitFingerprint(dict(counts), _digest([repr(file) for file in files], b""))
     names = list(_names(source))
+    if isinstance(source, DetectionSource):
+        return SplitFingerprint(
+            {"images": len(names)},
+            _digest(names, source.annotation_bytes()),
+            tuple(map(printable, names)) if keep_names else None,
+            source.object_counts(),
+        )
     if not hasattr(source, "classes"):
         return SplitFingerprint(
             {"images": len(names)}, _digest(names, b""), tuple(map(printable, names)) if keep_names else None
@@ -114,7 +127,11 @@ def _split(source: Any, keep_names: bool) -> SplitFingerprint:
 
 
 def _names(source: Source) -> Iterator[str]:
-    return source.names_below() if isinstance(source, FolderImages) else map(source.name, range(len(source)))
+    return (
+        source.names_below()
+        if isinstance(source, (FolderImages, DetectionSource))
+        else map(source.name, range(len(source)))
+    )
 
 
 def _digest(names: Sequence[str], more: bytes) -> str:
@@ -134,11 +151,12 @@ def _classes_changed(before: Sequence[str], after: Sequence[str]) -> Iterator[st
 def _images_changed(before: SplitFingerprint, after: SplitFingerprint) -> str:
     old, new = sum(before.counts.values()), sum(after.counts.values())
     text = f"{new} images instead of {old}" if old != new else f"{new} images as before"
-    groups = dict.fromkeys([*before.counts, *after.counts])
-    counts = {g: (before.counts.get(g, 0), after.counts.get(g, 0)) for g in groups}
-    changed = [f"{group} {b} instead of {a}" for group, (a, b) in counts.items() if a != b]
-    if changed:
+    changed = _counts_changed(before.counts, after.counts)
+    if changed and not after.objects:
         text += f" ({_listing(changed)})"
+    objects = _counts_changed(before.objects, after.objects)
+    if objects:
+        text += f" with other numbers of objects ({_listing(objects)})"
     removed: list[str] = []
     added: list[str] = []
     if before.names is not None and after.names is not None:
@@ -147,7 +165,15 @@ def _images_changed(before: SplitFingerprint, after: SplitFingerprint) -> str:
         text += f", without {_listing(removed)}"
     if added:
         text += f", with the new {_listing(added)}"
-    return text if changed or removed or added else f"{text}, but not the same ones"
+    if changed or objects or removed or added:
+        return text
+    annotated = after.objects and before.names is not None and before.names == after.names
+    return f"{text}, but {'annotated in another way' if annotated else 'not the same ones'}"
+
+
+def _counts_changed(before: Mapping[str, int], after: Mapping[str, int]) -> list[str]:
+    counts = {g: (before.get(g, 0), after.get(g, 0)) for g in dict.fromkeys([*before, *after])}
+    return [f"{group} {b} instead of {a}" for group, (a, b) in counts.items() if a != b]
 
 
 def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -112,6 +112,73 @@ def read_image(source: str | os.PathLike[str] | BinaryIO | bytes, min_side: int 
     name = getattr(source, "name", None)
     stream = source if source.seekable() else io.BytesIO(source.read())
     return _read_stream(stream, name if isinstance(name, str) else "<stream>", min_side)
+
+
+class Header(NamedTuple):
+    """What an image file says of itself.
+
+    Attributes:
+        stored: `(H, W)` of the pixels as they are stored.
+        orientation: Of EXIF, 1 to 8: how they are to be turned; 5 to 8 exchange the sides.
+    """
+
+    stored: tuple[int, int]
+    orientation: int
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """`(H, W)` of the picture as `read_image` gives it."""
+        return self.stored[::-1] if self.orientation >= 5 else self.stored
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Read size and orientation of an image file; pixels are decoded only where the orientation comes after them.
+
+    May be called from several threads.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        UnreadableImage: If it is not an image, or has more than `MAX_PIXELS` pixels.
+    """
+    name = os.fspath(path)
+    with _open_file(name) as stream:
+        try:
+            image = _identify(stream)
+            if image.width * image.height > MAX_PIXELS:
+                raise _RefusedError(f"{image.width} x {image.height} is more than the limit of {MAX_PIXELS} pixels")
+            late = image.format != "PNG" or _has_late_metadata(stream)
+            orientation = _orientation(image) if late else _orientation_so_far(image)
+        except Exception as error:  # damaged data may raise anything
+            raise UnreadableImage(name, _one_line(error)) from None
+    orientation = orientation if orientation in _ORIENTATIONS else 1
+    stored = (image.height, image.width)
+    if image.format == "TIFF" and orientation >= 5:  # Pillow gives the upright size of these alone
+        stored = (image.width, image.height)
+    return Header(stored, orientation)
+
+
+def _has_late_metadata(stream: BinaryIO) -> bool:
+    """Return whether a PNG file has metadata after its pixels, which Pillow decodes to get there."""
+    position, late = stream.tell(), False
+    stream.seek(8)
+    pixels = False
+    while len(head := stream.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        pixels = pixels or kind == b"IDAT"
+        if pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            late = True
+            break
+        stream.seek(length + 4, os.SEEK_CUR)
+    stream.seek(position)
+    return late
+
+
+def _orientation_so_far(image: Image.Image) -> int:
+    """Return the orientation by the metadata that have been read."""
+    try:
+        return int(Image.Image.getexif(image).get(_ORIENTATION_TAG, 1))
+    except Exception:  # as in `_orientation`
+        return 1
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -1,0 +1,206 @@
+"""Annotations in the XML of Pascal VOC."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from transnext.data.detection.findings import Findings, shown
+from transnext.data.detection.raw import RawImage, RawSplit, one_line, read_text, roboflow_group
+from transnext.data.image_files import FolderListing
+from transnext.data.names import printable
+from transnext.data.split_names import split_of_folder
+
+_MAX_XML = 2**24
+_MAX_LIST = 2**26
+_ORIGINAL = re.compile(r"(the )?voc ?20\d\d", re.IGNORECASE)
+_OTHER_LISTS = frozenset({"trainval", "all", "default"})
+
+
+@dataclass(frozen=True)
+class VocSplit:
+    """Where the parts of a split are.
+
+    Attributes:
+        images: Folder of the images.
+        annotations: Folder of the XML files.
+        names: What is in the split, without extension; None for all XML files.
+    """
+
+    images: Path
+    annotations: Path
+    names: tuple[str, ...] | None = None
+
+
+def find_voc(root: Path) -> dict[str, VocSplit]:
+    """Return the parts of each split in a folder; none if it is not Pascal VOC.
+
+    Looked for are `Annotations` with `JPEGImages` and lists in `ImageSets/Main`, and XML files next to images, in the
+    folder itself or in sub-folders with the names of splits.
+
+    Raises:
+        ValueError: A list of images cannot be read.
+    """
+    annotations = next((root / name for name in ("Annotations", "annotations") if _has_xml(root / name)), None)
+    if annotations is not None:
+        images = next((root / name for name in ("JPEGImages", "images", "Images") if (root / name).is_dir()), root)
+        lists = {}
+        for file in sorted((root / "ImageSets" / "Main").glob("*.txt")):
+            # Those of single classes are cat_train.txt, and trainval is both.
+            if "_" not in file.stem or split_of_folder(file.stem.split("_")[0]):
+                lists[split_of_folder(file.stem) or file.stem] = file
+        if "trainval" in lists and "train" not in lists:
+            lists["train"] = lists["trainval"]
+        if len(lists) > 1:
+            lists = {name: file for name, file in lists.items() if name not in _OTHER_LISTS}
+        if not lists:
+            return {"train": VocSplit(images, annotations)}
+        alone = len(lists) == 1
+        return {
+            "train" if alone and name in _OTHER_LISTS else printable(name): VocSplit(images, annotations, _names(file))
+            for name, file in lists.items()
+        }
+    if _has_xml(root):
+        beside = root.parent / "JPEGImages"
+        images = beside if root.name == "Annotations" and beside.is_dir() else root
+        return {"train": VocSplit(images, root)}
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and split_of_folder(path.name)]
+    return {split_of_folder(path.name) or "": VocSplit(path, path) for path in folders if _has_xml(path)}
+
+
+def read_voc(splits: Mapping[str, VocSplit], root: Path, findings: Findings) -> list[RawSplit]:
+    """Read all splits, which share the classes: all that any object has, sorted.
+
+    `xmin` to `ymax` are corners, as labelImg, CVAT and Roboflow write them; in the original sets of Pascal VOC, which
+    say so in `database`, they are the first and last pixel, counted from 1. Objects marked as difficult are objects
+    like all others.
+
+    Raises:
+        OSError: A folder cannot be read.
+        ValueError: There is no object.
+    """
+    read = {name: _split(name, where, root, findings) for name, where in splits.items()}
+    classes = sorted({label for _, labels in read.values() for label in labels})
+    if not classes:
+        worst = findings.worst()
+        raise ValueError(f"no annotation file of {printable(root)} has an object{worst and f': {worst}'}")
+    number = {name: label for label, name in enumerate(classes)}
+    for raw, labels in read.values():
+        raw.classes = classes
+        raw.category_ids = list(range(1, len(classes) + 1))
+        raw.objects.labels = [number[label] for label in labels]
+    return [raw for raw, _ in read.values()]
+
+
+def _split(split: str, where: VocSplit, root: Path, findings: Findings) -> tuple[RawSplit, list[str]]:
+    """Return a split, and the class of each object."""
+    raw = RawSplit(split, [], [], describe=lambda place: f"{place[0]}: object {place[1]}")
+    labels: list[str] = []
+    image_of = {_stem(path, where.images): path for path in FolderListing(str(where.images)).below(str(where.images))}
+    xml_of = {file.stem: file for file in sorted(where.annotations.glob("*.xml"))}
+    names: Sequence[str] = list(xml_of) if where.names is None else where.names
+    if where.names is None:
+        left = [path for stem, path in sorted(image_of.items()) if stem not in xml_of]
+        findings.add_all("annotation_missing", left, lambda path: os.path.relpath(path, root))
+    for name in dict.fromkeys(names):
+        if name not in xml_of:
+            findings.add("annotation_missing", f"{name}.xml")
+            continue
+        shown_name = os.path.relpath(xml_of[name], root)
+        try:
+            tree = _tree(xml_of[name])
+        except (OSError, ValueError) as error:
+            findings.add("annotation_broken", f"{shown_name}: {one_line(error)}")
+            continue
+        path = image_of.get(name) or image_of.get(Path(_text(tree, "filename").replace("\\", "/")).stem)
+        image = len(raw.images)
+        size = _size(tree, shown_name, findings)
+        base = os.path.basename(path) if path else name  # noqa: PTH119 - per image
+        raw.images.append(RawImage(path or str(where.images / name), image + 1, size, roboflow_group(base)))
+        first = 1.0 if _ORIGINAL.match(_text(tree, "source/database")) else 0.0
+        for i, entry in enumerate(tree.findall("object"), 1):
+            _add(raw, labels, image, entry, (shown_name, i), first, findings)
+    return raw, labels
+
+
+def _add(
+    raw: RawSplit,
+    labels: list[str],
+    image: int,
+    entry: ElementTree.Element,
+    place: tuple[str, int],
+    first: float,
+    findings: Findings,
+) -> None:
+    label = printable(_text(entry, "name"))
+    if not label:
+        findings.add("object_entry", f"{raw.describe(place)}: no name")
+        return
+    try:
+        x0, y0, x1, y1 = (float(_text(entry, f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax"))
+    except ValueError:
+        findings.add("object_entry", f"{raw.describe(place)}: no box of four numbers")
+        return
+    if _text(entry, "difficult") == "1":
+        findings.add("difficult", raw.describe(place))
+    raw.objects.add(image, 0, (x0 - first, y0 - first, x1, y1), place)
+    labels.append(label)
+
+
+def _tree(file: Path) -> ElementTree.Element:
+    """Read an XML file.
+
+    Raises:
+        ValueError: It is broken.
+        OSError: It cannot be read.
+    """
+    text = read_text(str(file), _MAX_XML)
+    if "<!DOCTYPE" in text:  # a few lines of entities make billions of letters
+        raise ValueError("it has a DOCTYPE, which annotations have not")
+    try:
+        # As bytes: a declared encoding does not fit text that is decoded already.
+        return ElementTree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text).encode())
+    except ElementTree.ParseError as error:
+        raise ValueError(f"broken XML: {one_line(error)}") from None
+    except UnicodeEncodeError as error:
+        raise ValueError(f"broken XML: {one_line(error)}") from None
+
+
+def _text(element: ElementTree.Element, path: str) -> str:
+    return (element.findtext(path) or "").strip()
+
+
+def _size(tree: ElementTree.Element, name: str, findings: Findings) -> tuple[int, int] | None:
+    texts = [_text(tree, f"size/{key}") for key in ("height", "width")]
+    if not any(texts) or texts == ["0", "0"]:
+        return None
+    sides = []
+    for text in texts:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        sides.append(int(value) if math.isfinite(value) and value.is_integer() and 0 < value < 2**31 else 0)
+    if min(sides) < 1:
+        findings.add("size_unusable", f"{name}: {shown(texts[1])} x {shown(texts[0])}")
+        return None
+    return sides[0], sides[1]
+
+
+def _names(file: Path) -> tuple[str, ...]:
+    """Return the names in a list; a 1, 0 or -1 after them says whether a class is in the image."""
+    lines = read_text(str(file), _MAX_LIST).splitlines()
+    return tuple(name for line in lines if (name := re.sub(r"\s+-?[01]$", "", line.strip())))
+
+
+def _stem(path: str, folder: Path) -> str:
+    return os.path.splitext(os.path.relpath(path, folder))[0].replace(os.sep, "/")  # noqa: PTH122
+
+
+def _has_xml(folder: Path) -> bool:
+    return folder.is_dir() and any(path.suffix == ".xml" for path in folder.iterdir())
