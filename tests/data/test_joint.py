@@ -104,8 +104,10 @@ def test_preprocessing_of_places() -> None:
     assert rule.min_side() == 1600
     assert preprocessing("fit").resized(48).input_size == (3, 48, 48)
     assert Preprocessing.from_mapping(rule.to_dict()) == rule
-    assert rule.transform()(Image.new("RGB", (640, 480))).shape == (3, 800, 1088)
-    assert preprocessing("fit").transform()(Image.new("RGB", (640, 480))).shape == (3, 64, 96)
+    assert place_padded(Image.new("RGB", (640, 480)), rule).shape == (3, 800, 1088)
+    assert place_padded(Image.new("RGB", (640, 480)), preprocessing("fit")).shape == (3, 64, 96)
+    with pytest.raises(ValueError, match="crop_mode must be"):
+        rule.transform()
 
 
 @given(sides, sides, st.integers(1, 9))

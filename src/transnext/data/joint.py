@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +18,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from transnext.choices import PlaceMode
 from transnext.data.instances import InstanceBatch
+from transnext.data.preprocessing import Preprocessing
 from transnext.data.sample import Frame
-
-if TYPE_CHECKING:
-    from transnext.data.preprocessing import Preprocessing
 
 MULTIPLE = 32
 """Sides of what a network sees are multiples of this, pixels."""
-PLACE_MODES = ("fit", "squash", "shortest")
-"""Values of `Preprocessing.crop_mode` that keep the whole picture, so that every place in it has one in the input."""
 
 _RESAMPLINGS = {
     "nearest": Image.Resampling.NEAREST,
@@ -140,11 +137,7 @@ class View:
         return np.ascontiguousarray(result[:, ::-1]) if self.mirrored else result
 
     def of_map(self, labels: npt.NDArray[np.uint8], unknown: int = 255) -> npt.NDArray[np.uint8]:
-        """A map of classes, `[H, W]` of the picture, in the input, without mixing; `unknown` where there is no picture.
-
-        Raises:
-            ValueError: The map has no pixel.
-        """
+        """A map of classes, `[H, W]` of the picture, in the input, unmixed; `unknown` where there is no picture."""
         left, top, width, height = self.target
         whole = Image.fromarray(labels)
         box = _within(list(self.source), whole.width, whole.height)
@@ -160,7 +153,7 @@ def placed_size(size: tuple[float, float], preprocessing: Preprocessing, share: 
 
     Args:
         size: `(H, W)` of the picture or of the part of it that is shown.
-        preprocessing: With a `crop_mode` of `PLACE_MODES`.
+        preprocessing: With a `crop_mode` of `PlaceMode`.
         share: Of the size that it has by default; with "shortest" of its short side, while the long one stays limited.
 
     Raises:
@@ -176,7 +169,7 @@ def placed_size(size: tuple[float, float], preprocessing: Preprocessing, share: 
     else:
         raise ValueError(
             f"crop_mode is {preprocessing.crop_mode!r}, which does not keep all of a picture: use one of "
-            f"{', '.join(PLACE_MODES)}"
+            f"{', '.join(get_args(PlaceMode))}"
         )
     return _rounded(rows * scale), _rounded(columns * scale)
 
@@ -196,7 +189,7 @@ def canvas_of(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int,
 
     Args:
         size: `(H, W)` of the input.
-        preprocessing: With a `crop_mode` of `PLACE_MODES`.
+        preprocessing: With a `crop_mode` of `PlaceMode`.
     """
     if preprocessing.crop_mode == "shortest":
         return _multiple(size[0], MULTIPLE), _multiple(size[1], MULTIPLE)
@@ -210,7 +203,7 @@ def place(
 
     Args:
         picture: In mode `RGB`.
-        preprocessing: With a `crop_mode` of `PLACE_MODES`; `crop_pct` has no say.
+        preprocessing: With a `crop_mode` of `PlaceMode`; `crop_pct` has no say.
         original: `(H, W)` of the picture before it was shrunk by an integer factor on reading; its own by default.
 
     Returns:

@@ -3,17 +3,15 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import timm.data
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from transnext.choices import CropMode
+from transnext.choices import CropMode, PlaceMode
 from transnext.config import ImageConfig
-from transnext.data.joint import PLACE_MODES, place_padded
 from transnext.data.transforms import Normalise, Transform, eval_transform, min_side_for, train_transform
 from transnext.limits import MAX_SIDE, check_number
 
@@ -87,7 +85,7 @@ class Preprocessing:
         longer = int(width * image_size / height + 0.5) if self.crop_mode == "shortest" else image_size
         return replace(self, input_size=(channels, image_size, longer))
 
-    def with_places(self, crop_mode: str, size: tuple[int, int] | None = None) -> "Preprocessing":
+    def with_places(self, crop_mode: PlaceMode, size: tuple[int, int] | None = None) -> "Preprocessing":
         """The same for answers that have places in the picture, all of which is shown then.
 
         Args:
@@ -97,8 +95,8 @@ class Preprocessing:
         Raises:
             ValueError: The mode cuts parts off, or a short side is longer than a long one.
         """
-        if crop_mode not in PLACE_MODES:
-            raise ValueError(f"crop_mode must be one of {', '.join(PLACE_MODES)}, got {crop_mode!r}")
+        if crop_mode not in get_args(PlaceMode):
+            raise ValueError(f"crop_mode must be one of {', '.join(get_args(PlaceMode))}, got {crop_mode!r}")
         height, width = self.input_size[1:] if size is None else size
         if crop_mode == "shortest" and height > width:
             raise ValueError(f"the short side is {height} pixels, the long one {width}: give the short one first")
@@ -110,12 +108,11 @@ class Preprocessing:
         return asdict(self)
 
     def transform(self) -> Transform:
-        """From an RGB image to a uint8 tensor `[channels, H, W]`, always the same; where it is padded, with 0.
+        """From an RGB image to a uint8 tensor `[channels, H, W]`, always the same.
 
-        For squashed inputs it is timm's; where a frame is wanted as well, see `transnext.data.joint.place`.
+        Raises:
+            ValueError: It has a frame and no common size, as `transnext.data.joint.place` gives it.
         """
-        if self.crop_mode in ("fit", "shortest"):
-            return partial(place_padded, preprocessing=self)
         return eval_transform(
             self.input_size,
             self.mean,

@@ -55,7 +55,7 @@ def shown(painting, rule, how, masks, seed):
 
 
 @given(st.sampled_from(ALL), st.sampled_from(MODES), st.booleans(), st.integers(0, 10**6))
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 def test_objects_are_where_their_boxes_and_masks_say(preset, mode, masks, seed) -> None:
     painting, rule = random_painting(seed, masks), preprocessing(mode)
     view, image, objects = shown(painting, rule, augmentation(*preset), masks, seed)
@@ -79,7 +79,7 @@ def test_objects_are_where_their_boxes_and_masks_say(preset, mode, masks, seed) 
             mask = objects.masks[k].numpy().astype(bool)
             np.testing.assert_allclose(box, extent(mask), atol=1.0)
             edge = 2 * sum(box[2:] - box[:2])
-            assert (mask != found).sum() <= 0.75 * edge
+            assert (mask != found).sum() <= edge
     # What is large in the view was not lost.
     for label in range(len(painting[1])):
         if label not in objects.labels.tolist() and where(pixels, label).any():

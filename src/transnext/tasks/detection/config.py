@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from transnext.choices import PlaceMode
 from transnext.limits import MAX_SIDE, check_numbers
 
 Detector = Literal["d_fine", "mask_rcnn", "dino"]
 HeadSize = Literal["small", "released", "base"]
 Preset = Literal["none", "light", "released", "strong"]
-Fit = Literal["fit", "squash", "shortest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class DetectionConfig:
     """Scales that dino looks at."""
     masks: bool | None = None
     """Find outlines and not boxes alone; by default wherever the data have them and the detector can."""
-    fit: Fit = "fit"
+    fit: PlaceMode = "fit"
     """How a picture comes to its size: fit keeps its shape and pads, squash does not, shortest has no common size."""
     augment: Preset = "light"
     """How pictures are changed at random: light (flip, scale, colour), released (as the detector was published), strong

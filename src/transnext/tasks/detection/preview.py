@@ -74,7 +74,7 @@ def preview_page(batches: Iterable[Batch], classes: Sequence[str], path: str | P
 
 
 def drawn(image: Tensor, objects: Instances, classes: Sequence[str]) -> Image.Image:
-    """An image with the boxes, outlines and names of objects.
+    """An image with the boxes and outlines of objects, and the names of those where there is room for them.
 
     Args:
         image: uint8 `[3, H, W]`.
@@ -88,15 +88,19 @@ def drawn(image: Tensor, objects: Instances, classes: Sequence[str]) -> Image.Im
             pixels[outline(mask[: canvas.height, : canvas.width])] = colour(label)
         canvas = Image.fromarray(pixels)
     draw = ImageDraw.Draw(canvas)
+    named: list[tuple[float, float, float, float]] = []
     for box, label in zip(objects.boxes.tolist(), objects.labels.tolist(), strict=True):
         x0, y0, x1, y1 = box[0], box[1], max(box[0], box[2] - 1), max(box[1], box[3] - 1)
         draw.rectangle((x0, y0, x1, y1), outline=colour(label))
-        name = classes[label]
-        left, top, right, bottom = draw.textbbox((0, 0), name)
+        left, top, right, bottom = draw.textbbox((0, 0), classes[label])
         width, height = right - left + 4, bottom - top + 4
         x, y = max(0, min(x0, canvas.width - width)), max(0, y0 - height)
-        draw.rectangle((x, y, x + width, y + height), fill=colour(label))
-        draw.text((x + 2 - left, y + 2 - top), name, fill=(0, 0, 0))
+        plate = (x, y, x + width, y + height)
+        if len(classes) == 1 or any(_overlap(plate, other) for other in named):
+            continue
+        named.append(plate)
+        draw.rectangle(plate, fill=colour(label))
+        draw.text((x + 2 - left, y + 2 - top), classes[label], fill=(0, 0, 0))
     return canvas
 
 
@@ -111,6 +115,10 @@ def outline(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     inner = np.pad(mask.astype(bool), 1)
     surrounded = inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
     return np.asarray(inner[1:-1, 1:-1] & ~surrounded)
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _images(batches: Iterable[Batch], skipped: list[tuple[str, str]]) -> Iterator[tuple[Tensor, Instances]]:
