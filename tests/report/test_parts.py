@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from transnext.report.charts import Series, line_chart, nice_ticks
+from transnext.report.confusion import most_confused
 from transnext.report.history import best_epoch, total_of
 from transnext.report.text import duration, escape, magnitude, number, percent
-from transnext.tasks.classification.present import most_confused
 
 
 @pytest.mark.parametrize(
