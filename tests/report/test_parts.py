@@ -40,6 +40,14 @@ def test_a_chart_of_nothing_is_left_out():
     assert line_chart("Loss", [Series(label="training", points=[(1, math.nan)], style="train")], number) == ""
 
 
+def test_a_legend_says_what_it_is_told():
+    points = [(0, 1.0), (1, 0.0)]
+    chart = line_chart("Precision", [Series(label="cat", points=points, style="line1", figure="83 %")], number)
+    assert "cat <b>83 %</b>" in chart
+    assert "At the end" not in chart
+    assert 'legend"></ul>' in line_chart("Loss", [Series(label="training", points=points, style="train")], number)
+
+
 def test_most_confused_pairs():
     confusion = np.array([[9, 2, 0], [5, 9, 2], [0, 0, 9]])
     assert most_confused(confusion, 10) == [(1, 0, 5), (0, 1, 2), (1, 2, 2)]

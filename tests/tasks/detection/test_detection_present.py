@@ -205,6 +205,7 @@ def test_the_sections_of_a_page(result: DetectionResult, backbone: str) -> None:
     assert "train, boxes" in html["average-precision"]
     assert html["precision-recall"].count("<svg") == 6
     assert "1 nothing there, 1 badly placed, 1 of another class, 1 found twice" in html["mistakes"]
+    assert "3 objects, 1 of them taken for another class" in html["mistakes"]
     assert html["mistakes"].count("<img") == 7
     assert "train" not in html["mistakes"]
     assert "folder/0 &amp; more.jpg" in html["mistakes"]

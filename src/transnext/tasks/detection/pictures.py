@@ -147,10 +147,11 @@ def _rectangle(
     colour: str,
     width: int,
 ) -> None:
-    """A box with a dark rim, seen on any colour, of pixels of a picture, of which a part is shown."""
+    """A box of a picture of which a part is shown; a thick one has a dark rim, seen on any colour."""
     corner, scales = place
     x0, x1 = ((x - corner[0]) * scales[0] for x in (box[0], box[2]))
     y0, y1 = ((y - corner[1]) * scales[1] for y in (box[1], box[3]))
     x1, y1 = max(x1, x0), max(y1, y0)
-    draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=RIM, width=width + 2)
+    if width > 1:
+        draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=RIM, width=width + 2)
     draw.rectangle((x0, y0, x1, y1), outline=colour, width=width)

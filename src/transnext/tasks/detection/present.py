@@ -234,8 +234,10 @@ def mistakes_section(results: Sequence[DetectionResult], look: Look) -> str:
         counts = np.bincount(kinds[kinds >= 0], minlength=len(KINDS)).tolist()
         wrong = ", ".join(f"{number:,} {kind}" for number, kind in zip(counts, KINDS, strict=True) if number)
         parts.append(_cards(f"{result.split}: wrongly found", wrong, false, result, look))
-        lost = int((~(result.outcomes.object_score.astype(np.float64) >= result.threshold)).sum())
-        parts.append(_cards(f"{result.split}: missed", count(lost, "object"), missed, result, look))
+        confused = int(result.confusion[:-1, :-1].sum() - np.trace(result.confusion))
+        unseen = int(result.confusion[:-1, -1].sum())
+        lost = f"{count(unseen + confused, 'object')}, {confused:,} of them taken for another class"
+        parts.append(_cards(f"{result.split}: missed", lost, missed, result, look))
     shown = "".join(parts)
     if not shown:
         return '<p class="note">No mistakes.</p>'
