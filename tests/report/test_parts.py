@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from transnext.report.charts import Series, line_chart, nice_ticks
+from transnext.report.confusion import most_confused
 from transnext.report.history import best_epoch, total_of
 from transnext.report.text import duration, escape, magnitude, number, percent
-from transnext.tasks.classification.present import most_confused
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,14 @@ def test_a_gap_where_the_value_is_no_number():
 
 def test_a_chart_of_nothing_is_left_out():
     assert line_chart("Loss", [Series(label="training", points=[(1, math.nan)], style="train")], number) == ""
+
+
+def test_a_legend_says_what_it_is_told():
+    points = [(0, 1.0), (1, 0.0)]
+    chart = line_chart("Precision", [Series(label="cat", points=points, style="line1", figure="83 %")], number)
+    assert "cat <b>83 %</b>" in chart
+    assert "At the end" not in chart
+    assert 'legend"></ul>' in line_chart("Loss", [Series(label="training", points=points, style="train")], number)
 
 
 def test_most_confused_pairs():

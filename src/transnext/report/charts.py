@@ -27,11 +27,13 @@ class Series:
         label: Its name.
         points: Epoch (or what else the chart goes along) and value, rising; a value that is not finite leaves a gap.
         style: Class of the line in the style sheet.
+        figure: What the legend says beside the name; the last value by default.
     """
 
     label: str
     points: Sequence[tuple[float, float]]
     style: str
+    figure: str | None = None
 
     @property
     def finite_points(self) -> list[tuple[float, float]]:
@@ -80,14 +82,16 @@ def line_chart(
     parts = [_axes(x_range, y_ticks, show, place, x_name, x_ticks)]
     parts += [_line(s, place) for s in series]
     parts.append(_tooltips(series, show, place, x_name))
-    last = "; ".join(f"{s.label} {show(s.finite_points[-1][1], DIGITS)}" for s in series)
+    figures = [show(s.finite_points[-1][1], DIGITS) if s.figure is None else s.figure for s in series]
+    said = "; ".join(f"{s.label} {figure}" for s, figure in zip(series, figures, strict=True))
     # A line alone is named by the title.
     legend = "".join(
-        f'<li class="{s.style}"><i></i>{escape(s.label)} <b>{escape(show(s.finite_points[-1][1], DIGITS))}</b></li>'
-        for s in series
-        if len(series) > 1
+        f'<li class="{s.style}"><i></i>{escape(s.label)} <b>{escape(figure)}</b></li>'
+        for s, figure in zip(series, figures, strict=True)
+        if len(series) > 1 or s.figure is not None
     )
-    description = escape(f"{title} by {x_name}, {min(xs):g} to {max(xs):g}. At the end: {last}.")
+    at_end = "At the end: " if all(s.figure is None for s in series) else ""
+    description = escape(f"{title} by {x_name}, {min(xs):g} to {max(xs):g}. {at_end}{said}.")
     return (
         f'<figure class="chart"><figcaption>{escape(title)}<ul class="legend">{legend}</ul></figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{description}">{"".join(parts)}</svg></figure>'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from transnext.data import Batch
 from transnext.tasks.detection.coco_eval import COCO_LIMIT, Judged, coco_numbers, has_outlines, limit_for
@@ -56,6 +57,8 @@ class DetectionMeter(Meter[list[Found]]):
                     f"image {index} is {placed.size[0]}x{placed.size[1]} pixels (height x width) and its annotation "
                     f"says {truth.size[0]}x{truth.size[1]}: objects cannot be compared"
                 )
+            if not self.with_masks:
+                truth = replace(truth, segmentations=None)
             self._images.append(Judged(index, truth, placed))
 
     def state(self) -> State:

@@ -16,7 +16,7 @@ from transnext.tasks.detection.net import Found
 from transnext.tasks.detection.paste import paste_masks
 
 PIXELS_AT_ONCE = 2**24
-"""Of masks over the canvas that are brought to the size of the picture together."""
+"""Of masks that are brought to the size of the picture together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,19 +101,12 @@ def _scale_and_shift(frame: Frame | None) -> tuple[Tensor, Tensor]:
 
 
 def _outlines_over_boxes(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[dict[str, Any], ...]:
-    """Run lengths of masks `[N, m, m]` over boxes `[N, 4]`; each is pasted into the part of the picture around it."""
-    height, width = size
-    low = (boxes[:, :2].floor() - 1).clamp(min=0)
-    high = boxes[:, 2:].ceil() + 1
-    encoded = []
-    for mask, box, (x0, y0), (x1, y1) in zip(masks, boxes, low.int().tolist(), high.int().tolist(), strict=True):
-        picture = np.zeros((height, width), np.uint8, order="F")
-        part = picture[y0:y1, x0:x1] if x1 > 0 and y1 > 0 else picture[:0]
-        if part.size:
-            # Whole pixels are subtracted: coordinates lose nothing.
-            corner = torch.tensor([x0, y0, x0, y0], dtype=torch.float32)
-            part[:] = paste_masks(mask[None], (box - corner)[None], part.shape)[0].numpy()
-        encoded.append(_encoded(picture[:, :, None])[0])
+    """Run lengths of masks `[N, m, m]` over boxes `[N, 4]`."""
+    step = max(1, PIXELS_AT_ONCE // (size[0] * size[1]))
+    encoded: list[dict[str, Any]] = []
+    for first in range(0, len(masks), step):
+        part = slice(first, first + step)
+        encoded += _encoded(paste_masks(masks[part], boxes[part], size))
     return tuple(encoded)
 
 
@@ -138,22 +131,21 @@ def _outlines_over_canvas(
     seen = inside[0][:, None] & inside[1][None, :]
     step = max(1, PIXELS_AT_ONCE // max(original[0] * original[1], canvas[0] * canvas[1]))
     encoded: list[dict[str, Any]] = []
-    for part in masks.split(step):
-        if not len(part):
-            break
-        on_canvas = F.interpolate(part[:, None], size=canvas, mode="bilinear", align_corners=False)
+    for first in range(0, len(masks), step):
+        part = masks[first : first + step, None]
+        on_canvas = F.interpolate(part, size=canvas, mode="bilinear", align_corners=False)
         on_input = on_canvas[:, :, : size[0], : size[1]]
         grid = torch.stack([places[1][None, :].expand(original), places[0][:, None].expand(original)], dim=-1)
         grid = grid.expand(len(part), *grid.shape)
         sampled = F.grid_sample(on_input, grid, padding_mode="border", align_corners=False)[:, 0]
-        filled = ((sampled >= 0.5) & seen).numpy().view(np.uint8)
-        encoded += _encoded(np.asfortranarray(filled.transpose(1, 2, 0)))
+        encoded += _encoded((sampled >= 0.5) & seen)
     return tuple(encoded)
 
 
-def _encoded(pixels: npt.NDArray[np.uint8]) -> list[dict[str, Any]]:
-    """Run lengths of masks `[H, W, N]`, in Fortran's order."""
+def _encoded(masks: Tensor) -> list[dict[str, Any]]:
+    """Run lengths of bool `[N, H, W]`."""
     from pycocotools import mask as run_lengths
 
-    encoded: list[dict[str, Any]] = run_lengths.encode(pixels)
+    pixels = masks.numpy().view(np.uint8).transpose(1, 2, 0)
+    encoded: list[dict[str, Any]] = run_lengths.encode(np.asfortranarray(pixels))
     return encoded
