@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # Before they are imported: where things lie, how Triton works in a rehearsal, and that nothing is tuned.
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "ops")]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 os.environ["TRANSNEXT_TUNE"] = "0"
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 if "--dry" in sys.argv:

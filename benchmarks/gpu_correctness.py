@@ -11,11 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attention_cases import MAPS, TENSORS, attention_inputs, attention_results, cast, gate_inputs, gate_results
-from error_budget import budget_used
 from torch import Tensor
 
 from gpu_report import Report
+from tests.helpers.attention_cases import (
+    MAPS,
+    TENSORS,
+    attention_inputs,
+    attention_results,
+    cast,
+    gate_inputs,
+    gate_results,
+)
+from tests.helpers.error_budget import budget_used
 from transnext import TransNeXt
 from transnext.ops import aggregated_attention, depthwise_conv_gelu_gate
 from transnext.ops.triton import attention, gate

@@ -1,14 +1,17 @@
 """Fixtures that tests of several packages use."""
 
+import importlib.util
 import io
 import os
+import runpy
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from transnext.cli.process import let_threads_sleep
-
-let_threads_sleep()  # before PyTorch is imported
+# Settings of the process come before PyTorch, and what PyTorch knows of GPUs before transnext, which imports Triton: so
+# the function is fetched from its file.
+PACKAGE = Path(importlib.util.find_spec("transnext").origin).parent
+runpy.run_path(str(PACKAGE / "cli" / "process.py"))["let_threads_sleep"]()
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -18,8 +21,6 @@ from torch import nn  # noqa: E402
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported: its kernels then run on the CPU
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)

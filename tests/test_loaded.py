@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ["predict", "a.png", "--model", "MODEL"],
         ["eval", "MODEL", "emoji"],
-        ["eval", "MODEL", ".", "--suite", "imagenet"],
+        ["study", "imagenet", "MODEL", "."],
         ["export", "MODEL", "--output", "a.pt2"],
     ],
 )

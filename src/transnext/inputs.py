@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from transnext.data import UnreadableImage, list_images, read_image, to_rgb
+from transnext.errors import one_line
 
 ImageLike = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray | torch.Tensor
 
@@ -50,7 +51,7 @@ def one_by_one(images: Any) -> Iterator[Any]:
 
 
 def files_of(path: str | os.PathLike[str]) -> list[str]:
-    """What a path stands for: the image files in a folder and below, sorted, the files of a pattern, or itself.
+    """Files that a path stands for: the image files in a folder and below, sorted, the files of a pattern, or itself.
 
     Raises:
         ValueError: A folder has no images.
@@ -68,12 +69,12 @@ def files_of(path: str | os.PathLike[str]) -> list[str]:
 
 
 def is_url(name: str) -> bool:
-    """Whether a name is a web address."""
+    """True if a name is a web address."""
     return name.startswith(("http://", "https://"))
 
 
 def name_of(image: ImageLike, place: int) -> str:
-    """What to call an image: its path or address, else "image" and its place."""
+    """Name of an image: its path or address, else "image" and its place."""
     if isinstance(image, (str, os.PathLike)):
         return os.fspath(image)
     name = getattr(image, "name", None)
@@ -102,7 +103,7 @@ def open_image(image: Any, min_side: int | None) -> Image.Image:
         try:
             return to_rgb(image)
         except Exception as error:  # a file that is opened but not read yet may be damaged in any way
-            raise UnreadableImage("<PIL image>", " ".join(str(error).split()) or type(error).__name__) from None
+            raise UnreadableImage("<PIL image>", one_line(error)) from None
     if isinstance(image, _ARRAYS):
         return to_rgb(Image.fromarray(_pixels(image)))
     if not _is_image(image):
@@ -122,7 +123,7 @@ def _download(url: str) -> bytes:
         with urllib.request.urlopen(url, timeout=_SECONDS) as response:
             data: bytes = response.read()
     except (OSError, ValueError) as error:
-        raise UnreadableImage(url, " ".join(str(error).split())) from None
+        raise UnreadableImage(url, one_line(error)) from None
     return data
 
 

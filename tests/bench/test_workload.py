@@ -1,11 +1,12 @@
 """What a call does, and how many multiply-adds that is."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from transnext import TransNeXt
-from transnext.bench.macs import count_macs
 from transnext.bench.workload import Workload
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -19,13 +20,13 @@ def inner(model: nn.Module) -> TransNeXt:
     ("model", "gmacs"), [("transnext_tiny", 5.68), ("swin_tiny_patch4_window7_224", 4.49), ("convnext_tiny", 4.46)]
 )
 def test_multiply_adds(model: str, gmacs: float) -> None:
-    assert count_macs(Workload(model=model, size=(224, 224))) / 1e9 == pytest.approx(gmacs, abs=0.01)
+    assert Workload(model=model, size=(224, 224)).count_macs() / 1e9 == pytest.approx(gmacs, abs=0.01)
 
 
 @pytest.mark.parametrize("model", ["transnext_pico", "convnext_atto", "resnet10t"])
 def test_training_takes_three_times_the_multiply_adds(model: str) -> None:
     """Each product has two gradients, but for those of the images; depthwise convolutions too."""
-    forward, training = (count_macs(Workload(model=model, size=(64, 64), train=train)) for train in (False, True))
+    forward, training = (Workload(model=model, size=(64, 64), train=train).count_macs() for train in (False, True))
     assert 2.9 * forward < training <= 3 * forward
 
 
@@ -34,12 +35,12 @@ def test_multiply_adds_do_not_depend_on_how_they_are_run() -> None:
     other = Workload(
         model="transnext_pico", size=(64, 96), batch_size=5, backend="fused", dtype="bfloat16", channels_last=True
     )
-    assert count_macs(plain) == count_macs(other)
+    assert plain.count_macs() == other.count_macs()
 
 
 def test_the_linear_mode_costs_less_on_large_images() -> None:
-    size = (1024, 1024)
-    usual, linear = (count_macs(Workload(model="transnext_pico", size=size, mode=m)) for m in ("extrapolate", "linear"))
+    pico = Workload(model="transnext_pico", size=(1024, 1024))
+    usual, linear = (replace(pico, mode=mode).count_macs() for mode in ("extrapolate", "linear"))
     assert linear < 0.8 * usual
 
 
@@ -47,7 +48,7 @@ def test_the_linear_mode_costs_less_on_large_images() -> None:
 def test_modes_are_set(features: bool) -> None:
     linear = inner(Workload(model="transnext_pico", size=(64, 64), mode="linear", features=features).build())
     assert linear.mode == "linear"
-    assert linear.fixed_pool_size == (2, 2), "as it was trained, and as `transnext eval --scales` means it"
+    assert linear.fixed_pool_size == (2, 2), "as it was trained, and as `transnext study sizes` means it"
     resized = inner(Workload(model="transnext_pico", size=(64, 64), mode="interpolate", features=features).build())
     assert resized.bias_mode == "interpolate"
     assert resized.fixed_pool_size is None

@@ -28,9 +28,13 @@ def few(tmp_path):
     return tmp_path / "few"
 
 
-def evaluate(few, *args: str) -> None:
+def evaluate(few, *args: str, command: tuple[str, ...] = ("eval",)) -> None:
     # Classes of a folder are sorted by name; the bundled model has them in an order of its own.
-    main(["eval", str(few / "model.safetensors"), str(few), "--workers", "0", "--device", "cpu", *args])
+    main([*command, str(few / "model.safetensors"), str(few), "--workers", "0", "--device", "cpu", *args])
+
+
+def study(name: str, few, *args: str) -> None:
+    evaluate(few, *args, command=("study", name))
 
 
 @pytest.fixture
@@ -73,9 +77,12 @@ def test_flip(few, model, tmp_path):
         evaluate(few, "--splits", "val", "--json-file", str(tmp_path / "r.json"), *args)
         values = json.loads((tmp_path / "r.json").read_text())
         assert values["settings"]["flip"] == ("--flip" in args)
-        return values if "--scales" in args else values["splits"]["val"]
+        return values["splits"]["val"]
 
-    plain, flipped, scaled = measured(), measured("--flip"), measured("--flip", "--scales", "1")
+    plain, flipped = measured(), measured("--flip")
+    study("sizes", few, "--split", "val", "--scales", "1", "--flip", "--json-file", str(tmp_path / "s.json"))
+    scaled = json.loads((tmp_path / "s.json").read_text())
+    assert scaled["settings"]["flip"]
     for file in (few / "val").rglob("*.png"):
         with Image.open(file) as image:
             ImageOps.mirror(image).save(file)
@@ -87,7 +94,7 @@ def test_flip(few, model, tmp_path):
 
 def test_corruptions(few, model, tmp_path, capsys):
     files = ["--json-file", str(tmp_path / "r.json"), "--figure", str(tmp_path / "r.png")]
-    evaluate(few, "--corruptions", "contrast", "jpeg_compression", *files)
+    study("corruptions", few, "--corruptions", "contrast", "jpeg_compression", *files)
     out = capsys.readouterr().out
     assert "Mean corruption error" in out
     result = json.loads((tmp_path / "r.json").read_text())
@@ -99,7 +106,7 @@ def test_corruptions(few, model, tmp_path, capsys):
 
 def test_scales(few, model, tmp_path, capsys):
     files = ["--json-file", str(tmp_path / "s.json"), "--figure", str(tmp_path / "s.svg")]
-    evaluate(few, "--scales", "0.5", *files)
+    study("sizes", few, "--scales", "0.5", *files)
     assert "interpolate" in capsys.readouterr().out
     points = json.loads((tmp_path / "s.json").read_text())["points"]
     assert [(p["mode"], p["size"]) for p in points[:2]] == [("extrapolate", 32), ("interpolate", 32)]
@@ -115,10 +122,8 @@ def test_mistakes(few, model, tmp_path, capsys):
         assert "\n" not in error
         return error
 
-    assert "one of them at a time" in fails("eval", MODEL, "emoji", "--scales", "1", "--corruptions")
-    assert "--figure draws" in fails("eval", MODEL, "emoji", "--figure", "x.png")
-    assert "did you mean fog" in fails("eval", MODEL, "emoji", "--corruptions", "frog", "fig")
-    assert "take one" in fails("eval", MODEL, "emoji", "--scales", "--splits", "val", "both")
-    assert "scale is -1" in fails("eval", MODEL, "emoji", "--scales", "-1")
-    assert "has 22 classes: the ImageNet suite" in fails("eval", MODEL, str(few), "--suite", "imagenet")
+    assert "did you mean fog" in fails("study", "corruptions", MODEL, "emoji", "--corruptions", "frog", "fig")
+    assert "no split 'nowhere'" in fails("study", "sizes", MODEL, "emoji", "--split", "nowhere")
+    assert "scale is -1" in fails("study", "sizes", MODEL, "emoji", "--scales", "-1")
+    assert "has 22 classes: the ImageNet suite" in fails("study", "imagenet", MODEL, str(few))
     assert "is not a run folder" in fails("report", str(few))

@@ -49,7 +49,18 @@ def options(command: str) -> list[tuple[str, int]]:
     return [(f"--{name.replace('_', '-')}", count) for name, count in found if count]
 
 
-OPTIONS = [(command, *option) for command in COMMANDS for option in options(command)]
+def options_of_studies() -> list[tuple[str, str, int]]:
+    found = []
+    for study in get_args(get_type_hints(_function("study"))["of"]):
+        hints = get_type_hints(study)
+        for field in fields(study):
+            if count := numbers_in(hints[field.name]):
+                found.append((f"study {study.__name__.lower()}", f"--{field.name.replace('_', '-')}", count))
+    return found
+
+
+OPTIONS = [(command, *option) for command in COMMANDS if command != "study" for option in options(command)]
+OPTIONS += options_of_studies()
 
 
 def test_groups_of_options_are_found() -> None:
@@ -77,6 +88,7 @@ def arguments(here, monkeypatch):
     for place in (
         "transnext.engine.trainer.train",
         "transnext.engine.evaluation.Evaluator.run",
+        "transnext.studies.imagenet.evaluate_imagenet",
         "transnext.bench.run.run_bench",
         "transnext.export.exporting.trace",
     ):
@@ -85,6 +97,9 @@ def arguments(here, monkeypatch):
     return {
         "train": ["emoji"],
         "eval": [model, "emoji", "--device", "cpu"],
+        "study corruptions": [model, "emoji", "--device", "cpu"],
+        "study sizes": [model, "emoji", "--device", "cpu"],
+        "study imagenet": [model, str(here), "--device", "cpu"],
         "predict": [str(here / "a.png"), "--device", "cpu"],
         "export": [model, "--output", str(here / "a.onnx"), "--format", "onnx"],
         "report": [str(here), "--device", "cpu"],
@@ -93,10 +108,11 @@ def arguments(here, monkeypatch):
 
 
 def test_there_are_options() -> None:
-    assert len(OPTIONS) >= 49
+    assert len(OPTIONS) >= 61
     assert ("train", "--crop-scale", 2) in OPTIONS
-    assert ("eval", "--scales", 1) in OPTIONS
-    assert {command for command, *_ in OPTIONS} == {"train", "eval", "predict", "export", "report", "bench"}
+    assert ("study sizes", "--scales", 1) in OPTIONS
+    commands = {command.partition(" ")[0] for command, *_ in OPTIONS}
+    assert commands == {"train", "eval", "study", "predict", "export", "report", "bench"}
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1000000000"])
@@ -105,7 +121,7 @@ def test_a_number_is_taken_or_refused_by_name(command, option, count, value, arg
     more = ["--features-only"] if option == "--out-indices" else []
     code = None
     try:
-        main([command, *arguments[command], *more, option, *[value] * count])
+        main([*command.split(), *arguments[command], *more, option, *[value] * count])
     except SystemExit as exit_:
         code = exit_.code
     error = capsys.readouterr().err

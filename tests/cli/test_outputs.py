@@ -36,7 +36,7 @@ def fails(capsys, *args: str) -> str:
 COMMANDS = {
     "predict": ["predict", "a.png"],
     "eval": ["eval", MODEL, "emoji"],
-    "eval --scales": ["eval", MODEL, "emoji", "--scales", "1"],
+    "study sizes": ["study", "sizes", MODEL, "emoji", "--scales", "1"],
     "bench": ["bench", "transnext_pico"],
 }
 
@@ -50,8 +50,8 @@ COMMANDS = {
         ("predict", "--look", "file/below", "is not a folder"),
         ("eval", "--json-file", "nowhere/a.json", "there is no folder nowhere for a.json"),
         ("eval", "--json-file", "folder", "folder is a folder"),
-        ("eval --scales", "--figure", "nowhere/a.png", "there is no folder nowhere for a.png"),
-        ("eval --scales", "--figure", "a.gif", "a.gif does not say how to draw: end it in .png, .svg, .pdf"),
+        ("study sizes", "--figure", "nowhere/a.png", "there is no folder nowhere for a.png"),
+        ("study sizes", "--figure", "a.gif", "a.gif does not say how to draw: end it in .png, .svg, .pdf"),
         ("bench", "--output", "file", "is not a folder"),
     ],
 )

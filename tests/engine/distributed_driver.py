@@ -12,12 +12,11 @@ from pathlib import Path
 import torch
 
 from transnext.config import TrainConfig
-from transnext.engine import train
-from transnext.engine.trainer import Trainer
+from transnext.engine import train, trainer
 
 
 def main(photos: str, folder: Path) -> None:
-    Trainer._write_report = lambda self, results: None  # takes longer than the training
+    trainer.write_report = lambda *_: None  # takes longer than the training
     config = TrainConfig.of(
         data=photos,
         output=str(folder / "one"),

@@ -18,6 +18,7 @@ from transnext.cli import main
 from transnext.config import TrainConfig
 from transnext.data import open_dataset
 from transnext.engine import train, trainer
+from transnext.engine.run_evaluation import RunEvaluation
 from transnext.engine.update import Updater
 from transnext.tasks.classification import task
 
@@ -30,7 +31,7 @@ def short(config) -> TrainConfig:
 
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch) -> None:
-    monkeypatch.setattr(trainer.Trainer, "_write_report", lambda self, results: None)  # takes longer than the training
+    monkeypatch.setattr(trainer, "write_report", lambda *_: None)  # takes longer than the training
 
 
 def in_update(number, action):
@@ -230,9 +231,9 @@ def test_a_signal_during_evaluation_waits_for_no_more_than_a_batch(short, monkey
         signal.raise_signal(signal.SIGTERM)
         return until_stopped(self, batches)
 
-    until_stopped = trainer.Trainer._until_stopped
+    until_stopped = RunEvaluation._until_stopped
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_until_stopped", signalling)
+        patch.setattr(RunEvaluation, "_until_stopped", signalling)
         result = train(short, quiet=True)
     assert result.signal == signal.SIGTERM
     assert result.history == []

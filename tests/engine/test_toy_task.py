@@ -7,17 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from mean_colour import ColourConfig
 from safetensors.torch import load_file
 
+from tests.helpers.mean_colour import ColourConfig
 from transnext.cli import main
 from transnext.config import TrainConfig
+from transnext.engine import trainer
 from transnext.engine.evaluation import evaluate
 from transnext.engine.run_folder import RunFolder
 from transnext.engine.signals import Stopped
-from transnext.engine.trainer import Trainer, train
+from transnext.engine.trainer import train
 from transnext.engine.update import Updater
 from transnext.predict import Predictor
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -90,23 +93,21 @@ def test_an_unreadable_image_is_left_out(colour) -> None:
     assert "0.png" in (result.folder / "skipped.txt").read_text()
 
 
-def test_two_processes_are_one(colour, tmp_path) -> None:
+def test_two_processes_are_one(colour, tmp_path, monkeypatch) -> None:
     colour = colour.but(epochs=2, drop_path=0.0, tracker="none", patience=0)
-    Trainer._write_report, usual = (lambda self, results: None), Trainer._write_report
-    try:
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "write_report", lambda *_: None)
         train(colour.but(output=str(tmp_path / "one")), quiet=True)
-    finally:
-        Trainer._write_report = usual
     (tmp_path / "config.json").write_text(colour.but(output=str(tmp_path / "two")).to_json())
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import mean_colour; from pathlib import Path;"
+        "import sys; sys.path.insert(0, sys.argv[1]); import tests.helpers.mean_colour; from pathlib import Path;"
         "from transnext.config import TrainConfig; from transnext.engine import train;"
         "train(TrainConfig.load(Path(sys.argv[2])), quiet=True)"
     )
     script = tmp_path / "script.py"
     script.write_text(code)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    command += [str(Path(__file__).parent), str(tmp_path / "config.json")]
+    command += [str(REPOSITORY), str(tmp_path / "config.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     a, b = (load_file(tmp_path / name / "last.safetensors") for name in ("one", "two"))

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import pytest
-from golden_files import KINDS, golden_files
 from torch import nn
 
+from tests.helpers.golden_files import KINDS, golden_files
 from transnext import TransNeXt
 
 

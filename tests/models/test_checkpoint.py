@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from golden_files import files_of
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tests.helpers.golden_files import files_of
 from transnext import TransNeXt
 from transnext.models.checkpoint import (
     CheckpointError,

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from golden_files import (
+from torch import Tensor
+
+from tests.helpers.golden_files import (
     CROPS,
     DENSE_TASKS,
     FORMULA_CASES,
@@ -20,8 +22,6 @@ from golden_files import (
     read_small,
     sample,
 )
-from torch import Tensor
-
 from transnext import TransNeXt
 from transnext.models.official import ours_to_official
 

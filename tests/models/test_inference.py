@@ -20,6 +20,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from tests.helpers.error_budget import check_tensor
 from transnext import TransNeXt
 from transnext.models import fast
 from transnext.models.attention import AggregatedAttention
@@ -93,11 +94,7 @@ def assert_as_exact_as_plain(model: TransNeXt, x: Tensor, floor: float = 1e-6) -
     """The error budget: twice the error of the plain path against float64."""
     found, expected, best = outputs(model, x), plain(model, x), exact(model, x)
     for f, p, e in zip(found, expected, best, strict=True):
-        assert f.dtype == p.dtype
-        assert f.shape == p.shape
-        scale = e.norm()
-        error, plain_error = ((t.double() - e).norm() / scale for t in (f, p))
-        assert error <= 2 * plain_error + floor
+        check_tensor(f, p, e, floor)
 
 
 # Numbers

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from golden_files import files_of
 from safetensors import safe_open
 
 import transnext  # noqa: F401 (registers the models)
+from tests.helpers.golden_files import files_of
 from transnext.models.official import (
     adapt_official_keys,
     backbone_prefix,

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import warnings
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from attention_cases import TENSORS, Inputs, attention_inputs, cast, gate_inputs
 from torch import Tensor
 
+from tests.helpers.attention_cases import TENSORS, Inputs, attention_inputs, cast, gate_inputs
 from transnext.ops import BACKENDS, aggregated_attention, axis_index, backend, depthwise_conv_gelu_gate
 from transnext.ops.backend import kernels_missing, use_fused, why_not_cpu_kernels, why_not_fused
 from transnext.ops.register import CPU_KERNELS
@@ -222,7 +223,7 @@ class Blocked(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Blocked())
 sys.path.insert(0, sys.argv[1])
 import torch
-from attention_cases import attention_inputs, cast
+from tests.helpers.attention_cases import attention_inputs, cast
 from transnext.ops import aggregated_attention, depthwise_conv_gelu_gate
 from transnext.ops.register import CPU_KERNELS
 
@@ -256,7 +257,7 @@ print(json.dumps(said))
 
 def test_without_the_extension() -> None:
     """In a process of its own, in which the compiled module cannot be imported."""
-    command = [sys.executable, "-c", WITHOUT_KERNELS, os.path.dirname(__file__)]  # noqa: PTH120
+    command = [sys.executable, "-c", WITHOUT_KERNELS, str(Path(__file__).resolve().parents[2])]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stderr
     said = json.loads(run.stdout.splitlines()[-1])

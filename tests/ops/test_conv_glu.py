@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from attention_cases import threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_linear import check_budget, results, tensors
 from torch import Tensor
 
+from tests.helpers.attention_cases import threads
+from tests.helpers.error_budget import check_with_gradients, random_leaves, with_gradients
 from transnext.ops.products import conv_glu_training
 from transnext.ops.reference import conv_glu
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "poisoned_memory", "instructi
 def inputs_of(B: int, H: int, W: int, C: int, hidden: int) -> list[Tensor]:
     shapes = ((B, H, W, C), (2 * hidden, C), (2 * hidden,), (hidden, 1, 3, 3), (hidden,), (C, hidden), (C,))
     fan_in = (1, C, 1, 9, 1, hidden, 1)
-    return [(t.detach() / n**0.5).requires_grad_() for t, n in zip(tensors(*shapes), fan_in, strict=True)]
+    return [(t.detach() / n**0.5).requires_grad_() for t, n in zip(random_leaves(*shapes), fan_in, strict=True)]
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)
@@ -34,28 +34,28 @@ def test_any_shape(B: int, H: int, W: int, C: int, hidden: int, with_biases: boo
     x, w1, b1, w, b, w2, b2 = inputs_of(B, H, W, C, hidden)
     biases = (b1, b, b2) if with_biases else (None, None, None)
     with threads(num_threads):
-        check_budget(conv_glu_training, conv_glu, [x, w1, biases[0], w, biases[1], w2, biases[2]])
+        check_with_gradients(conv_glu_training, conv_glu, [x, w1, biases[0], w, biases[1], w2, biases[2]])
 
 
 @pytest.mark.parametrize(
     ("H", "W"), [(14, 14), (41, 30), (3, 250), (2, 201), (201, 1), (5, 100), (7, 67)], ids=lambda n: str(n)
 )
 def test_strips_of_rows(H: int, W: int) -> None:
-    check_budget(conv_glu_training, conv_glu, list(inputs_of(2, H, W, 12, 20)))
+    check_with_gradients(conv_glu_training, conv_glu, list(inputs_of(2, H, W, 12, 20)))
 
 
 def test_only_the_gradients_that_are_wanted() -> None:
     inputs = inputs_of(2, 4, 5, 6, 7)
     for frozen in range(len(inputs)):
         some = [t.detach().requires_grad_(i != frozen) for i, t in enumerate(inputs)]
-        check_budget(conv_glu_training, conv_glu, list(some))
+        check_with_gradients(conv_glu_training, conv_glu, list(some))
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
 def test_the_same_from_run_to_run(num_threads: int) -> None:
     inputs, weight = list(inputs_of(5, 20, 13, 24, 40)), torch.randn(5, 20, 13, 24)
     with threads(num_threads):
-        first, second = (results(conv_glu_training, inputs, weight) for _ in range(2))
+        first, second = (with_gradients(conv_glu_training, inputs, weight) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -71,7 +71,7 @@ def test_not_finite(value: float) -> None:
     with torch.no_grad():
         inputs[0][0, 2, 3, 1] = value
     weight = torch.ones(1, 5, 6, 4)
-    found, expected = (results(f, list(inputs), weight) for f in (conv_glu_training, conv_glu))
+    found, expected = (with_gradients(f, list(inputs), weight) for f in (conv_glu_training, conv_glu))
     for f, e in zip(found, expected, strict=True):
         assert torch.equal(f.isfinite(), e.isfinite())
         torch.testing.assert_close(f.where(f.isfinite(), torch.zeros(())), e.where(e.isfinite(), torch.zeros(())))

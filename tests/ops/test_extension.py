@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from attention_cases import threads
 
 import transnext
+from tests.helpers.attention_cases import threads
 from transnext.ops.register import CPU_KERNELS
 
 needs_kernels = pytest.mark.skipif(CPU_KERNELS is None, reason="the kernels were not built")

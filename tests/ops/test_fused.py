@@ -4,16 +4,15 @@ The budget is that of the design: at most twice the error of the modules in floa
 maps have 16 bits.
 """
 
-from collections.abc import Callable
-
 import pytest
 import torch
 import torch.nn.functional as F
-from attention_cases import threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.helpers.attention_cases import threads
+from tests.helpers.error_budget import Function, check_tensor
 from transnext.ops.bias_table import position_bias_table
 from transnext.ops.pooling import adaptive_average_pool
 from transnext.ops.products import (
@@ -28,20 +27,14 @@ pytestmark = pytest.mark.usefixtures("one_thread", "poisoned_memory", "instructi
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 dtypes = st.sampled_from(DTYPES)
-FLOOR = 1e-6
-"""Error, relative to the result's norm, that is allowed however lucky the modules are."""
-
-Function = Callable[..., Tensor]
 
 
-def check_budget(found: Tensor, of_modules: Function, *maps: Tensor) -> None:
+def check_against_modules(found: Tensor, of_modules: Function, *maps: Tensor) -> None:
     """Holds `found` to the budget; `of_modules` gives the result of maps in their dtype, float32 or float64."""
     exact = of_modules(*(t.double() for t in maps))
     plain = of_modules(*(t.float() for t in maps)).to(found.dtype)
     assert found.dtype == maps[0].dtype
-    assert found.shape == exact.shape
-    error, of_plain = ((t.double() - exact).norm().item() for t in (found, plain))
-    assert error <= 2 * of_plain + FLOOR * exact.norm().item()
+    check_tensor(found, plain, exact)
 
 
 def randomised(module: nn.Module) -> nn.Module:
@@ -105,7 +98,7 @@ def check_norm_linear(
 
     packed = pack_linear(linear.weight, linear.bias)
     found = norm_linear(x, norm_of(norm) if with_norm else None, packed, residual if with_residual else None, gelu_from)
-    check_budget(found, of_modules, x, residual)
+    check_against_modules(found, of_modules, x, residual)
 
 
 @pytest.mark.parametrize("around", [-1, 0, 1])
@@ -201,7 +194,7 @@ def check_conv_glu(
     weight, bias = conv.weight.float(), None if conv.bias is None else conv.bias.float()
     with threads(num_threads):
         found = conv_glu(x, norm_of(norm), packed[0], weight, bias, packed[1])
-    check_budget(found, of_modules, x)
+    check_against_modules(found, of_modules, x)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -231,7 +224,7 @@ def test_pooling_of_any_shape(
     def of_modules(x: Tensor) -> Tensor:
         return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), pool).permute(0, 2, 3, 1)
 
-    check_budget(adaptive_average_pool(x, pool), of_modules, x)
+    check_against_modules(adaptive_average_pool(x, pool), of_modules, x)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -264,7 +257,7 @@ def test_bias_table_of_any_shape(rows: int, columns: int, hidden: int, M: int, n
     weights = (fc1.weight.float(), fc1.bias.float(), fc2.weight.float(), fc2.bias.float())
     with threads(num_threads):
         found = position_bias_table(y, x, *weights)
-    check_budget(found, of_modules, y, x)
+    check_against_modules(found, of_modules, y, x)
 
 
 def test_bias_table_of_any_strides_and_nothing() -> None:

@@ -4,9 +4,18 @@ from typing import Any
 
 import pytest
 import torch
-from attention_cases import MAPS, Inputs, Results, attention_inputs, attention_results, cast, gate_inputs, gate_results
-from error_budget import check_budget
 
+from tests.helpers.attention_cases import (
+    MAPS,
+    Inputs,
+    Results,
+    attention_inputs,
+    attention_results,
+    cast,
+    gate_inputs,
+    gate_results,
+)
+from tests.helpers.error_budget import check_budget
 from transnext import TransNeXt
 from transnext.ops import aggregated_attention, depthwise_conv_gelu_gate
 from transnext.ops.backend import why_not_fused

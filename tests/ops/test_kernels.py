@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from attention_cases import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.helpers.attention_cases import (
     MAPS,
     TENSORS,
     Inputs,
@@ -21,11 +25,7 @@ from attention_cases import (
     gate_results,
     threads,
 )
-from error_budget import check_budget, norm
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
-
+from tests.helpers.error_budget import check_budget, norm
 from transnext.ops import aggregated_attention, depthwise_conv_gelu_gate
 
 pytestmark = pytest.mark.usefixtures("one_thread", "poisoned_memory", "instruction_set")

@@ -3,11 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from attention_cases import threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.helpers.attention_cases import threads
+from tests.helpers.error_budget import check_with_gradients, random_leaves, with_gradients
 from transnext.ops.bias_table import position_bias_table
 from transnext.ops.products import linear
 
@@ -19,34 +20,6 @@ def table_of_modules(rows: Tensor, columns: Tensor, w1: Tensor, b1: Tensor, w2: 
     return F.linear(F.linear(grid, w1, b1).relu(), w2, b2).permute(2, 0, 1)
 
 
-def results(function, inputs: list[Tensor | None], weight_of_result: Tensor) -> list[Tensor]:
-    """The result and the gradient of every input that wants one."""
-    leaves = [None if t is None else t.detach().clone().requires_grad_(t.requires_grad) for t in inputs]
-    out = function(*leaves)
-    out.backward(weight_of_result.to(out.dtype))
-    return [out.detach(), *(t.grad for t in leaves if t is not None and t.requires_grad)]
-
-
-def check_budget(function, of_modules, inputs: list[Tensor | None]) -> None:
-    """At most twice the error of PyTorch in float32, as the design asks."""
-    weight = torch.randn(of_modules(*inputs).shape, generator=torch.Generator().manual_seed(5))
-    doubles = [None if t is None else t.detach().double().requires_grad_(t.requires_grad) for t in inputs]
-    exact, plain = results(of_modules, doubles, weight), results(of_modules, inputs, weight)
-    found = results(function, inputs, weight)
-    assert len(found) == len(exact)
-    for f, p, e in zip(found, plain, exact, strict=True):
-        assert f.shape == e.shape
-        assert f.dtype == torch.float32
-        error, of_plain = ((t.double() - e).norm().item() for t in (f, p))
-        # Inputs are of size 1: a sum of them that happens to be small may be off by what a large one may.
-        assert error <= 2 * of_plain + 1e-6 * (e.norm().item() + e.numel() ** 0.5)
-
-
-def tensors(*shapes: tuple[int, ...]) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
-
-
 @settings(deadline=None, max_examples=80, derandomize=True)
 @given(
     shape=st.lists(st.integers(1, 9), max_size=3),
@@ -56,22 +29,24 @@ def tensors(*shapes: tuple[int, ...]) -> list[Tensor]:
     num_threads=st.integers(1, 2),
 )
 def test_linear_of_any_shape(shape: list[int], K: int, N: int, with_bias: bool, num_threads: int) -> None:
-    x, weight, bias = tensors((*shape, K), (N, K), (N,))
+    x, weight, bias = random_leaves((*shape, K), (N, K), (N,))
     with threads(num_threads):
-        check_budget(linear, F.linear, [x, weight, bias if with_bias else None])
+        check_with_gradients(linear, F.linear, [x, weight, bias if with_bias else None])
 
 
 @pytest.mark.parametrize(
     ("rows", "K", "N"), [(1000, 72, 384), (700, 500, 40), (257, 16, 16), (256, 17, 33), (3, 800, 5)]
 )
 def test_long_sums(rows: int, K: int, N: int) -> None:
-    check_budget(linear, F.linear, list(tensors((rows, K), (N, K), (N,))))
+    check_with_gradients(linear, F.linear, list(random_leaves((rows, K), (N, K), (N,))))
 
 
 @pytest.mark.parametrize("wanted", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 1)])
 def test_only_the_gradients_that_are_wanted(wanted: tuple[int, int, int]) -> None:
-    inputs = [t.requires_grad_(bool(want)) for t, want in zip(tensors((20, 9), (30, 9), (30,)), wanted, strict=True)]
-    check_budget(linear, F.linear, list(inputs))
+    inputs = [
+        t.requires_grad_(bool(want)) for t, want in zip(random_leaves((20, 9), (30, 9), (30,)), wanted, strict=True)
+    ]
+    check_with_gradients(linear, F.linear, list(inputs))
 
 
 def test_strides_do_not_matter() -> None:
@@ -83,17 +58,17 @@ def test_strides_do_not_matter() -> None:
 
 
 def test_the_same_for_every_number_of_threads() -> None:
-    inputs = list(tensors((600, 40), (70, 40), (70,)))
+    inputs = list(random_leaves((600, 40), (70, 40), (70,)))
     found = []
     for num_threads in (1, 2, 3):
         with threads(num_threads):
-            found.append(results(linear, inputs, torch.ones(600, 70)))
+            found.append(with_gradients(linear, inputs, torch.ones(600, 70)))
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
 def test_empty_batch() -> None:
-    x, weight, bias = tensors((0, 4), (6, 4), (6,))
+    x, weight, bias = random_leaves((0, 4), (6, 4), (6,))
     linear(x, weight, bias).sum().backward()
     assert x.grad is not None
     assert x.grad.shape == (0, 4)
@@ -105,12 +80,12 @@ def test_empty_batch() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_not_finite(value: float) -> None:
-    x, weight, bias = tensors((5, 4), (6, 4), (6,))
+    x, weight, bias = random_leaves((5, 4), (6, 4), (6,))
     with torch.no_grad():
         x[2, 1] = value
     for f, e in zip(
-        results(linear, [x, weight, bias], torch.ones(5, 6)),
-        results(F.linear, [x, weight, bias], torch.ones(5, 6)),
+        with_gradients(linear, [x, weight, bias], torch.ones(5, 6)),
+        with_gradients(F.linear, [x, weight, bias], torch.ones(5, 6)),
         strict=True,
     ):
         torch.testing.assert_close(f, e, equal_nan=True)
@@ -134,7 +109,7 @@ def test_shapes_that_do_not_fit(
 
 
 def test_second_derivatives() -> None:
-    inputs = [t.double().detach().float().requires_grad_() for t in tensors((4, 3), (5, 3), (5,))]
+    inputs = [t.double().detach().float().requires_grad_() for t in random_leaves((4, 3), (5, 3), (5,))]
 
     def penalty(function) -> list[Tensor]:
         gradients = torch.autograd.grad(function(*inputs).pow(2).sum(), inputs, create_graph=True)
@@ -152,15 +127,17 @@ def test_second_derivatives() -> None:
     num_threads=st.integers(1, 2),
 )
 def test_gradients_of_bias_table(rows: int, columns: int, hidden: int, M: int, num_threads: int) -> None:
-    u, v, *parameters = tensors((rows,), (columns,), (hidden, 2), (hidden,), (M, hidden), (M,))
+    u, v, *parameters = random_leaves((rows,), (columns,), (hidden, 2), (hidden,), (M, hidden), (M,))
     with threads(num_threads):
-        check_budget(position_bias_table, table_of_modules, [u.detach(), v.detach(), *parameters])
+        check_with_gradients(position_bias_table, table_of_modules, [u.detach(), v.detach(), *parameters])
 
 
 def test_all_derivatives_of_bias_table() -> None:
-    inputs = tensors((4,), (5,), (6, 2), (6,), (3, 6), (3,))
+    inputs = random_leaves((4,), (5,), (6, 2), (6,), (3, 6), (3,))
     weight = torch.randn(3, 4, 5)
     for f, e in zip(
-        results(position_bias_table, [*inputs], weight), results(table_of_modules, [*inputs], weight), strict=True
+        with_gradients(position_bias_table, [*inputs], weight),
+        with_gradients(table_of_modules, [*inputs], weight),
+        strict=True,
     ):
         torch.testing.assert_close(f, e)

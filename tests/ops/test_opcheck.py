@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from attention_cases import TENSORS, attention_inputs, cast, gate_inputs
 from torch import Tensor
 
+from tests.helpers.attention_cases import TENSORS, attention_inputs, cast, gate_inputs
 from transnext.ops.products import pack_linear
 from transnext.ops.register import CPU_KERNELS
 

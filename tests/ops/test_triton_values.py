@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from attention_cases import (
+
+from tests.helpers.attention_cases import (
     MAPS,
     TENSORS,
     Inputs,
@@ -20,7 +21,7 @@ from attention_cases import (
     gate_inputs,
     gate_results,
 )
-from error_budget import check_budget
+from tests.helpers.error_budget import check_budget
 
 pytest.importorskip("triton")
 

@@ -1,4 +1,4 @@
-"""What a benchmark measures."""
+"""Options of a benchmark."""
 
 import difflib
 import re
@@ -21,7 +21,7 @@ MAX_THREADS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """Which models are measured, and on what."""
+    """Models to measure, and the work that they are measured on."""
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
     """Any models that timm knows; the others are compared with the first."""
@@ -36,15 +36,15 @@ class BenchConfig:
     dtype: DtypeName = "float32"
     """Arithmetic: float32, or autocast to bfloat16 or float16."""
     mode: tuple[Mode, ...] = ("extrapolate",)
-    """How the models of this package follow the image size; with several, each of them is measured in each."""
+    """Ways in which the models of this package follow the image size; each of them is measured in each."""
     backend: tuple[Backend, ...] = ("auto",)
-    """Which implementation of the ops the models of this package run; with several, each is measured with each."""
+    """Implementations of the ops that the models of this package run; each of them is measured with each."""
     rounds: int | None = None
     """Calls of each model at each size; by default what fits about 20 seconds, 8 to 100."""
     threads: int | None = None
     """Threads that compute; PyTorch's choice by default."""
     compile: tuple[Compile, ...] = ("none",)
-    """Whether models pass through torch.compile, for fixed sizes ("default") or any ("dynamic"); with several, each is
+    """Ways of torch.compile that models pass through: none, for fixed sizes ("default") or any ("dynamic"); each is
     measured with each."""
     channels_last: bool = False
     """Images and convolution weights in PyTorch's channels-last memory format, which suits some ConvNets."""
@@ -79,7 +79,7 @@ class BenchConfig:
                 raise ValueError(f"{name} is {' '.join(values)}, but only models named transnext_* have {name}s")
 
     def workloads(self, device: str) -> "list[list[Workload]]":
-        """What is measured, one list for each size; those of a list in turn.
+        """Work to measure, a list for each size; the items of a list in turn.
 
         Args:
             device: Type of the device: cpu, cuda or mps.

@@ -1,4 +1,4 @@
-"""Where a benchmark runs."""
+"""Description of the machine that a benchmark runs on."""
 
 import platform
 import sys

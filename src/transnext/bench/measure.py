@@ -1,4 +1,4 @@
-"""Timing several things in turn, so that a slow moment of the machine falls on all of them alike."""
+"""Timing of several things in turn, so that a slow moment of the machine falls on all alike, and of its own peak."""
 
 import statistics
 import time
@@ -16,6 +16,12 @@ MAX_REASON = 200
 """Letters of a reason."""
 
 
+PRODUCT_SIDE = {"cpu": 1024, "cuda": 8192, "mps": 2048}
+"""Rows and columns of the matrices: in cache on a CPU, large enough to fill a GPU."""
+PRODUCTS = 4
+"""Products timed at once."""
+
+
 class WorkloadError(RuntimeError):
     """Another process failed; the text is the reason, in one line."""
 
@@ -29,7 +35,7 @@ class Timed:
     seconds: list[float] = field(default_factory=list)
     """Its time in each round, s."""
     failure: str = ""
-    """Why it is called no more; empty while it works."""
+    """Reason why it is called no more; empty while it works."""
 
 
 def run_rounds(timed: Sequence[Timed], rounds: int, device: str) -> None:
@@ -75,7 +81,7 @@ def rounds_that_fit(seconds_per_round: float) -> int:
 
 
 def relative_rate(seconds: Sequence[float], first_seconds: Sequence[float], work: float, first_work: float) -> float:
-    """How fast one thing works compared with another, per unit of work: the median of the ratios of each round.
+    """Speed of one thing compared with another, per unit of work: the median of the ratios of each round.
 
     Args:
         seconds: Times of the one by round, s.
@@ -90,6 +96,38 @@ def relative_rate(seconds: Sequence[float], first_seconds: Sequence[float], work
     if not ratios:
         raise ValueError("no round has both times")
     return statistics.median(ratios)
+
+
+def matrix_product_rate(device: str, dtype: torch.dtype, seconds: float = 0.7) -> float:
+    """The best rate of `torch.mm` on square matrices.
+
+    Args:
+        device: Type of the device: cpu, cuda or mps.
+        dtype: Of the matrices.
+        seconds: How long to try.
+
+    Returns:
+        Multiply-adds per second.
+    """
+    side = PRODUCT_SIDE[device]
+    a, b, out = (torch.randn(side, side, device=device).to(dtype) for _ in range(3))
+    torch.mm(a, b, out=out)
+    best = float("inf")
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        synchronise(device)
+        start = time.perf_counter()
+        for _ in range(PRODUCTS):
+            torch.mm(a, b, out=out)
+        synchronise(device)
+        best = min(best, time.perf_counter() - start)
+    return PRODUCTS * side**3 / best
+
+
+def peak_method(device: str, dtype: str) -> str:
+    """The way in which the peak was measured, in words."""
+    side = PRODUCT_SIDE[device]
+    return f"torch.mm, {side}x{side}, {dtype}, the best of many at the start, at the end and after each size"
 
 
 def reason(error: BaseException) -> str:

@@ -33,7 +33,7 @@ class MemoryUse:
 
     @property
     def growth_bytes(self) -> int:
-        """What the calls needed beside the model."""
+        """Bytes that the calls needed beside the model."""
         return max(0, self.peak_bytes - self.before_bytes)
 
 

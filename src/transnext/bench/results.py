@@ -1,4 +1,4 @@
-"""What was measured, and what follows from it; to JSON and back."""
+"""Results of a benchmark, and what follows from them; to JSON and back."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ class Row:
     """One model at one size. It is filled as the run goes, so that an interrupted one keeps what it has."""
 
     workload: Workload
-    """What was measured."""
+    """The work that was measured."""
     parameters: int | None = None
     """Parameters of the model."""
     macs: float | None = None
@@ -33,7 +33,7 @@ class Row:
     memory: MemoryUse | None = None
     """Peak memory; None where it was not measured."""
     failure: str = ""
-    """Why the model was not measured, or not to the end."""
+    """Reason why the model was not measured, or not to the end."""
 
     def latency(self, quantile: float) -> float:
         """Seconds that this share (0..1) of the calls took at most."""
@@ -57,13 +57,13 @@ class BenchResults:
     config: dict[str, Any]
     """The `BenchConfig` of the run."""
     machine: dict[str, Any]
-    """Where it ran, and with which versions and threads."""
+    """The machine, versions and threads of the run."""
     peak_macs_per_second: tuple[float, ...]
     """Rates of matrix products alone, multiply-adds per second, each the best of a moment during the run."""
     peak_method: str
-    """How those were measured."""
+    """The way in which those were measured."""
     interrupted: bool = False
-    """Whether the user stopped it before its end."""
+    """True if the user stopped it before its end."""
 
     @property
     def peak(self) -> float:

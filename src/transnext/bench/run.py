@@ -7,10 +7,16 @@ import torch
 
 from transnext.bench.config import BenchConfig
 from transnext.bench.machine import describe_machine
-from transnext.bench.macs import count_macs
-from transnext.bench.measure import Timed, reason, rounds_that_fit, run_rounds, time_call
+from transnext.bench.measure import (
+    Timed,
+    matrix_product_rate,
+    peak_method,
+    reason,
+    rounds_that_fit,
+    run_rounds,
+    time_call,
+)
 from transnext.bench.memory import build_with_cuda_memory, memory_of_process
-from transnext.bench.peak import matrix_product_rate, method
 from transnext.bench.results import BenchResults, Row
 from transnext.bench.workload import Step, Workload
 
@@ -54,7 +60,7 @@ def _run(
             config=dataclasses.asdict(config),
             machine=describe_machine(device),
             peak_macs_per_second=tuple(rates),
-            peak_method=method(device, config.dtype),
+            peak_method=peak_method(device, config.dtype),
             interrupted=interrupted,
         )
 
@@ -110,7 +116,7 @@ def _measure_in_turn(rows: list[Row], config: BenchConfig, notify: Callable[[str
 def _warm_up(row: Row, config: BenchConfig) -> Step:
     """Builds the model of a row, fills in what one call tells, and gives the call."""
     workload = row.workload
-    row.macs = count_macs(workload)
+    row.macs = workload.count_macs()
     if config.memory and workload.device == "cuda":
         model, step, row.memory = build_with_cuda_memory(workload)
     else:

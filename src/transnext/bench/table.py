@@ -5,9 +5,8 @@ from collections.abc import Callable
 from rich.table import Table
 
 from transnext.bench.results import GIGA, BenchResults, Row
+from transnext.report.text import NOTHING
 
-NOTHING = "–"
-"""Stands for what was not measured."""
 MIB = 2**20
 
 Cell = Callable[[BenchResults, Row], str]
@@ -96,7 +95,7 @@ def _cells(results: BenchResults, row: Row) -> list[str]:
 
 
 def title_of(results: BenchResults, size: tuple[int, int]) -> str:
-    """What the rows of a size have in common."""
+    """Line above the rows of a size: all that they have in common."""
     config = results.config
     rounds = max((len(row.seconds) for row in results.at(size)), default=0)
     parts = [

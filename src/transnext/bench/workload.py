@@ -1,8 +1,8 @@
-"""One thing to measure: a model, its input and what a call of it does."""
+"""One thing to measure: a model, its input, a call of it and the cost of the call."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import timm
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from transnext.choices import Backend, Compile, DtypeName, Mode
 from transnext.models import TransNeXt
+from transnext.models.macs import macs_of_call
 
 Step = Callable[[], object]
 
@@ -25,9 +26,9 @@ class Workload:
     size: tuple[int, int]
     """Height and width of the images, pixels."""
     mode: Mode | None = None
-    """How a model of this package follows the size; None for other models."""
+    """Way in which a model of this package follows the size; None for other models."""
     backend: Backend | None = None
-    """Which implementation of the ops a model of this package runs; None for other models."""
+    """Implementation of the ops that a model of this package runs; None for other models."""
     batch_size: int = 1
     """Images in a call."""
     features: bool = False
@@ -39,9 +40,9 @@ class Workload:
     device: str = "cpu"
     """Type of the device: cpu, cuda, mps, or meta to compute nothing."""
     compile: Compile = "none"
-    """Whether the model passes through torch.compile, for this size alone ("default") or for any."""
+    """Way of torch.compile that the model passes through: none, for this size alone ("default") or for any."""
     channels_last: bool = False
-    """Whether images and convolution weights are in PyTorch's channels-last memory format."""
+    """True if images and convolution weights are in PyTorch's channels-last memory format."""
 
     @property
     def label(self) -> str:
@@ -95,6 +96,28 @@ class Workload:
 
         return train if self.train else infer
 
+    def count_macs(self) -> float:
+        """Multiply-adds of the matrix products and convolutions for one image, backward included when training.
+
+        They are counted at batch size 1 on PyTorch's meta device, where nothing is computed and every operation is in
+        its plain form, so models of this package run the reference; a model that cannot run there is counted in a real
+        call.
+
+        Raises:
+            Exception: The model cannot take the size.
+        """
+        one = replace(self, backend="reference", batch_size=1, dtype="float32", compile="none", channels_last=False)
+
+        def count(device: str) -> float:
+            # Built where tensors have values: some models compute with them when they are made.
+            model = replace(one, device="cpu").build().to(device)
+            return macs_of_call(replace(one, device=device).step(model))
+
+        try:
+            return count("meta")
+        except (NotImplementedError, RuntimeError):
+            return count(self.device)
+
     def _arithmetic(self) -> Any:
         if self.dtype == "float32":
             return nullcontext()
@@ -102,7 +125,7 @@ class Workload:
 
 
 def is_ours(model: str) -> bool:
-    """Whether a timm name is that of a model of this package."""
+    """True if a timm name is that of a model of this package."""
     return timm.models.model_entrypoint(model.partition(".")[0]).__module__.startswith("transnext.")
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from transnext.cli.process import let_threads_sleep
 from transnext.version import __version__
 
-COMMANDS = ("train", "eval", "predict", "export", "report", "models", "recipes", "info", "convert", "bench")
+COMMANDS = ("train", "eval", "study", "predict", "export", "report", "models", "recipes", "info", "convert", "bench")
 """Each is the function of its name in the module of its name; `eval` is called `evaluate`."""
 
 

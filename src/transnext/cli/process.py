@@ -1,4 +1,4 @@
-"""What suits a process of a command as a whole, and a library must not choose for its users."""
+"""Settings of the process of a command, which a library must not choose for its users."""
 
 import os
 

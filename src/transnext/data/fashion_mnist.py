@@ -20,6 +20,7 @@ from PIL import Image
 from torchvision.datasets import FashionMNIST
 
 from transnext.data.user_cache import user_cache
+from transnext.errors import one_line
 
 File = Literal["train", "t10k"]
 
@@ -140,9 +141,8 @@ def _download() -> Path:
     try:
         FashionMNIST(str(root), download=True)
     except (OSError, RuntimeError, URLError) as error:
-        reason = " ".join(str(error).split())
         raise FileNotFoundError(
-            f"fashion_mnist is not on this machine and cannot be downloaded ({reason}): apt-get install "
+            f"fashion_mnist is not on this machine and cannot be downloaded ({one_line(error)}): apt-get install "
             f"dataset-fashion-mnist, or put {', '.join(_names())} into {folder}"
         ) from None
     return folder

@@ -1,4 +1,4 @@
-"""What a data set consists of, so that a run that goes on can tell whether it is still the same."""
+"""Fingerprint of a data set, by which a run that goes on can tell whether it is still the same."""
 
 from __future__ import annotations
 

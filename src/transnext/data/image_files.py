@@ -1,4 +1,4 @@
-"""Which files of a folder are images: one rule for all that lists folders, and no file left out without a word."""
+"""Image files of a folder: one rule for all that lists folders, and no file left out without a word."""
 
 from __future__ import annotations
 

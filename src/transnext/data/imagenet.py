@@ -25,7 +25,7 @@ FOLDERS: Mapping[str, tuple[str, ...]] = {
     "sketch": ("sketch", "imagenet-sketch"),
     "c": ("imagenet-c",),
 }
-"""Where each set is looked for, below the root."""
+"""Folders in which each set is looked for, below the root."""
 SUBSETS = ("a", "r")
 """Sets of 200 of the classes, scored among those alone."""
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from transnext.data.names import printable
+from transnext.errors import reason_of
 
 MAX_PIXELS = 2**29
 """Images with more pixels than this are refused: as RGB they would need more than 2 GB."""
@@ -189,8 +190,8 @@ def _open_file(path: str) -> BinaryIO:
         raise FileNotFoundError(f"there is no image file {printable(path)}") from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         is_folder = Path(path).is_dir() if isinstance(error, OSError) else False
-        reason = "it is a folder, not a file" if is_folder else _one_line(error)
-        raise UnreadableImage(path, reason) from None
+        why = "it is a folder, not a file" if is_folder else _reason(error)
+        raise UnreadableImage(path, why) from None
 
 
 def _read_stream(stream: BinaryIO, name: str, min_side: int | None) -> Image.Image:
@@ -210,7 +211,7 @@ def _read_stream(stream: BinaryIO, name: str, min_side: int | None) -> Image.Ima
         rgb.info.clear()  # it may hold an orientation that has just been applied
         return rgb
     except Exception as error:  # a decoder that is fed damaged data may raise anything
-        raise UnreadableImage(name, _one_line(error)) from None
+        raise UnreadableImage(name, _reason(error)) from None
 
 
 class _RefusedError(Exception):
@@ -319,9 +320,5 @@ def _value_range(image: Image.Image) -> tuple[float, float] | None:
     return low, high if high > low else low + 1.0
 
 
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, MemoryError):
-        return "not enough memory to decode it"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return " ".join(str(error).split()) or type(error).__name__
+def _reason(error: BaseException) -> str:
+    return "not enough memory to decode it" if isinstance(error, MemoryError) else reason_of(error)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import timm.data
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from transnext.choices import CropMode
 from transnext.config import ImageConfig
+from transnext.data.joint import PLACE_MODES, place_padded
 from transnext.data.transforms import Normalise, Transform, eval_transform, min_side_for, train_transform
 from transnext.limits import MAX_SIDE, check_number
 
@@ -26,7 +28,9 @@ class Preprocessing:
         std: Of each channel, for values in 0..1.
         interpolation: Of resizing, e.g. "bicubic".
         crop_pct: Share of the resized image's side that is kept, 0..1.
-        crop_mode: "center" (resize the shorter side, keep the middle), "squash" or "border".
+        crop_mode: "center" (resize the shorter side, keep the middle), "squash" or "border"; and for places in pictures
+            "fit" (as large as it fits at the top left of `(H, W)`, the rest padded) or "shortest" (`(H, W)` are the
+            short and the long side: the short one becomes `H`, unless the long one would exceed `W`).
     """
 
     input_size: tuple[int, int, int]
@@ -73,20 +77,45 @@ class Preprocessing:
         )
 
     def resized(self, image_size: int) -> "Preprocessing":
-        """The same for squares of this side, pixels.
+        """The same for squares of this side, pixels; with "shortest" for this short side, the long one in step.
 
         Raises:
             ValueError: The side is not in 1..`MAX_SIDE`.
         """
         check_number("image_size", image_size, 1, MAX_SIDE)
-        return replace(self, input_size=(self.input_size[0], image_size, image_size))
+        channels, height, width = self.input_size
+        longer = int(width * image_size / height + 0.5) if self.crop_mode == "shortest" else image_size
+        return replace(self, input_size=(channels, image_size, longer))
+
+    def with_places(self, crop_mode: str, size: tuple[int, int] | None = None) -> "Preprocessing":
+        """The same for answers that have places in the picture, all of which is shown then.
+
+        Args:
+            crop_mode: "fit", "squash" or "shortest".
+            size: `(H, W)` of the input, with "shortest" its short and long side; as it is by default.
+
+        Raises:
+            ValueError: The mode cuts parts off, or a short side is longer than a long one.
+        """
+        if crop_mode not in PLACE_MODES:
+            raise ValueError(f"crop_mode must be one of {', '.join(PLACE_MODES)}, got {crop_mode!r}")
+        height, width = self.input_size[1:] if size is None else size
+        if crop_mode == "shortest" and height > width:
+            raise ValueError(f"the short side is {height} pixels, the long one {width}: give the short one first")
+        input_size = (self.input_size[0], height, width)
+        return replace(self, input_size=input_size, interpolation="bilinear", crop_pct=1.0, crop_mode=crop_mode)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints."""
         return asdict(self)
 
     def transform(self) -> Transform:
-        """From an RGB image to a uint8 tensor `[channels, H, W]`, always the same."""
+        """From an RGB image to a uint8 tensor `[channels, H, W]`, always the same; where it is padded, with 0.
+
+        For squashed inputs it is timm's; where a frame is wanted as well, see `transnext.data.joint.place`.
+        """
+        if self.crop_mode in ("fit", "shortest"):
+            return partial(place_padded, preprocessing=self)
         return eval_transform(
             self.input_size,
             self.mean,
@@ -116,6 +145,8 @@ class Preprocessing:
 
     def min_side(self) -> int:
         """The shorter side below which an image must not be shrunk when it is read, pixels."""
+        if self.crop_mode in ("fit", "shortest"):  # the shorter side of what they give is at most the shorter of these
+            return 2 * min(self.input_size[1:])
         return min_side_for(self.input_size, self.crop_pct)
 
 

@@ -69,12 +69,14 @@ class Sample:
         target: What is to be found in it.
         index: Its place in the source.
         frame: How it relates to its picture, where answers have places.
+        canvas: `(H, W)` that its batch has at least; its own size by default.
     """
 
     image: Tensor
     target: Any
     index: int
     frame: Frame | None = None
+    canvas: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,8 @@ class Batch(NamedTuple):
     """What `collate` makes of `B` images.
 
     Attributes:
-        images: uint8 `[B, 3, H, W]`, 0..255, smaller ones padded with 0 at the bottom and on the right; `[0, 3, 0, 0]`
-            if no image could be read.
+        images: uint8 `[B, 3, H, W]`, 0..255, smaller ones padded with 0 at the bottom and on the right, all to their
+            largest canvas; `[0, 3, 0, 0]` if no image could be read.
         targets: What the task made of them: for classification int64 `[B]`.
         indices: int64 `[B]`, places in the source.
         skipped: Pairs `(name, reason)` of images that are missing from the batch.
@@ -130,13 +132,19 @@ class LabelledImages(Dataset[Sample | Skipped]):
 
     def __getitem__(self, index: int) -> Sample | Skipped:
         index = range(len(self))[index]
+        image = self.read(index)
+        if isinstance(image, Skipped):
+            return image
+        return Sample(self.transform(image), self.source.target(index), index)
+
+    def read(self, index: int) -> Image.Image | Skipped:
+        """The image as the source has it, or why there is none."""
         try:
-            image = self.source.load(index, self.min_side)
+            return self.source.load(index, self.min_side)
         except UnreadableImage as error:
             return Skipped(self.source.name(index), error.reason)
         except FileNotFoundError:
             return Skipped(self.source.name(index), "the file is gone")
-        return Sample(self.transform(image), self.source.target(index), index)
 
 
 def class_targets(targets: Sequence[int]) -> Tensor:
@@ -155,8 +163,9 @@ def collate(batch: Sequence[Sample | Skipped], targets: Callable[[Sequence[Any]]
     sizes = torch.tensor([sample.image.shape[1:] for sample in samples], dtype=torch.int64).view(-1, 2)
     images = torch.empty(0, 3, 0, 0, dtype=torch.uint8)
     if samples:
-        height, width = sizes.amax(0).tolist()
-        whole = bool((sizes == sizes[0]).all())
+        canvases = [tuple(sample.image.shape[1:]) if sample.canvas is None else sample.canvas for sample in samples]
+        height, width = (max(side) for side in zip(*canvases, strict=True))
+        whole = all(sample.image.shape[1:] == (height, width) for sample in samples)
         images = torch.stack([s.image if whole else _padded(s.image, height, width) for s in samples])
     return Batch(
         images=images,

@@ -1,4 +1,4 @@
-"""Where files are kept that can be had again: downloads, lists of what is in an archive."""
+"""Folder of files that can be had again: downloads, lists of what is in an archive."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How the images of an update are divided among processes and forward passes."""
+"""Division of the images of an update among processes and forward passes."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What a configuration stands for: model, training images, accelerator."""
+"""Task, network, training images and accelerator of a configuration."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -14,7 +14,7 @@ from accelerate.utils import (
 from torch import nn
 
 from transnext.config import TrainConfig
-from transnext.data import LabelledImages, collate
+from transnext.data import LabelledImages, Source, collate
 from transnext.engine.batching import Batching
 from transnext.engine.device import pick_device
 from transnext.engine.distributed import join_restarted_group
@@ -23,10 +23,27 @@ from transnext.engine.optim import freeze_stages
 from transnext.engine.run_folder import RunFolder
 from transnext.engine.trackers import require_tracker
 from transnext.models import TransNeXt
-from transnext.tasks.task import Task
+from transnext.tasks.task import Task, task_class
 
 _SHARD_PARAMETERS = 1_000_000
 """Modules of models other than ours are sharded by themselves when they have more parameters."""
+
+
+def open_task(config: TrainConfig[Any]) -> tuple[Task, dict[str, Source]]:
+    """The task of a configuration, and its images by split.
+
+    Raises:
+        FileNotFoundError: They are not there.
+        ValueError: The images do not allow what is asked for.
+    """
+    task, sources = task_class(config.task_name).open(config)
+    if "train" not in sources:
+        raise ValueError(
+            f"{config.data} has no images to train on, only those of {', '.join(sources)}: name the others, too"
+        )
+    if config.run.patience and "val" not in sources:
+        raise ValueError(f"patience is {config.run.patience}, but {config.data} has no split val to judge by: use 0")
+    return task, sources
 
 
 def build_net(task: Task, config: TrainConfig[Any], saved_args: Mapping[str, Any] | None = None) -> nn.Module:
@@ -68,6 +85,7 @@ def build_loader(
         timeout=config.images.worker_timeout,
         repeats=config.images.repeats,
         balance=task.balance(images.source, config),
+        draw_weights=task.draw_weights(images.source, config),
         collate=partial(collate, targets=task.collate),
         pin_memory=accelerator.device.type == "cuda",
     )

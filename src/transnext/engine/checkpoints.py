@@ -50,7 +50,7 @@ class Checkpoints:
         )
 
     def has(self, path: Path) -> bool:
-        """Whether a checkpoint is one of these."""
+        """True if a checkpoint is one of these."""
         return path.resolve().parent == self.folder.resolve()
 
     def write(self, update: int, state: dict[str, Any], *, alone: bool = False) -> Path:
@@ -198,7 +198,7 @@ def _remove(path: Path) -> None:
 
 
 def _damage(path: Path) -> str:
-    """What is wrong with a checkpoint; "" for nothing."""
+    """Fault of a checkpoint in words; "" for none."""
     try:
         files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
         expected = {STATE: files[STATE], **files}

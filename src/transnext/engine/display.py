@@ -1,10 +1,14 @@
-"""What a training run shows while it goes on."""
+"""Output of a training run on the terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from transnext.tasks.table import results_table
+from transnext.tasks.task import Result
 
 
 class Display:
@@ -23,6 +27,12 @@ class Display:
         """Prints a line."""
         if self.enabled:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def results(self, results: Sequence[Result], report: Path) -> None:
+        """Prints what each split gave, and where the report is."""
+        if self.enabled and results:
+            self.console.print(results_table(results))
+        self.line(f"Report: {report}")
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator["Bar"]:

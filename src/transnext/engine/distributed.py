@@ -1,4 +1,4 @@
-"""What the processes of a run say to each other. With a single process nothing is sent."""
+"""Messages between the processes of a run. With a single process nothing is sent."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def restarts() -> int:
-    """How often torchrun has started this process again because one of its group died."""
+    """Times that torchrun has started this process again because one of its group died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
@@ -44,7 +44,7 @@ def gather(value: T) -> list[T]:
 
 
 def on_main_process(function: Callable[[], T]) -> T:
-    """What a function returns on the main process, which alone runs it, on every process.
+    """Runs a function on the main process alone, and returns its result on every process.
 
     Raises:
         ValueError: As the function raised it, as are all its errors; the other processes then end with status 2.

@@ -170,23 +170,7 @@ def evaluate(
 ) -> list[Any]:
     """Measures the accuracy of a classifier on every image of some splits.
 
-    Args:
-        model: A run folder, a checkpoint, an exported file, a model name with pretrained weights, or a loaded
-            `Loaded`.
-        data: A set by name, a folder of images, or shards.
-        splits: Which splits; all if empty.
-        image_size: Side of the square that images are brought to, pixels; the trained one by default.
-        flip: Average the probabilities of each image and its mirror image, which takes twice the time.
-        batch_size: Images in a forward pass.
-        workers: Processes that read images.
-        device: "auto", "cpu", "cuda" or "mps".
-        val_fraction: As in `Evaluator.splitting`.
-        seed: As in `Evaluator.splitting`.
-        quiet: Show no progress.
-
-    Raises:
-        FileNotFoundError: The model or the data are not there.
-        ValueError: The data have a class that the model lacks, or a split does not exist or cannot be read.
+    It is `Evaluator(model, ...).run_splits(data, ...)`, which say what the arguments mean and what is raised.
     """
     evaluator = Evaluator(
         model,
@@ -201,7 +185,7 @@ def evaluate(
 
 
 def _is_same(trained: str, data: str) -> bool:
-    """Whether two descriptions of data are of the same ones."""
+    """True if two descriptions of data are of the same ones."""
     if trained == data or trained in NAMED_SETS or data in NAMED_SETS:
         return trained == data
     return Path(trained).exists() and Path(data).exists() and Path(trained).samefile(data)

@@ -26,11 +26,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torch.utils.data._utils import signal_handling
 
 from transnext.data import Batch, LabelledImages, Sample, Skipped, collate
-from transnext.engine.samplers import epoch_order
-from transnext.engine.stream_loader import StreamBatches, evaluation_batches, shards_of
+from transnext.engine.order import epoch_order
+from transnext.engine.shard_order import StreamBatches, evaluation_batches, shards_of
+from transnext.errors import one_line
 
 SHARED_MEMORY = Path("/dev/shm")
-"""Where reading processes put batches, on Linux."""
+"""Folder in which reading processes put batches, on Linux."""
 _FIRST_WORDS_OF_DEATH = "DataLoader worker (pid"
 _CANNOT_HAND_OVER = "while it handed over a batch"
 _PREFETCHED = 2
@@ -52,7 +53,7 @@ class EpochLoader(Protocol):
 
     @property
     def order_depends_on(self) -> str:
-        """What, beside the seed, must not change for an epoch to be continued, in words and numbers; "" for nothing."""
+        """Numbers, in words, that beside the seed must stay for an epoch to be continued; "" for none."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, without its first `start` ones.
@@ -112,7 +113,7 @@ class ImageLoader:
 
     @property
     def order_depends_on(self) -> str:
-        """What, beside the seed, must not change for an epoch to be continued; see `EpochLoader`."""
+        """Numbers that beside the seed must stay for an epoch to be continued; see `EpochLoader`."""
         return self._batches.depends_on
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -217,6 +218,7 @@ def train_loader(
     timeout: float = 0,
     repeats: int = 1,
     balance: Callable[[], npt.NDArray[np.int64]] | None = None,
+    draw_weights: Callable[[], npt.NDArray[np.float64]] | None = None,
     collate: Collate = collate,
     pin_memory: bool = False,
 ) -> EpochLoader:
@@ -233,11 +235,12 @@ def train_loader(
         repeats: As in `epoch_order`.
         balance: Gives the group of each image, `[images]`, each of which is to be seen equally often; None for every
             image alike.
+        draw_weights: Gives how often each image is drawn relative to the others, `[images]`; see `epoch_order`.
         collate: Makes batches.
         pin_memory: Put batches where a GPU can fetch them.
 
     Raises:
-        ValueError: `balance` is asked for of shards.
+        ValueError: `balance` or `draw_weights` are asked for of shards, or both of them.
     """
     source = images.source
     shards = shards_of(source)
@@ -245,6 +248,8 @@ def train_loader(
     if shards is not None:
         if balance is not None:
             raise ValueError("balanced needs images that can be read in any order: unpack the shards to a folder")
+        if draw_weights is not None:
+            raise ValueError("to draw rare classes more often, unpack the shards to a folder")
         batches = StreamBatches(
             shards.block_ends, batch_size, seed, workers=workers, rank=rank, world_size=world_size, repeats=repeats
         )
@@ -252,9 +257,10 @@ def train_loader(
     else:
         n = len(source)
         labels = np.broadcast_to(np.int64(0), n) if balance is None else balance()
+        weights = None if draw_weights is None else draw_weights()
 
         def order(epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
-            return epoch_order(labels, seed, epoch, repeats=repeats, balanced=balance is not None)
+            return epoch_order(labels, seed, epoch, repeats=repeats, balanced=balance is not None, weights=weights)
 
         batches = RankBatches(order, batch_size, rank, world_size)
     return ImageLoader(images, batches, collate=collate, workers=workers, timeout=timeout, pin_memory=pin_memory)
@@ -378,7 +384,7 @@ def naming_dead_workers() -> Iterator[None]:
 
 
 def _death(error: Exception) -> ChildProcessError:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = one_line(error)
     if "Bus error" in reason or "shared memory" in reason:
         return ChildProcessError(
             f"{SHARED_MEMORY} is full, in which reading processes hand over batches ({_free_bytes() / 1e6:.1f} MB are "
@@ -421,7 +427,7 @@ def _free_bytes() -> int:
 
 
 def _has_dead_worker(iterator: Any) -> bool:
-    """Whether an error comes from a worker that went away while it handed over a batch."""
+    """True if an error comes from a worker that went away while it handed over a batch."""
     workers = getattr(iterator, "_workers", [])
     for worker in workers:
         worker.join(timeout=0.1)

@@ -166,7 +166,7 @@ def make_scheduler(
 
 
 def _layers_of(model: nn.Module, option: str, *, coarse: bool) -> Any:
-    """How the parameters of a model belong to its layers, in timm's notation."""
+    """Patterns by which parameters of a model belong to its layers, in timm's notation."""
     group_matcher = getattr(model, "group_matcher", None)
     if group_matcher is None:
         raise ValueError(f"{option}, but {_name(model)} does not say what its layers are: leave it out")

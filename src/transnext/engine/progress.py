@@ -1,9 +1,10 @@
-"""How far a run is: what is summed up within an epoch, what is known after each, and how both are said."""
+"""Progress of a run: the sums of an epoch, the history of epochs, and the lines about both."""
 
 import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -17,7 +18,7 @@ from transnext.tasks.task import Result
 
 DATA_BOUND = 0.2
 """Share of the time spent waiting for images above which it is said."""
-_METRICS_SHOWN = 3
+_METRICS_SHOWN = _NAMES_SHOWN = 3
 
 
 @dataclass
@@ -72,7 +73,7 @@ class EpochTotals:
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
         epoch: Whole epochs done, with their evaluation.
@@ -103,12 +104,12 @@ class Progress:
         return cls(**{**values, "totals": EpochTotals(**totals)})
 
     def is_finished(self, config: TrainConfig) -> bool:
-        """Whether all epochs are done, or so many without a better score that patience is out."""
+        """True if all epochs are done, or so many without a better score that patience is out."""
         patience = config.run.patience
         return self.epoch >= config.epochs or (patience > 0 and self.epoch - self.best_epoch >= patience)
 
     def where(self, config: TrainConfig, updates_per_epoch: int) -> str:
-        """How far the run is, for messages."""
+        """Epochs and updates done, for messages."""
         within = f" and {self.totals.updates} of {updates_per_epoch} updates" if self.totals.updates else ""
         return f"after {self.epoch} of {config.epochs} epochs{within}"
 
@@ -116,7 +117,7 @@ class Progress:
 def run_lines(
     name: str, model: nn.Module, preprocessing: Preprocessing, splits: Mapping[str, Source], batching: Batching
 ) -> list[str]:
-    """What is said before the first epoch: of the model, the images, and how a batch is divided."""
+    """Lines before the first epoch: the model, the images, and how a batch is divided."""
     parameters = sum(p.numel() for p in model.parameters())
     _, rows, cols = preprocessing.input_size
     sizes = ", ".join(f"{split} {len(source)}" for split, source in splits.items())
@@ -131,8 +132,29 @@ def run_lines(
     return lines
 
 
+def not_finite_message(
+    result: UpdateResult, update: int, progress: Progress, names: Sequence[str], file: Path, last_good: Path
+) -> str:
+    """Message that ends a run whose loss or gradient was not finite.
+
+    Args:
+        result: The update.
+        update: Its number in the run, from 0.
+        progress: Of the run.
+        names: Its images.
+        file: Where all their names are.
+        last_good: The checkpoint before it.
+    """
+    shown = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+    return (
+        f"the {result.not_finite} of update {update + 1} (epoch {progress.epoch + 1}) is not finite, with the "
+        f"{len(names)} images {shown} (all in {file}): lower --lr, raise --warmup-epochs, or leave such updates out "
+        f"with --nan skip; the last good checkpoint is {last_good}"
+    )
+
+
 def update_figures(totals: EpochTotals) -> str:
-    """What is shown beside the bar of an epoch."""
+    """Figures beside the bar of an epoch."""
     if not totals.images:
         return ""
     row = totals.row()

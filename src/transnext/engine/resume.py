@@ -1,4 +1,4 @@
-"""Going on with a run: what is taken from it, and what must be as it was."""
+"""Resuming a run: its state and configuration, and the options that must be as they were."""
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -62,7 +62,7 @@ ON_REQUEST = frozenset(
         "precision",
     }
 )
-"""What may be accepted as changed: an update reads it anew, and nothing that the run keeps depends on it."""
+"""Options that may be accepted as changed: updates read them anew, and nothing that the run keeps depends on them."""
 
 
 def parse_resume(resume: bool | str | Path) -> Path | str:
@@ -167,7 +167,7 @@ def going_on(old: Mapping[str, Any], new: TrainConfig, run: Path, accepted: Coll
 def data_changed(
     state: Mapping[str, Any], new: DataFingerprint, config: TrainConfig, run: Path, accepted: Collection[str] = ()
 ) -> bool:
-    """Whether the images are others than those that a checkpoint was trained on, which is accepted then.
+    """True if the images are others than those that a checkpoint was trained on, and that is accepted.
 
     Args:
         state: As in `saved_state`.

@@ -26,12 +26,12 @@ from transnext.config import GIVEN, TrainConfig
 from transnext.tasks.task import Result
 
 _LOCK_SECONDS = 2
-"""How long to wait for the lock: readers of a run that was just killed may hold it for a moment."""
+"""Seconds to wait for the lock: readers of a run that was just killed may hold it for a moment."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What is left of a training run.
+    """Summary of a training run that has ended.
 
     Attributes:
         folder: The run folder.

@@ -1,4 +1,4 @@
-"""Where metrics go beside the run folder: TensorBoard, Weights & Biases or trackio, through accelerate."""
+"""Trackers, to which metrics go beside the run folder: TensorBoard, Weights & Biases or trackio, through accelerate."""
 
 import importlib.util
 from typing import Any

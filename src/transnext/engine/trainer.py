@@ -4,43 +4,36 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from timm.utils import ModelEmaV3
 from torch import nn
 
 from transnext.config import TrainConfig
-from transnext.data import Batch, cached, collate
+from transnext.data import Batch, cached
 from transnext.data.fingerprint import fingerprint
 from transnext.data.preprocessing import Preprocessing
 from transnext.engine.batching import divide_batch
-from transnext.engine.build import build_accelerator, build_loader, build_net
+from transnext.engine.build import build_accelerator, build_loader, build_net, open_task
 from transnext.engine.checkpoints import Checkpoints, load_state, naming_last_good
 from transnext.engine.display import Display
 from transnext.engine.distributed import fail, gather, on_main_process, restarts
-from transnext.engine.eval_loop import evaluate
-from transnext.engine.loader import EvalLoader, eval_loader, naming_dead_workers
+from transnext.engine.loader import naming_dead_workers
 from transnext.engine.optim import make_optimizer, make_scheduler, train_mode
-from transnext.engine.progress import EpochTotals, Progress, epoch_line, run_lines, update_figures
+from transnext.engine.progress import EpochTotals, Progress, epoch_line, not_finite_message, run_lines, update_figures
 from transnext.engine.resume import data_changed, going_on, order_changed, parse_resume, saved_state
+from transnext.engine.run_evaluation import RunEvaluation
 from transnext.engine.run_folder import RunFolder, TrainResult
-from transnext.engine.signals import STOP_SIGNALS, Stopped, StopRequest
+from transnext.engine.signals import Stopped, StopRequest
 from transnext.engine.state import load_training_state, training_state, whole_weights
 from transnext.engine.trackers import start_trackers
 from transnext.engine.update import Updater, UpdateResult
 from transnext.models.checkpoint import load_checkpoint, save_checkpoint
-from transnext.tasks.table import results_table
-from transnext.tasks.task import Look, Result, task_class
-
-_NAMES_SHOWN = 3
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+from transnext.tasks.task import Look, Result
 
 
 def train(
@@ -78,9 +71,27 @@ def train(
 def _train(config: TrainConfig, quiet: bool, resume: Path | str, accept_changed: Collection[str]) -> TrainResult:
     trainer = Trainer(config, quiet, resume, accept_changed)
     try:
-        return trainer.run()
+        result = trainer.run()
+        if trainer.accelerator.is_main_process:
+            trainer.folder.write_skipped(trainer.progress.skipped)
+            if result.signal != signal.SIGTERM:
+                trainer.folder.write_results(result.results)
+                write_report(trainer, result.results)
+                trainer.display.results(result.results, result.report)
+            if trainer.progress.skipped:
+                skipped = f"{len(trainer.progress.skipped)} images could not be read: {trainer.folder.skipped_file}"
+                trainer.display.line(skipped)
+        return result
     finally:
         trainer.close()
+
+
+def write_report(trainer: "Trainer", results: list[Result]) -> None:
+    """Writes the page of a run that has been evaluated. Other processes are not needed for it."""
+    from transnext.engine.run_report import write_run_report  # imports what training does not need
+
+    look = Look(net=trainer.evaluated_net(), splits=trainer.splits, preprocessing=trainer.preprocessing)
+    write_run_report(trainer.folder, trainer.task, look, results)
 
 
 class Trainer:
@@ -111,19 +122,11 @@ class Trainer:
         self.config = config
         self.progress = Progress()
         self.stop = StopRequest()
-        self.task, sources = task_class(config.task_name).open(config)
-        if "train" not in sources:
-            raise ValueError(
-                f"{config.data} has no images to train on, only those of {', '.join(sources)}: name the others, too"
-            )
+        self.task, sources = open_task(config)
         self.fingerprint = fingerprint(sources)
         if saved is not None:
             data_changed(saved, self.fingerprint, config, *self.resuming)
         self.splits = {split: cached(source, config.images.cache) for split, source in sources.items()}
-        if config.run.patience and "val" not in self.splits:
-            raise ValueError(
-                f"patience is {config.run.patience}, but {config.data} has no split val to judge by: use 0"
-            )
         set_seed(config.seed)
         model = build_net(self.task, config, saved and saved["model_args"])
         self.model_args = self.task.model_args(model)
@@ -139,8 +142,16 @@ class Trainer:
         self.batching = divide_batch(config, len(self.train_images), self.accelerator.num_processes)
         self.accelerator.gradient_accumulation_steps = self.batching.accumulation
         self.loader = build_loader(self.task, config, self.train_images, self.batching, self.accelerator)
-        for split in self.splits:
-            self._eval_loader(split)  # what it lacks is said before the training
+        self.evaluation = RunEvaluation(
+            self.task,
+            self.splits,
+            self.preprocessing,
+            config,
+            self.batching,
+            self.accelerator,
+            self.display,
+            self.stop,
+        )
         self.updates_per_epoch = self.loader.batches_per_epoch // self.batching.accumulation
         if self.updates_per_epoch == 0:
             raise ValueError(
@@ -175,7 +186,7 @@ class Trainer:
     # The run
 
     def run(self) -> TrainResult:
-        """Trains to the end or to a signal, then evaluates and reports."""
+        """Trains and evaluates, to the end or to a signal."""
         stopped: int | None = None
         results: list[Result] = []
         with self.stop:
@@ -186,9 +197,8 @@ class Trainer:
                 results = self._evaluate_all()
             except Stopped as request:
                 stopped = request.signal
-                self._say_how_to_go_on()
-        if self.accelerator.is_main_process:
-            self._finish(results, report=stopped != signal.SIGTERM)
+                where = self.progress.where(self.config, self.updates_per_epoch)
+                self.display.line(f"\nStopped {where}; the same command with --resume auto goes on.")
         return TrainResult(
             folder=self.folder.path,
             report=self.folder.report_file,
@@ -224,7 +234,10 @@ class Trainer:
             self._save_weights(None)
         if changed or not inside:
             self._checkpoint(alone=changed)
-        self._say_what_is_trained(path)
+        for line in run_lines(self.config.model, self.model, self.preprocessing, self.splits, self.batching):
+            self.display.line(line)
+        if path is not None:
+            self.display.line(f"Going on from {path}, {self.progress.where(self.config, self.updates_per_epoch)}.")
 
     def _open_folder(self) -> Path | None:
         """Takes the folder; the checkpoint to go on from, if there is one."""
@@ -235,17 +248,6 @@ class Trainer:
         if found is None and self.folder.config_file.exists():
             going_on(self.folder.config().options(), self.config, *self.resuming)
         return found
-
-    def _finish(self, results: list[Result], report: bool) -> None:
-        self.folder.write_skipped(self.progress.skipped)
-        if report:
-            self.folder.write_results(results)
-            self._write_report(results)
-            if self.display.enabled and results:
-                self.display.console.print(results_table(results))
-            self.display.line(f"Report: {self.folder.report_file}")
-        if self.progress.skipped:
-            self.display.line(f"{len(self.progress.skipped)} images could not be read: {self.folder.skipped_file}")
 
     # One epoch
 
@@ -330,83 +332,32 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.folder.write_nan_batch(names)
         good = self.checkpoints.paths()[-1]
-        shown = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
-        fail(
-            ValueError(
-                f"the {result.not_finite} of update {update + 1} (epoch {self.progress.epoch + 1}) is not finite, with "
-                f"the {len(names)} images {shown} (all in {self.folder.nan_file}): lower --lr, raise --warmup-epochs, "
-                f"or leave such updates out with --nan skip; the last good checkpoint is {good}"
-            )
-        )
+        fail(ValueError(not_finite_message(result, update, self.progress, names, self.folder.nan_file, good)))
 
     # Evaluation
 
-    def _evaluated_model(self) -> nn.Module:
-        """The weights that are evaluated and saved. All processes must call it."""
+    def evaluated_net(self) -> nn.Module:
+        """The net that is evaluated and saved, with the weights that `_evaluated_model` gave it last."""
         if self.ema is not None:
             average: nn.Module = self.ema.module
             return average
+        return self.model if self._whole_copy is None else self._whole_copy
+
+    def _evaluated_model(self) -> nn.Module:
+        """The weights that are evaluated and saved. All processes must call it."""
         if self._whole_copy is not None:
             self._whole_copy.load_state_dict(whole_weights(self.model, everywhere=True))
-            return self._whole_copy
-        return self.model
-
-    def _eval_loader(self, split: str) -> EvalLoader:
-        images = self.task.images(self.splits[split], self.preprocessing)
-        return eval_loader(
-            images,
-            2 * self.batching.micro_batch_size,
-            self.config.images.workers,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-            timeout=self.config.images.worker_timeout,
-            collate=partial(collate, targets=self.task.collate),
-        )
+        return self.evaluated_net()
 
     def _evaluate(self, split: str, model: nn.Module) -> Result:
-        loader = self._eval_loader(split)
-        with self.display.bar(f"evaluating {split}", len(loader.images) // self.accelerator.num_processes) as bar:
-            result: Result = evaluate(
-                self.task,
-                model,
-                self._until_stopped(loader),
-                self.preprocessing,
-                split=split,
-                name=self.splits[split].name,
-                device=self.accelerator.device,
-                autocast_dtype=_AUTOCAST[self.config.run.precision],
-                on_batch=bar.advance,
-                gather=self._gather_unless_stopped,
-            )
+        result = self.evaluation.run(split, model)
         self.progress.skipped.update(result.skipped)
         return result
-
-    def _until_stopped(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            if self.stop.received is not None:
-                return
-            yield batch
-
-    def _gather_unless_stopped(self, state: Any) -> list[Any]:
-        parts = gather((state, self.stop.received))
-        received = {number for _, number in parts}
-        for number in STOP_SIGNALS:
-            if number in received:
-                raise Stopped(number)
-        return [part for part, _ in parts]
 
     def _evaluate_all(self) -> list[Result]:
         model = self._evaluated_model()
         load_checkpoint(model, self.folder.best)
         return [self._evaluate(split, model) for split in self.splits]
-
-    def _write_report(self, results: list[Result]) -> None:
-        from transnext.engine.run_report import write_run_report  # imports matplotlib, which training does not need
-
-        # The last evaluation left its weights there, and other processes are not needed for them.
-        model = self._whole_copy or self._evaluated_model()
-        look = Look(net=model, splits=self.splits, preprocessing=self.preprocessing)
-        write_run_report(self.folder, self.task, look, results)
 
     # State
 
@@ -442,9 +393,7 @@ class Trainer:
         for part in gather(progress.skipped):
             progress.skipped.update(part)
         state = {
-            **training_state(self.model, self.optimizer.optimizer),
-            "ema": None if self.ema is None else self.ema.module.state_dict(),
-            "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
+            **training_state(self.model, self.optimizer.optimizer, self.ema, self.accelerator.scaler),
             "progress": dataclasses.asdict(progress),
             **self.task.metadata,
             "model_args": self.model_args,
@@ -475,22 +424,6 @@ class Trainer:
             progress.best_score = self._evaluate("val", model).score
         if progress.totals.updates and (reason := order_changed(path, state, self.loader.order_depends_on)):
             fail(ValueError(reason))
-        load_training_state(self.model, self.optimizer.optimizer, state)
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"] or state["model"])
-        if self.accelerator.scaler is not None and state["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        load_training_state(self.model, self.optimizer.optimizer, state, self.ema, self.accelerator.scaler)
         self.progress = progress
         return changed
-
-    # What is said
-
-    def _say_what_is_trained(self, resumed: Path | None) -> None:
-        for line in run_lines(self.config.model, self.model, self.preprocessing, self.splits, self.batching):
-            self.display.line(line)
-        if resumed is not None:
-            self.display.line(f"Going on from {resumed}, {self.progress.where(self.config, self.updates_per_epoch)}.")
-
-    def _say_how_to_go_on(self) -> None:
-        where = self.progress.where(self.config, self.updates_per_epoch)
-        self.display.line(f"\nStopped {where}; the same command with --resume auto goes on.")

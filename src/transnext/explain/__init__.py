@@ -1,4 +1,4 @@
-"""Where the model looks: attention maps and pictures of them."""
+"""Attention maps, which show where the model looks, and pictures of them."""
 
 from transnext.explain.attention import attention_from, where_it_looks
 from transnext.explain.figures import overlay

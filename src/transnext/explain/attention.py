@@ -1,4 +1,4 @@
-"""Where one query of aggregated attention looks, as a map over the pixels.
+"""Maps over the pixels of where one query of aggregated attention looks.
 
 Shape legend: `B` batch, `H W` image, `h w` feature map of the stage, `M` heads, `K` window positions, `P_h P_w` pooled
 grid.
@@ -143,7 +143,7 @@ def _evaluating(net: TransNeXt) -> Iterator[None]:
 
 
 def _input_of(mixer: AggregatedAttention, net: TransNeXt, images: Tensor, stage: int) -> Tensor:
-    """What `mixer` is given, `[B, h, w, C]`, when the network runs up to its stage."""
+    """Input of `mixer`, `[B, h, w, C]`, when the network runs up to its stage."""
     seen: list[Tensor] = []
     handle = mixer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     try:

@@ -1,4 +1,4 @@
-"""Whether a file gives what the network in PyTorch gives: both are run on images of several sizes."""
+"""Comparison of a file with the network in PyTorch: both are run on images of several sizes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

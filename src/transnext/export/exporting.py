@@ -29,7 +29,7 @@ from transnext.version import __version__
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """What was written.
+    """A file that was written, and what is known of it.
 
     Attributes:
         path: The file, or the folder.

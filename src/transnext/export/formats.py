@@ -8,7 +8,7 @@ Format = Literal["torch", "onnx", "openvino", "hf"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
 SUFFIXES = {"torch": ".pt2", "onnx": ".onnx", "openvino": ".xml", "hf": ""}
-"""What the name of an output ends in; a hub folder is a folder, and has no suffix of these."""
+"""Suffixes of outputs; a hub folder is a folder, and has no suffix of these."""
 
 _PACKAGES = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),

@@ -37,7 +37,7 @@ def write(model: nn.Module, folder: Path, info: ExportInfo) -> None:
 
 
 def runner(folder: Path) -> Callable[[Tensor], Tensor]:
-    """What timm makes of the folder."""
+    """The model that timm makes of the folder."""
     model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 
     def run(images: Tensor) -> Tensor:

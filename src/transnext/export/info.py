@@ -1,4 +1,4 @@
-"""What an exported file says of itself."""
+"""Description of a model inside an exported file."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ KEY = "transnext"
 
 @dataclass(frozen=True, kw_only=True)
 class ExportInfo:
-    """What a user of the file has to know.
+    """All that a user of the file has to know.
 
     Attributes:
         architecture: Name of the model.

@@ -55,7 +55,7 @@ def _nan_unless_multiples(images: Tensor, multiple: int) -> Tensor:
 
 
 def size_multiple(model: TransNeXt) -> int:
-    """What the sides of images must be multiples of in a file for any size, pixels: of every bin of pooled keys."""
+    """Pixels of which sides of images are multiples in a file for any size: those of every bin of pooled keys."""
     bins = [1]
     for stage, info in zip(model.stages, model.feature_info, strict=False):
         mixer = stage.blocks[0].attn  # type: ignore[union-attr,index]

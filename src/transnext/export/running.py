@@ -21,7 +21,7 @@ _FILES: dict[str, type[TorchFile | OnnxFile | OpenVINOFile]] = {
 
 
 def is_exported(path: str | Path) -> bool:
-    """Whether a name is that of an exported file, by its suffix."""
+    """True if a name is that of an exported file, by its suffix."""
     return Path(path).suffix in _FILES
 
 

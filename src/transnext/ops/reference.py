@@ -223,7 +223,7 @@ def _neighbours(x: Tensor, window: int) -> list[Tensor]:
 
 
 def _neighbours_inside(H: int, W: int, window: int, device: torch.device) -> Tensor:
-    """Which neighbours of each pixel lie on the map, `[H, W, K]` bool."""
+    """True for neighbours of each pixel that lie on the map, `[H, W, K]` bool."""
     shift = torch.arange(window, device=device) - window // 2
     y = torch.arange(H, device=device)[:, None] + shift  # [H, w]
     x = torch.arange(W, device=device)[:, None] + shift

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from transnext.report.charts import Series, line_chart
-from transnext.report.text import NOTHING, count, duration, escape, finite, number, percent_of
+from transnext.report.tables import folded, number_table
+from transnext.report.text import NOTHING, count, duration, finite, number, percent_of
 
 History = Sequence[Mapping[str, float]]
 
@@ -42,7 +43,7 @@ def curves_section(history: History) -> str:
 
 
 def _keys(history: History) -> list[str]:
-    """What was recorded, in the order in which it came."""
+    """Names of the recorded metrics, in the order in which they came."""
     return list(dict.fromkeys(key for entry in history for key in entry))
 
 
@@ -82,19 +83,14 @@ def _table(history: History) -> str:
     columns = [
         key for key in _keys(history) if key != "epoch" and any(finite(entry.get(key)) is not None for entry in history)
     ]
-    head = "".join(f'<th scope="col">{escape(_title(key))}</th>' for key in columns)
-    rows = []
-    for i, entry in enumerate(history):
-        cells = "".join(f"<td>{_cell(entry.get(key), shows.get(key, number))}</td>" for key in columns)
-        rows.append(f'<tr><th scope="row">{_epoch(history, i)}</th>{cells}</tr>')
-    return (
-        f"<details><summary>{count(len(history), 'epoch')} in numbers</summary>"
-        '<div class="scroll" tabindex="0" role="region" aria-label="All epochs"><table class="numbers">'
-        f'<thead><tr><th scope="col">Epoch</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-        "</details>"
-    )
+    rows = [
+        [f"{_epoch(history, i)}", *(_cell(entry.get(key), shows.get(key, number)) for key in columns)]
+        for i, entry in enumerate(history)
+    ]
+    table = number_table("All epochs", ["Epoch", *map(_title, columns)], rows)
+    return folded(f"{count(len(history), 'epoch')} in numbers", table)
 
 
 def _cell(value: float | None, show: Callable[[float | None], str]) -> str:
     # Not a number and not measured are different things to know.
-    return escape(value) if value is not None and show(value) == NOTHING else show(value)
+    return str(value) if value is not None and show(value) == NOTHING else show(value)

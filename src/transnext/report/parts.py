@@ -1,4 +1,4 @@
-"""What a page is made of: sections, and results as named numbers."""
+"""Parts of a page: sections, and results as named numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Metric:
 
 
 class Result(Protocol):
-    """What an evaluation of one split gives."""
+    """Result of evaluating one split."""
 
     @property
     def split(self) -> str:
@@ -62,7 +62,7 @@ class Result(Protocol):
 
     @property
     def score(self) -> float:
-        """What "best" means; higher is better."""
+        """Number by which weights are the best; higher is better."""
 
     @property
     def metrics(self) -> Mapping[str, Metric]:

@@ -11,6 +11,7 @@ from transnext.data import Source
 from transnext.data.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages, check_corruption
 from transnext.engine.evaluation import Evaluator
 from transnext.report.charts import LINE_STYLES, Series, line_chart
+from transnext.report.tables import folded, number_table
 from transnext.report.text import count, escape, percent, percent_of
 
 KINDS = {"Noise": CORRUPTIONS[:3], "Blur": CORRUPTIONS[3:7], "Weather": CORRUPTIONS[7:11], "Digital": CORRUPTIONS[11:]}
@@ -66,7 +67,7 @@ class RobustnessResult:
 
     @property
     def relative_error(self) -> float | None:
-        """How much of it is due to the corruptions: `mean_error` less the error on clean images; None without those."""
+        """Error due to the corruptions: `mean_error` less the error on clean images; None without those."""
         return None if self.clean is None else self.mean_error - (1 - self.clean)
 
     @property
@@ -118,7 +119,7 @@ def robustness_as_dict(result: RobustnessResult) -> dict[str, Any]:
 
 
 def robustness_from_dict(values: dict[str, Any]) -> RobustnessResult:
-    """What `robustness_as_dict` was given."""
+    """Inverse of `robustness_as_dict`."""
     return RobustnessResult(
         split=values["split"],
         images=values["images"],
@@ -217,14 +218,9 @@ def _points(result: RobustnessResult, values: np.ndarray) -> list[tuple[float, f
 
 
 def _table(result: RobustnessResult) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name.replace("_", " "))}</th>'
-        f"{''.join(f'<td>{percent(float(v))}</td>' for v in (*row, row.mean()))}</tr>"
+    rows = (
+        [name.replace("_", " "), *(percent(float(v)) for v in (*row, row.mean()))]
         for name, row in zip(result.corruptions, result.top1, strict=True)
     )
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Corruption", 1, 2, 3, 4, 5, "Mean"))
-    return (
-        "<details><summary>All numbers</summary>"
-        '<div class="scroll" tabindex="0" role="region" aria-label="Accuracy under corruption">'
-        f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>'
-    )
+    table = number_table("Accuracy under corruption", ("Corruption", *SEVERITIES, "Mean"), rows)
+    return folded("All numbers", table)

@@ -113,7 +113,7 @@ class AmongClasses(nn.Module):
 
 
 def published(model: str) -> dict[str, float]:
-    """What the paper prints for a model, by set; empty for others than the released ones.
+    """Numbers that the paper prints for a model, by set; empty for others than the released ones.
 
     Args:
         model: Name of the architecture, with or without the tag of its weights, or a file of released weights under

@@ -104,7 +104,7 @@ def _keep(folder: RunFolder, splits: Mapping[str, Source], name: str, values: di
 def _measured(
     folder: RunFolder, splits: Mapping[str, Source], name: str, read: Callable[[dict[str, Any]], T]
 ) -> T | None:
-    """What was measured with the weights that are best now on these images; None if it was not, or with others."""
+    """Kept measurements of the weights that are best now, on these images; None if there are none of both."""
     file = folder.path / name
     if not file.exists():
         return None

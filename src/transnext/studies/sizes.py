@@ -13,10 +13,12 @@ from transnext.choices import Mode
 from transnext.data import Source
 from transnext.data.preprocessing import Preprocessing
 from transnext.engine.evaluation import Evaluator
+from transnext.errors import one_line
 from transnext.models import TransNeXt
 from transnext.models.macs import count_macs
 from transnext.models.transnext import MODES
 from transnext.report.charts import LINE_STYLES, Series, Show, line_chart
+from transnext.report.tables import folded, number_table
 from transnext.report.text import count, escape, number, percent, percent_of
 from transnext.tasks.table import NOTHING, interval_text
 
@@ -95,7 +97,7 @@ def in_mode(model: nn.Module, mode: Mode | None) -> Iterator[None]:
 
 
 def stride_of(model: nn.Module) -> int:
-    """What the sides of images should be multiples of."""
+    """Pixels of which sides of images should be multiples."""
     return int(model.feature_info[-1]["reduction"]) if isinstance(model, TransNeXt) else STRIDE
 
 
@@ -131,7 +133,7 @@ def scales_as_dict(result: ScaleResult) -> dict[str, Any]:
 
 
 def scales_from_dict(values: dict[str, Any]) -> ScaleResult:
-    """What `scales_as_dict` was given."""
+    """Inverse of `scales_as_dict`."""
     points = tuple(ScalePoint(**{**p, "top1_interval": tuple(p["top1_interval"])}) for p in values["points"])
     failures = tuple((size, reason) for size, reason in values["failures"])
     return ScaleResult(**{**values, "points": points, "failures": failures})
@@ -173,7 +175,7 @@ def measure_scales(
             try:
                 point, images = _point(evaluator, source, split, mode, sized, trained)
             except (AssertionError, RuntimeError) as error:  # as models of a fixed size say that they have one
-                failures[size] = " ".join(str(error).split())[:120] or type(error).__name__
+                failures[size] = one_line(error)[:120]
                 continue
             points.append(point)
     if not points:
@@ -247,15 +249,15 @@ def _by_mode(result: ScaleResult, value: Callable[[ScalePoint], float | None]) -
 
 
 def _scales_table(result: ScaleResult) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{escape(p.mode or "")} {p.size}</th><td>{percent(p.top1)}</td>'
-        f"<td>{100 * p.top1_interval[0]:.1f} to {100 * p.top1_interval[1]:.1f}\u202f%</td>"
-        f"<td>{NOTHING if p.macs is None else number(p.macs / 1e9)}</td><td>{number(p.images_per_second)}</td></tr>"
+    rows = (
+        (
+            f"{p.mode or ''} {p.size}",
+            percent(p.top1),
+            f"{100 * p.top1_interval[0]:.1f} to {100 * p.top1_interval[1]:.1f}\u202f%",
+            NOTHING if p.macs is None else number(p.macs / 1e9),
+            number(p.images_per_second),
+        )
         for p in result.points
     )
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Size", "Accuracy", "Interval", "GMACs", "Images/s"))
-    return (
-        "<details><summary>All numbers</summary>"
-        '<div class="scroll" tabindex="0" role="region" aria-label="Accuracy and cost by image size">'
-        f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>'
-    )
+    head = ("Size", "Accuracy", "Interval", "GMACs", "Images/s")
+    return folded("All numbers", number_table("Accuracy and cost by image size", head, rows))

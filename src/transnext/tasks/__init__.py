@@ -1,1 +1,1 @@
-"""What the backbone is used for, one package for each task."""
+"""Uses of the backbone, one package for each task."""

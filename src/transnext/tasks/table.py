@@ -4,10 +4,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from transnext.report.text import NOTHING
 from transnext.tasks.task import Result
-
-NOTHING = "–"
-"""Stands for a value that was not measured."""
 
 
 def results_table(results: Sequence[Result]) -> Table:

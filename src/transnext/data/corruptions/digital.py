@@ -1,4 +1,4 @@
-"""What software does: contrast, warping, pixels, compression. Arguments as in `noise`."""
+"""Corruptions by software: contrast, warping, pixels, compression. Arguments as in `noise`."""
 
 import io
 
@@ -42,7 +42,7 @@ def elastic_transform(image: Float, severity: int, scale: float, rng: np.random.
 
 
 def _affine(H: int, W: int, reach: float, rng: np.random.Generator) -> Float:
-    """Where a pixel comes from, `[2, 3]` applied to `(row, column, 1)`, when three corners of a square move."""
+    """Map from a pixel to its source, `[2, 3]` applied to `(row, column, 1)`, when three corners of a square move."""
     centre, third = np.array([H // 2, W // 2]), max(min(H, W) // 3, 1)
     corners = centre + third * np.array([[1, 1], [-1, 1], [-1, -1]])
     moved = np.column_stack([corners + rng.uniform(-reach, reach, (3, 2)), np.ones(3)])

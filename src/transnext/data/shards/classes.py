@@ -1,4 +1,4 @@
-"""What the labels in shards mean."""
+"""Meaning of the labels in shards."""
 
 from __future__ import annotations
 

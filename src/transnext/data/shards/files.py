@@ -9,10 +9,12 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 
+from transnext.errors import reason_of
+
 T = TypeVar("T")
 
 ATTEMPTS = 3
-"""How often a remote file is tried before its error counts."""
+"""Times that a remote file is tried before its error counts."""
 _PAUSES = (1.0, 5.0)
 _READ_AHEAD = 2**23
 
@@ -48,7 +50,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     try:
         return cast(tuple[Any, str], fsspec.core.url_to_fs(url))
     except (ImportError, ValueError) as error:
-        raise ShardError(f"{url} cannot be opened: {_one_line(error)}") from None
+        raise ShardError(f"{url} cannot be opened: {reason_of(error)}") from None
 
 
 def fetch(url: str, start: int, end: int) -> bytes:
@@ -134,12 +136,6 @@ def attempt(url: str, read: Callable[[], T]) -> T:
         except Exception as error:  # each file system has errors of its own
             if not left:
                 often = f" in {attempts} attempts" if attempts > 1 else ""
-                raise ShardError(f"{url} cannot be read{often}: {_one_line(error)}") from None
+                raise ShardError(f"{url} cannot be read{often}: {reason_of(error)}") from None
             time.sleep(_PAUSES[-left])
     raise AssertionError("unreachable")
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Which files are the shards of a data set, and which of its splits each belongs to."""
+"""Choice of the files that are shards of a data set, and of the split that each belongs to."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _IMAGE_COLUMNS = ("image", "img", "images", "jpg", "jpeg", "png", "webp")
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a Parquet file has what.
+    """Columns of a Parquet file by their meaning.
 
     Attributes:
         image: Column of image files: bytes, or a struct with the field `bytes`.

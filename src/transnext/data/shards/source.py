@@ -64,7 +64,7 @@ class Shard(Protocol):
 
     @property
     def labelled(self) -> bool:
-        """Whether it has labels, as far as that is known without reading all of it."""
+        """True if it has labels, as far as that is known without reading all of it."""
 
     @property
     def class_names(self) -> Sequence[str] | None:
@@ -132,7 +132,7 @@ class ShardedImages:
 
     @property
     def block_ends(self) -> npt.NDArray[np.int64]:
-        """Where each block that has images ends in the sequence, int64, increasing; the last is `len(self)`."""
+        """Ends of the blocks that have images in the sequence, int64, increasing; the last is `len(self)`."""
         ends = np.unique(self._chosen_starts)
         return ends[ends > 0]
 

@@ -34,7 +34,7 @@ _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, b
 
 @dataclass(frozen=True)
 class TarIndex:
-    """What is in a tar file of `n` images.
+    """Contents of a tar file of `n` images.
 
     Attributes:
         keys: What their members' names begin with.
@@ -94,7 +94,7 @@ class TarShard:
 
     @property
     def index(self) -> TarIndex:
-        """What is in it."""
+        """Its contents."""
         if self._index is None:
             path = index_path(self.url, self.version)
             index = TarIndex.load(path)
@@ -109,7 +109,7 @@ class TarShard:
 
     @property
     def labelled(self) -> bool:
-        """Whether it has labels, as far as is known; see `Shard`."""
+        """True if it has labels, as far as is known; see `Shard`."""
         return self._index is None or bool((self._index.labels != "").any())
 
     @property

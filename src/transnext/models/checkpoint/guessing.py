@@ -1,4 +1,4 @@
-"""Which variant weights belong to, told by their shapes."""
+"""Guess of the variant that weights belong to, by their shapes."""
 
 import math
 import re

@@ -12,7 +12,7 @@ from transnext.ops.triton.launch import Kernel, config, dense_channels, size_cla
 SUMS_BLOCK_R = 64
 """Pixels of a program that sums the gradients of the weights: fixed, because its sums are laid out by it."""
 
-KEY = ("F", "SIDE", "SIZE")
+KEY = ("F", "SIZE")
 FORWARD = Kernel(
     kernels.gate_forward,
     [
@@ -41,9 +41,10 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     Args:
         x: `[B, H, W, 2 F]`, float32, bfloat16 or float16.
-        weight: `[F, 1, k, k]`.
+        weight: `[F, 1, 3, 3]`.
         bias: `[F]` or None.
     """
+    _check_side(weight)
     x, weight = dense_channels(x), weight.contiguous()
     B, H, W, F = *x.shape[:3], weight.shape[0]
     out = x.new_empty((B, H, W, F))
@@ -58,7 +59,6 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             H,
             W,
             F=F,
-            SIDE=weight.shape[-1],
             HAS_BIAS=bias is not None,
             SIZE=size_class(x, B * H * W),
         )
@@ -71,16 +71,17 @@ def backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> tu
     Args:
         grad: Gradient of the output, `[B, H, W, F]`.
         x: As the others, an argument of `forward`.
-        weight: `[F, 1, k, k]`.
+        weight: `[F, 1, 3, 3]`.
         bias: `[F]` or None.
     """
+    _check_side(weight)
     grad, x, weight = grad.contiguous(), dense_channels(x), weight.contiguous()
     B, H, W, F = grad.shape
-    side, R = weight.shape[-1], B * H * W
+    R = B * H * W
     grad_x = x.new_empty((B, H, W, 2 * F))
     grad_conv = grad.new_empty((R, F), dtype=torch.float32)
     tiles = triton.cdiv(R, SUMS_BLOCK_R)
-    partial = grad_conv.new_empty((tiles, side * side + 1, F))
+    partial = grad_conv.new_empty((tiles, kernels.TAPS.value + 1, F))
     if grad.numel():
         GATE_GRADIENT[_grid(R, F)](
             grad,
@@ -95,13 +96,18 @@ def backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> tu
             H,
             W,
             F,
-            SIDE=side,
             HAS_BIAS=bias is not None,
         )
-        INPUT_GRADIENT[_grid(R, F)](grad_conv, weight, grad_x, R, H, W, F=F, SIDE=side, SIZE=size_class(x, R))
+        INPUT_GRADIENT[_grid(R, F)](grad_conv, weight, grad_x, R, H, W, F=F, SIZE=size_class(x, R))
     # Contiguous, and each in memory of its own, as results of an op must be.
     grad_weight = partial[:, :-1].sum(0).t().contiguous().view(weight.shape).to(weight.dtype)
     return grad_x, grad_weight, weight.new_empty(0) if bias is None else partial[:, -1].sum(0).to(bias.dtype)
+
+
+def _check_side(weight: Tensor) -> None:
+    """Refuses other kernels than 3x3, which only a direct call of the op in the library could bring here."""
+    if tuple(weight.shape[1:]) != (1, 3, 3):
+        raise ValueError(f"weight has shape {tuple(weight.shape)}: the kernels are for [F, 1, 3, 3]")
 
 
 def _grid(pixels: int, channels: int) -> Any:

@@ -19,7 +19,7 @@ def imagenet_descriptions() -> list[str]:
 
 
 def namings(ours: Sequence[str]) -> list[Sequence[str]]:
-    """What classes may be called: their names and, for those of ImageNet-1K, WordNet identifiers or numbers."""
+    """Names by which classes may be known: their own and, for those of ImageNet-1K, WordNet identifiers or numbers."""
     if ours not in (imagenet_descriptions(), list(wnids())):
         return [ours]
     return [ours, wnids(), [str(i) for i in range(len(ours))]]

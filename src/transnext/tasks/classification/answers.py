@@ -1,4 +1,4 @@
-"""What a classifier answers about an image."""
+"""Answers of a classifier about an image."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: of images predicted with 80 %, 80 % should be right."""
+"""Calibration, whether probabilities mean what they say: of images predicted with 80 %, 80 % should be right."""
 
 from dataclasses import dataclass, field
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from transnext.choices import DEFAULT_MODEL
 from transnext.data.preprocessing import Preprocessing
+from transnext.errors import one_line
 from transnext.models import TransNeXt
 from transnext.models.checkpoint import model_from_checkpoint, read_checkpoint
 from transnext.models.variants import create
@@ -96,8 +97,7 @@ def _at_size(classifier: Loaded, image_size: int) -> Loaded:
             with torch.inference_mode():
                 classifier.model(torch.zeros(1, *preprocessing.input_size, device=device))
         except (AssertionError, RuntimeError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"{classifier.name} takes no images of {image_size} pixels: {reason}") from None
+            raise ValueError(f"{classifier.name} takes no images of {image_size} pixels: {one_line(error)}") from None
     return replace(classifier, preprocessing=preprocessing)
 
 

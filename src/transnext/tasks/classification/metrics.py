@@ -15,7 +15,7 @@ from transnext.tasks.task import Meter
 
 
 class Outputs(NamedTuple):
-    """What a model says about `N` images.
+    """Answers of a model about `N` images.
 
     Attributes:
         logits: float32 `[N, classes]`, on the CPU, as are the others.

@@ -1,4 +1,4 @@
-"""What training a classifier minimises: cross-entropy of images that are partly hidden and mixed."""
+"""The loss of training a classifier: cross-entropy of images that are partly hidden and mixed."""
 
 import math
 import random

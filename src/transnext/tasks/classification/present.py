@@ -1,4 +1,4 @@
-"""How results of a classification are shown on a page: predictions, confusion, classes, calibration."""
+"""Sections of a page about a classifier: predictions, confusion, classes, calibration."""
 
 import base64
 import io

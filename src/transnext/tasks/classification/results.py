@@ -1,4 +1,4 @@
-"""What an evaluation of a classifier gives."""
+"""Results of evaluating a classifier."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -82,7 +82,7 @@ class SplitResult:
 
     @property
     def score(self) -> float:
-        """What "best" means: top-1."""
+        """Top-1, by which weights are the best."""
         return self.top1
 
     @property

@@ -26,13 +26,13 @@ from transnext.tasks.task import WHOLE, Asked, Loaded, Look, Meter, Objective, T
 
 @dataclass(frozen=True, kw_only=True)
 class Classification(Task):
-    """Which of some classes an image belongs to."""
+    """Naming the class of an image, one of some."""
 
     name: ClassVar[str] = "classification"
 
     @property
     def class_names(self) -> list[str]:
-        """What the classes are called."""
+        """Names of the classes."""
         names: list[str] = self.metadata["class_names"]
         return names
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from transnext.data.instances import Instances
+from transnext.models.backbone import Backbone, below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class DetectionNet(nn.Module, ABC):
 
     num_classes: int
     with_masks: bool
-    backbone: nn.Module
+    backbone: Backbone
 
     @abstractmethod
     def losses(self, images: Tensor, sizes: Tensor, targets: Sequence[Instances]) -> dict[str, Tensor]:
@@ -67,6 +68,29 @@ class DetectionNet(nn.Module, ABC):
     @abstractmethod
     def args(self) -> dict[str, Any]:
         """Arguments that, with the names of detector and backbone, build the network again, plain values."""
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes the activations of the backbone in the backward pass.
+
+        Raises:
+            ValueError: The backbone cannot.
+        """
+        self.backbone.set_grad_checkpointing(enable)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters not to decay, beside biases and one-dimensional ones."""
+        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that give each parameter its layer, in timm's notation; all of the head is the last layer.
+
+        Args:
+            coarse: One group for each stage of the backbone instead of each block.
+
+        Raises:
+            ValueError: The backbone does not say what its layers are.
+        """
+        return below("backbone.", self.backbone.group_matcher(coarse))
 
     def forward(self, images: Tensor, sizes: Tensor, targets: Sequence[Instances] | None = None) -> Any:
         """`losses` if there are targets, else `detect`."""

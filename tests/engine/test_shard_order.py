@@ -13,7 +13,7 @@ from transnext.data import LabelledImages, cached, eval_transform, open_dataset,
 from transnext.data.shards.tar import TarShard
 from transnext.engine import train
 from transnext.engine.loader import eval_loader, train_loader
-from transnext.engine.stream_loader import StreamBatches, evaluation_batches
+from transnext.engine.shard_order import StreamBatches, evaluation_batches
 from transnext.engine.update import Updater
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)

@@ -1,6 +1,6 @@
 """Reads the golden files, and makes the small ones of `tests/golden` (see its README).
 
-python tests/models/golden_files.py path/to/the/full/golden/files
+python -m tests.helpers.golden_files path/to/the/full/golden/files
 """
 
 import json

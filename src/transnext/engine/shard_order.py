@@ -109,7 +109,7 @@ class StreamBatches(Sampler[list[tuple[int, int]]]):
 
 
 def _copies(run: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """How often each entry has been there right before."""
+    """Number of times that each entry has been there right before."""
     places = np.arange(len(run))
     first = np.concatenate([[True], run[1:] != run[:-1]])[: len(run)]
     return places - np.maximum.accumulate(np.where(first, places, 0))

@@ -99,14 +99,14 @@ def test_an_interruption_keeps_what_is_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the second size, while the second model is built."""
-    count_macs = run.count_macs
+    count_macs = run.Workload.count_macs
 
-    def interrupt(workload: object) -> float:
-        if workload.size == (96, 96) and workload.model == "resnet10t":  # type: ignore[attr-defined]
+    def interrupt(workload: run.Workload) -> float:
+        if workload.size == (96, 96) and workload.model == "resnet10t":
             raise KeyboardInterrupt
-        return count_macs(workload)  # type: ignore[arg-type]
+        return count_macs(workload)
 
-    monkeypatch.setattr(run, "count_macs", interrupt)
+    monkeypatch.setattr(run.Workload, "count_macs", interrupt)
     with pytest.raises(SystemExit) as exit_:
         bench(
             *("transnext_pico", "resnet10t", "--sizes", "64", "96", "--rounds", "1"),

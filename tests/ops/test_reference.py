@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from attention_cases import TENSORS, Inputs, attention_inputs, cast, gate_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.helpers.attention_cases import TENSORS, Inputs, attention_inputs, cast, gate_inputs
 from transnext.ops import (
     AxisIndex,
     aggregated_attention,

@@ -1,0 +1,145 @@
+"""Losses of D-FINE: the terms are transformers', which layers they are taken of and what they are divided by is not."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.loss.loss_d_fine import DFineLoss
+
+from transnext.tasks.detection.net import mean_over_processes
+
+TERMS = {"class": "loss_vfl", "box": "loss_bbox", "giou": "loss_giou", "fgl": "loss_fgl", "ddf": "loss_ddf"}
+"""Terms by name: varifocal class loss, L1 and generalised IoU of boxes, fine-grained localisation (cross-entropy of
+the distributions of edges), and their distillation from the last layer to those before."""
+TEMPERATURE = 5.0
+
+Match = list[tuple[Tensor, Tensor]]
+"""For each image the places of queries and of the objects that they stand for."""
+Level = dict[str, Tensor]
+"""What the queries say at one place of the network, with transformers' names."""
+
+
+def d_fine_losses(config: Any, outputs: Any, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Losses of a batch, each a sum over layers, weights applied, 0-d.
+
+    They are taken of the queries that the encoder selects, of the boxes before the first refinement, and of every
+    layer. Transformers' own sum pairs the boxes of each layer with the distributions of the next one, and leaves out
+    one layer's boxes and the last one's distributions.
+
+    Divisors are means over processes, at least one object for all of them, so that gradients of several processes
+    average to those of one.
+
+    Args:
+        config: transformers' `DFineConfig`.
+        outputs: transformers' `DFineModelOutput`, float32.
+        targets: For each image "class_labels", int64 `[N]`, and "boxes", float32 `[N, 4]`: centre, width and height as
+            parts of the canvas.
+
+    Returns:
+        The terms of `TERMS` and, if there is denoising at all, those of its queries as "dn_...": always the same names.
+    """
+    everything = outputs.intermediate_logits.sum() + outputs.intermediate_reference_points.sum()
+    zero = torch.zeros_like(everything)
+    losses = dict.fromkeys([*TERMS, *(f"dn_{term}" for term in TERMS if config.num_denoising > 0)], zero)
+    denoising = outputs.denoising_meta_values
+    noisy, queries = denoising["dn_num_split"] if denoising else (0, outputs.intermediate_logits.shape[2])
+
+    counts = [len(target["boxes"]) for target in targets]
+    groups = denoising["dn_num_group"] if denoising else 0
+    pairs = {"": sum(min(count, queries) for count in counts), "dn_": groups * sum(counts)}
+    each = torch.tensor(
+        [sum(counts), pairs[""], queries * len(targets), pairs["dn_"], noisy * len(targets)],
+        dtype=torch.float32,
+        device=zero.device,
+    )
+    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    # In one step and before anything that depends on the batch: other processes wait for it.
+    objects, matched, asked, noisy_matched, noisy_asked = mean_over_processes(each).unbind()
+    objects = objects.clamp(min=1 / processes)
+    if not torch.isfinite(everything):  # the matching would fail; what trains is to see that the loss is not finite
+        return {**losses, "class": everything}
+
+    criterion = DFineLoss(config).to(zero.device)
+
+    def add(kind: str, level: Level, match: Match, divisor: Tensor, positive: Tensor, negative: Tensor) -> None:
+        terms = criterion.loss_labels_vfl(level, targets, match, divisor)
+        terms |= criterion.loss_boxes(level, targets, match, divisor)
+        if "pred_corners" in level:
+            # Its own teacher: without distillation.
+            alone = {**level, "teacher_corners": level["pred_corners"], "teacher_logits": level["logits"]}
+            terms["loss_fgl"] = criterion.loss_local(alone, targets, match, divisor)["loss_fgl"]
+        if "teacher_corners" in level:
+            terms["loss_ddf"] = _distillation(level, targets, match, positive, negative)
+        for term, name in TERMS.items():
+            if name in terms:
+                losses[kind + term] = losses[kind + term] + criterion.weight_dict[name] * terms[name]
+
+    selected = {"logits": outputs.enc_topk_logits, "pred_boxes": outputs.enc_topk_bboxes}
+    for level in [selected, *_levels(outputs, slice(noisy, None))]:
+        match = criterion.matcher(level, targets) if sum(counts) else [_nothing(zero.device)] * len(targets)
+        add("", level, match, objects, matched, asked - matched)
+    if denoising:
+        match = criterion.get_cdn_matched_indices(denoising, targets)
+        for level in _levels(outputs, slice(0, noisy)):
+            add("dn_", level, match, objects * groups, noisy_matched, noisy_asked - noisy_matched)
+    return losses
+
+
+def _levels(outputs: Any, queries: slice) -> list[Level]:
+    """What some queries say before the first refinement, if that was kept, and at each layer."""
+    stacked = (
+        outputs.intermediate_logits,
+        outputs.intermediate_reference_points.clamp(0, 1),
+        outputs.intermediate_predicted_corners,
+        outputs.initial_reference_points,
+    )
+    logits, boxes, corners, starts = (tensor[:, :, queries].unbind(1) for tensor in stacked)
+    levels = [{"logits": one, "pred_boxes": box} for one, box in zip(logits, boxes, strict=True)]
+    layers = levels[len(logits) - len(corners) :]
+    for layer, corner, start in zip(layers, corners, starts, strict=True):
+        layer |= {"pred_corners": corner, "ref_points": start}
+    for layer in layers[:-1]:
+        layer |= {"teacher_corners": corners[-1], "teacher_logits": logits[-1]}
+    return levels
+
+
+def _distillation(
+    level: Level, targets: Sequence[dict[str, Tensor]], match: Match, positive: Tensor, negative: Tensor
+) -> Tensor:
+    """Decoupled distillation focal loss: the distributions of edges drawn to those of the last layer.
+
+    It is the weighted mean over matched queries and the one over others, both weighted by the roots of their numbers,
+    which are given, as other processes have more of them.
+    """
+    images = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(match)])
+    queries = torch.cat([query for query, _ in match])
+    boxes = torch.cat([target["boxes"][place] for target, (_, place) in zip(targets, match, strict=True)])
+    with torch.no_grad():
+        weights = level["teacher_logits"].sigmoid().amax(-1)
+        weights[images, queries] = _iou(level["pred_boxes"][images, queries], boxes)
+        is_matched = torch.zeros_like(weights, dtype=torch.bool)
+        is_matched[images, queries] = True
+        edges = (*weights.shape, 4, -1)
+        teacher = F.softmax(level["teacher_corners"].view(edges) / TEMPERATURE, dim=-1)
+    student = F.log_softmax(level["pred_corners"].view(edges) / TEMPERATURE, dim=-1)
+    distance = F.kl_div(student, teacher, reduction="none").sum((-2, -1)) * TEMPERATURE**2 * weights
+    # Numbers of edges are four times those of queries: sums are divided by four, and the factor of the roots cancels.
+    sums = (distance * is_matched).sum() / 4, (distance * ~is_matched).sum() / 4
+    means = [total / number.clamp(min=1e-9).sqrt() for total, number in zip(sums, (positive, negative), strict=True)]
+    mixed: Tensor = (means[0] + means[1]) / (positive.sqrt() + negative.sqrt())
+    return mixed
+
+
+def _iou(first: Tensor, second: Tensor) -> Tensor:
+    """IoU of pairs of boxes `[N, 4]`, centre, width and height."""
+    low = torch.maximum(first[:, :2] - first[:, 2:] / 2, second[:, :2] - second[:, 2:] / 2)
+    high = torch.minimum(first[:, :2] + first[:, 2:] / 2, second[:, :2] + second[:, 2:] / 2)
+    common = (high - low).clamp(min=0).prod(-1)
+    return common / (first[:, 2:].prod(-1) + second[:, 2:].prod(-1) - common)
+
+
+def _nothing(device: torch.device) -> tuple[Tensor, Tensor]:
+    empty = torch.zeros(0, dtype=torch.int64, device=device)
+    return empty, empty

@@ -1,0 +1,156 @@
+"""What an evaluation of a detector gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from transnext.report.parts import Metric
+from transnext.tasks.detection.coco_eval import AREAS, CocoNumbers, Judged
+from transnext.tasks.detection.curves import Counts, Sweep, class_rates, sweep
+from transnext.tasks.detection.matching import OVERLAP, Outcomes
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionResult:
+    """Quality on one split.
+
+    Where outlines are judged, they are what matching, `score` and everything beside the numbers of boxes goes by.
+
+    Attributes:
+        split: Its name.
+        classes: Name of each class.
+        category_ids: Id of each class in the annotation file.
+        boxes: COCO's numbers of boxes.
+        masks: COCO's numbers of outlines; None if they are not judged.
+        outcomes: What became of each object.
+        threshold: Least score of what `confusion` and `class_rates` count, 0..1.
+        confusion: Objects by true class (rows) and found class (columns), the last of each background,
+            `[classes + 1, classes + 1]` int64.
+        images: What is in each image and what was found, in the order of the split.
+        names: Of the images.
+        images_per_second: Speed of the model alone, reading not counted; None if it was not measured.
+        skipped: Name and reason of images that could not be read; they count nowhere.
+        notes: What a reader of the numbers must know.
+    """
+
+    split: str
+    classes: Sequence[str]
+    category_ids: Sequence[int]
+    boxes: CocoNumbers = field(repr=False)
+    masks: CocoNumbers | None = field(repr=False, default=None)
+    outcomes: Outcomes = field(repr=False)
+    threshold: float
+    confusion: Counts = field(repr=False)
+    images: Sequence[Judged] = field(repr=False)
+    names: Sequence[str] = field(repr=False)
+    images_per_second: float | None = None
+    skipped: list[tuple[str, str]] = field(repr=False)
+    notes: Sequence[str] = ()
+
+    @property
+    def num_images(self) -> int:
+        """Images evaluated."""
+        return len(self.images)
+
+    @property
+    def main(self) -> CocoNumbers:
+        """The numbers of outlines, where they are judged, else of boxes."""
+        return self.boxes if self.masks is None else self.masks
+
+    @property
+    def matched_by(self) -> str:
+        """What is compared: "mask" or "box"."""
+        return "box" if self.masks is None else "mask"
+
+    @property
+    def class_objects(self) -> Counts:
+        """Objects of each class, groups left out, `[classes]` int64."""
+        return np.bincount(self.outcomes.object_label, minlength=len(self.classes)).astype(np.int64)
+
+    @property
+    def class_rates(self) -> np.ndarray:
+        """Precision, recall and F1 of each class at `threshold`, `[classes, 3]`, 0..1; NaN where there is nothing."""
+        return class_rates(self.confusion)
+
+    @cached_property
+    def sweep(self) -> Sweep:
+        """Precision and recall of all classes together by threshold."""
+        return sweep(self.outcomes)
+
+    @property
+    def best_threshold(self) -> float:
+        """The threshold of the highest F1 of all classes together on this split, 0..1."""
+        return self.sweep.best()
+
+    @property
+    def score(self) -> float:
+        """What "best" means: average precision, of outlines where they are judged; 0 if there is no object."""
+        average = self.main.summary["AP"]
+        return 0.0 if math.isnan(average) else average
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """Named numbers; those of one epoch become columns of its row."""
+        boxes = self.boxes.summary
+        named = {}
+        if self.masks is not None:
+            masks = self.masks.summary
+            named = {f"mask_{key}": Metric(title=f"mask {key}", value=masks[key]) for key in _SHOWN}
+        title = "" if self.masks is None else "box "
+        named |= {key: Metric(title=f"{title}{key}", value=boxes[key]) for key in _SHOWN}
+        named["AR"] = Metric(title=f"{title}AR@{self.boxes.limit}", value=boxes["AR"])
+        named["F1"] = Metric(title="F1", value=self.sweep.at(self.threshold)[2])
+        return named
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        precision, recall, f1 = self.sweep.at(self.threshold)
+        return {
+            "images": self.num_images,
+            "skipped": len(self.skipped),
+            "images_per_second": self.images_per_second,
+            "objects": len(self.outcomes.object_label),
+            "box": _plain(self.boxes.summary),
+            "mask": None if self.masks is None else _plain(self.masks.summary),
+            "threshold": self.threshold,
+            "best_threshold": self.best_threshold,
+            **_plain({"precision": precision, "recall": recall, "f1": f1}),
+            "classes": [self._class(label) for label in range(len(self.classes))],
+            "confusion": self.confusion.tolist(),
+            "settings": {"max_detections": self.boxes.limit, "overlap": OVERLAP, "matched_by": self.matched_by},
+            "notes": list(self.notes),
+        }
+
+    def _class(self, label: int) -> dict[str, Any]:
+        precision, recall, f1 = self.class_rates[label].tolist()
+        return {
+            "name": self.classes[label],
+            "category_id": self.category_ids[label],
+            "objects": int(self.class_objects[label]),
+            "box": _plain(class_numbers(self.boxes, label)),
+            "mask": None if self.masks is None else _plain(class_numbers(self.masks, label)),
+            **_plain({"precision": precision, "recall": recall, "f1": f1}),
+            "best_threshold": sweep(self.outcomes, label).best() if self.class_objects[label] else None,
+        }
+
+
+_SHOWN = ("AP", "AP50", "AP75")
+
+
+def class_numbers(numbers: CocoNumbers, label: int) -> dict[str, float]:
+    """COCO's numbers of one class; NaN where it has no object."""
+    by_area = numbers.class_ap[label]
+    named = {"AP": float(by_area[0]), "AP50": float(numbers.class_ap50[label])}
+    named |= {f"AP_{area}": float(by_area[i]) for i, area in enumerate(AREAS) if i}
+    return named | {"AR": float(numbers.class_ar[label])}
+
+
+def _plain(values: dict[str, float]) -> dict[str, float | None]:
+    """With None, which JSON knows, for NaN."""
+    return {key: None if math.isnan(value) else value for key, value in values.items()}

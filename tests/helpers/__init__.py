@@ -1,0 +1,1 @@
+"""Data, checks and a toy task that several test files use."""

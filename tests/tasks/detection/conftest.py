@@ -1,0 +1,11 @@
+"""Golden files of detectors for tests that name their kind."""
+
+import pytest
+from detection_golden import KINDS, detection_files
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs a test on every golden file of its kind."""
+    for fixture in KINDS.keys() & set(metafunc.fixturenames):
+        files = detection_files(metafunc.config.getoption("--golden"), *KINDS[fixture])
+        metafunc.parametrize(fixture, files, ids=[file.stem for file in files])
