@@ -143,9 +143,15 @@ def staged(output: Path) -> Iterator[Path]:
             for made in sorted(folder.iterdir(), key=lambda path: path.name == output.name):
                 target = parent / made.name
                 if made.is_dir() and target.is_dir():
-                    for path in made.iterdir():
-                        path.replace(target / path.name)
-                    sync_folder(target)
+                    inside = sorted(made.rglob("*"))  # folders before what is in them
+                    for path in inside:
+                        place = target / path.relative_to(made)
+                        if path.is_dir():
+                            place.mkdir(exist_ok=True)
+                        else:
+                            path.replace(place)
+                    for parent_of in {path.parent for path in inside}:
+                        sync_folder(target / parent_of.relative_to(made))
                 else:
                     made.replace(target)
     finally:
