@@ -123,6 +123,8 @@ def test_a_video_is_written_whole_or_not_at_all(tmp_path) -> None:
     with pytest.raises(RuntimeError, match="stop"), video_writer(path, 25) as add:  # noqa: PT012
         add(next(_frames(1)))
         raise RuntimeError("stop")
+    with pytest.raises(ValueError, match=r"cannot write video .*a\.mp4: \S"):
+        write_video(path, [np.zeros((2, 40_000, 3), np.uint8)], 25)
     with pytest.raises(ValueError, match="fps is 0"):
         write_video(path, _frames(2), 0)
     with pytest.raises(ValueError, match=r"a\.gif names no video that can be written: choose \.mp4"):
@@ -175,6 +177,14 @@ def test_an_object_out_of_sight_for_a_moment_keeps_its_number() -> None:
     answers = list(track((_answer(i, seen=s) for i, s in enumerate(seen)), fps=10, threshold=0.3))
     assert [len(answer) for answer in answers] == [len(s) for s in seen]
     assert answers[-1].tracker_id.tolist() == answers[2].tracker_id.tolist()
+
+
+def test_an_object_out_of_sight_for_long_is_a_new_one() -> None:
+    seen = [(0, 1)] * 5 + [(1,)] * 15 + [(0, 1)] * 3
+    still = (replace(_answer(0), frame=i)[list(s)] for i, s in enumerate(seen))
+    answers = list(track(still, fps=10, threshold=0.3))
+    assert answers[-1].tracker_id[1] == answers[2].tracker_id[1]
+    assert answers[-1].tracker_id[0] not in (-1, *answers[2].tracker_id)
 
 
 def test_videos_are_told_by_their_names() -> None:

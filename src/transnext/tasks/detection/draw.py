@@ -172,13 +172,14 @@ def _font(characters: frozenset[str], size: int) -> ImageFont.FreeTypeFont:
 def _font_file(characters: frozenset[str]) -> str:
     """A font that has these characters: one that comes with matplotlib, else one of the system, else the first."""
     import matplotlib
-    from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 
     usual = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
     codes = {ord(character) for character in characters}
     if codes <= FT2Font(usual).get_charmap().keys():
         return usual
+    from matplotlib import font_manager  # looks for all fonts when it is imported for the first time
+
     for entry in font_manager.fontManager.ttflist:
         try:
             if codes <= FT2Font(entry.fname).get_charmap().keys():

@@ -133,16 +133,22 @@ def video_writer(path: str | os.PathLike[str], fps: float) -> Iterator[Callable[
                 size = frame.shape
                 stream.height, stream.width = (side + side % 2 for side in size[:2])
                 if codec != "libx264":  # where quality is not asked for, bits are: four a pixel
-                    stream.bit_rate = min(2**31 - 1, int(4 * size[0] * size[1] * fps))
+                    stream.bit_rate = min(2**31 - 1, max(10_000, int(4 * size[0] * size[1] * fps)))
             if frame.shape != size:
                 raise ValueError(f"a frame of {_by(frame.shape)} pixels in a video of {_by(size)}")
             even = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")))
+            encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24"))
+
+        def encode(frame: Any) -> None:
+            try:
+                container.mux(stream.encode(frame))
+            except av.FFmpegError as error:
+                raise ValueError(f"cannot write video {path}: {_reason(error)}") from None
 
         yield add
         if size is None:
             raise ValueError(f"there are no frames for {path}")
-        container.mux(stream.encode())
+        encode(None)
 
 
 def write_video(path: str | os.PathLike[str], frames: Iterable[Pixels], fps: float) -> None:

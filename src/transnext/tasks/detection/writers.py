@@ -158,7 +158,7 @@ def yolo_labels(
         write(staging / "classes.txt", map(printable, classes))
 
         def add(found: ObjectsFound) -> None:
-            if polygons and found.mask is None:
+            if polygons and found.mask is None and len(found):
                 raise ValueError("the model tells no outlines: leave out polygons")
             rows = _yolo_polygons(found) if polygons else _yolo_boxes(found)
             ends = [f" {score:.6f}" if scores else "" for score in found.scores.tolist()]
