@@ -24,7 +24,7 @@ _REFINED_EPSILON = 1e-3
 
 
 def layer_config(*, embed_dim: int, num_heads: int, num_points: int, ffn_dim: int, levels: int) -> DeformableDetrConfig:
-    """What the layers of transformers are built from."""
+    """Parts of the layers of transformers."""
     config = DeformableDetrConfig(
         d_model=embed_dim,
         encoder_attention_heads=num_heads,
@@ -116,7 +116,7 @@ class Encoder(nn.Module):
 
 
 class Refined(NamedTuple):
-    """What the decoder gives after each of its layers.
+    """Outputs of the decoder after each of its layers.
 
     Attributes:
         states: `[B, Q, d]` each, normalised.
