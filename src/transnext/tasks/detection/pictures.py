@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
-from torch import Tensor, nn
+from torch import nn
 
 from transnext.data import Source, UnreadableImage
+from transnext.data.joint import place
 from transnext.explain import where_it_looks
 from transnext.explain.figures import on_white, overlay
 from transnext.models.attention import AggregatedAttention
@@ -25,8 +25,6 @@ LEAST_SIDE = 64
 """Pixels of the image that are shown at least along each axis, where it has as many."""
 MAX_ENLARGEMENT = 4.0
 FOUND, THERE, RIM = "#f97316", "#22b8f0", "#101010"
-Prepare = Callable[[Image.Image], Tensor]
-"""From an RGB picture to the input of the network, uint8 `[3, H, W]`, which shows the whole of it."""
 
 
 def _read(source: Source, result: DetectionResult, image: int) -> tuple[Image.Image, float, float] | None:
@@ -62,16 +60,16 @@ def part_with(mark: Mark, result: DetectionResult, source: Source) -> Image.Imag
     enlarged = min(SIDE / max(right - left, bottom - top), MAX_ENLARGEMENT)
     size = (max(1, round((right - left) * enlarged)), max(1, round((bottom - top) * enlarged)))
     shown = picture.resize(size, Image.Resampling.BICUBIC, (left, top, right, bottom), reducing_gap=3)
-    place = ((left, top), (size[0] / (right - left), size[1] / (bottom - top)))
+    shown_part = ((left, top), (size[0] / (right - left), size[1] / (bottom - top)))
     draw = ImageDraw.Draw(shown)
     judged = result.images[mark.image]
     kept = judged.found.scores.astype(np.float64) >= result.threshold
     for other in judged.truth.boxes[~judged.truth.crowd]:
-        _rectangle(draw, _scaled(other.tolist(), scales), place, THERE, 1)
+        _rectangle(draw, _scaled(other.tolist(), scales), shown_part, THERE, 1)
     if mark.score is None:
         for other in judged.found.boxes[kept]:
-            _rectangle(draw, _scaled(other.tolist(), scales), place, FOUND, 1)
-    _rectangle(draw, box, place, THERE if mark.score is None else FOUND, 3)
+            _rectangle(draw, _scaled(other.tolist(), scales), shown_part, FOUND, 1)
+    _rectangle(draw, box, shown_part, THERE if mark.score is None else FOUND, 3)
     return shown
 
 
@@ -80,22 +78,19 @@ def has_attention(net: nn.Module) -> bool:
     return any(isinstance(module, AggregatedAttention) for module in net.modules())
 
 
-def attention_of(
-    mark: Mark, result: DetectionResult, look: Look, prepare: Prepare | None = None
-) -> tuple[Image.Image, Image.Image] | None:
+def attention_of(mark: Mark, result: DetectionResult, look: Look) -> tuple[Image.Image, Image.Image] | None:
     """An image with a found object, and where the backbone looks from the middle of its box.
 
     Args:
         mark: The object.
         result: Where it comes from.
         look: The network and the images.
-        prepare: Makes the input; by default the picture is fitted into the size of inputs.
 
     Returns:
         Both at most `SIDE` pixels wide and high; None if the image cannot be read any more.
 
     Raises:
-        ValueError: The network has no aggregated attention.
+        ValueError: The network has no aggregated attention, or its inputs do not show whole pictures.
     """
     opened = _read(look.splits[result.split], result, mark.image)
     if opened is None:
@@ -106,23 +101,15 @@ def attention_of(
         min(max((box[1] + box[3]) / 2 / picture.height, 0.0), 1.0),
         min(max((box[0] + box[2]) / 2 / picture.width, 0.0), 1.0),
     )
-    inputs = _fitted(picture, look.preprocessing.input_size[1:]) if prepare is None else prepare(picture)
+    inputs, _ = place(picture, look.preprocessing)
     device = next(look.net.parameters()).device
     heat = where_it_looks(look.net, look.preprocessing.normalise(device)(inputs[None].to(device)), position)[0]
     shown = picture.copy()
     shown.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
     where = overlay(shown, heat.float().cpu().numpy(), position=position)
-    place = ((0.0, 0.0), (shown.width / picture.width, shown.height / picture.height))
-    _rectangle(ImageDraw.Draw(shown), box, place, FOUND, 2)
+    shown_part = ((0.0, 0.0), (shown.width / picture.width, shown.height / picture.height))
+    _rectangle(ImageDraw.Draw(shown), box, shown_part, FOUND, 2)
     return shown, where
-
-
-def _fitted(picture: Image.Image, size: tuple[int, int]) -> Tensor:
-    """uint8 `[3, H, W]`, within a size `(H, W)`, its proportions kept."""
-    scale = min(size[0] / picture.height, size[1] / picture.width)
-    fitted = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    resized = picture.resize(fitted, Image.Resampling.BICUBIC, reducing_gap=3)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
 
 
 def _scaled(box: Sequence[float], scales: Sequence[float]) -> tuple[float, float, float, float]:
@@ -143,12 +130,12 @@ def _part_around(box: Sequence[float], size: tuple[int, int]) -> tuple[float, fl
 def _rectangle(
     draw: ImageDraw.ImageDraw,
     box: Sequence[float],
-    place: tuple[tuple[float, float], tuple[float, float]],
+    shown_part: tuple[tuple[float, float], tuple[float, float]],
     colour: str,
     width: int,
 ) -> None:
     """A box of a picture of which a part is shown; a thick one has a dark rim, seen on any colour."""
-    corner, scales = place
+    corner, scales = shown_part
     x0, x1 = ((x - corner[0]) * scales[0] for x in (box[0], box[2]))
     y0, y1 = ((y - corner[1]) * scales[1] for y in (box[1], box[3]))
     x1, y1 = max(x1, x0), max(y1, y0)

@@ -16,7 +16,7 @@ from transnext.report.pictures import inline_picture
 from transnext.report.text import count, escape, percent, percent_of
 from transnext.tasks.detection.coco_eval import AREAS, AT_50, CocoNumbers
 from transnext.tasks.detection.mistakes import KINDS, Mark, kinds_of_mistakes, surest_right, worst_false, worst_missed
-from transnext.tasks.detection.pictures import Prepare, attention_of, has_attention, part_with
+from transnext.tasks.detection.pictures import attention_of, has_attention, part_with
 from transnext.tasks.detection.results import DetectionResult, class_numbers
 from transnext.tasks.task import Look
 
@@ -47,16 +47,13 @@ TITLES = {
 }
 
 
-def sections_of(
-    results: Sequence[DetectionResult], classes: Sequence[str], look: Look, prepare: Prepare | None = None
-) -> list[Section]:
+def sections_of(results: Sequence[DetectionResult], classes: Sequence[str], look: Look) -> list[Section]:
     """The sections of a page.
 
     Args:
         results: Of each split.
         classes: Name of each class.
         look: The weights that they come from, and images.
-        prepare: Makes the input that attention is shown for; by default pictures are fitted into the size of inputs.
 
     Raises:
         ValueError: A confusion matrix does not fit `classes`.
@@ -68,7 +65,7 @@ def sections_of(
         Section(key="precision-recall", title="Precision and recall", html=curves_section(results)),
         Section(key="confusion", title="What is taken for what", html=confusion_section(results, classes)),
         Section(key="mistakes", title="Worst mistakes", html=mistakes_section(others, look)),
-        Section(key="attention", title="Where it looks", html=attention_section(others, look, prepare)),
+        Section(key="attention", title="Where it looks", html=attention_section(others, look)),
     ]
 
 
@@ -258,14 +255,14 @@ def _part(mark: Mark, result: DetectionResult, source: Source) -> str:
     return "" if picture is None else inline_picture(picture, f"{result.classes[mark.label]}, {mark.reason}")
 
 
-def attention_section(results: Sequence[DetectionResult], look: Look, prepare: Prepare | None = None) -> str:
+def attention_section(results: Sequence[DetectionResult], look: Look) -> str:
     """Some found objects with the attention of the backbone from their middle; empty if it has none to show."""
     if not results or not has_attention(look.net):
         return ""
     each = max(1, MAX_ATTENTION // len(results))
     parts = []
     for result in results[:MAX_ATTENTION]:
-        pictures = partial(_attention, result=result, look=look, prepare=prepare)
+        pictures = partial(_attention, result=result, look=look)
         parts.append(_list(result.split, "", surest_right(result, each), result, pictures, "right", "cards"))
     shown = "".join(parts)
     caption = (
@@ -275,8 +272,8 @@ def attention_section(results: Sequence[DetectionResult], look: Look, prepare: P
     return f'<p class="lead">{caption}</p>{shown}' if shown else ""
 
 
-def _attention(mark: Mark, result: DetectionResult, look: Look, prepare: Prepare | None) -> str:
-    both = attention_of(mark, result, look, prepare)
+def _attention(mark: Mark, result: DetectionResult, look: Look) -> str:
+    both = attention_of(mark, result, look)
     if both is None:
         return ""
     name = result.classes[mark.label]
