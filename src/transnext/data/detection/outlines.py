@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 _CHUNK = 4096
 _MAX_DIGITS = 6  # of 5 bits each: pycocotools shifts a 32-bit integer, and no picture has more than 2**29 pixels
+_MOST_AT_ONCE = 255  # masks of which pycocotools 2.0.11 gives the areas together; with more it fails
 _FAR = 4
 """Corners farther from the picture than this many of its sides are refused: rasterising them would take for ever."""
 
@@ -103,8 +104,8 @@ def compressed(counts: Sequence[Any]) -> bytes:
     return bytes(out)
 
 
-def areas(counts: Sequence[bytes], pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Pixels inside of each mask; -1 where compressed run lengths are malformed.
+def checked_areas(counts: Sequence[bytes], pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Pixels inside of each mask of a file; -1 where compressed run lengths are malformed.
 
     Args:
         counts: `N` masks, compressed.
@@ -150,9 +151,9 @@ def _areas(counts: Sequence[bytes], pixels: npt.NDArray[np.int64]) -> npt.NDArra
         runs[chosen] = sums - before[start_of]
     runs[nth == 0] = values[nth == 0]
     wrong[owner[(runs < 0) | (runs > pixels[owner])]] = True
-    total, inside = (np.zeros(len(counts), np.int64) for _ in range(2))
-    np.add.at(total, owner, runs)
-    np.add.at(inside, owner, np.where(nth % 2 == 1, runs, 0))
+    runs[wrong[owner]] = 0  # so that sums are exact as float64
+    total = np.bincount(owner, runs, len(counts)).astype(np.int64)
+    inside = np.bincount(owner, np.where(nth % 2 == 1, runs, 0), len(counts)).astype(np.int64)
     return np.where(wrong | (total != pixels), -1, inside)
 
 
@@ -194,8 +195,10 @@ def rectangle(box: Sequence[float], size: tuple[int, int]) -> bytes:
     return counts
 
 
-def bounds(counts: Sequence[bytes], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Boxes `[N, 4]` of checked masks, x0, y0, x1, y1.
+def bounds(
+    counts: Sequence[bytes], sizes: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Boxes `[N, 4]` of checked masks, x0, y0, x1, y1, and their areas `[N]`.
 
     Args:
         counts: `N` masks.
@@ -204,12 +207,14 @@ def bounds(counts: Sequence[bytes], sizes: npt.NDArray[np.int64]) -> npt.NDArray
     from pycocotools import mask
 
     boxes = np.zeros((len(counts), 4))
-    for start in range(0, len(counts), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
+    areas = np.zeros(len(counts), np.int64)
+    for start in range(0, len(counts), _MOST_AT_ONCE):
+        chunk = slice(start, start + _MOST_AT_ONCE)
         masks = [{"size": size, "counts": c} for size, c in zip(sizes[chunk].tolist(), counts[chunk], strict=True)]
         boxes[chunk] = mask.toBbox(masks)
+        areas[chunk] = mask.area(masks)
     boxes[:, 2:] += boxes[:, :2]
-    return boxes
+    return boxes, areas
 
 
 def turned(counts: bytes, size: tuple[int, int], orientation: int) -> bytes:

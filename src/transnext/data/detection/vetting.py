@@ -18,6 +18,7 @@ from transnext.data.names import PackedNames, printable
 
 THREADS = 8
 """Reading headers mostly waits for files."""
+_AT_ONCE = 64
 _CLIPPED = 0.1
 """A box that reaches out of the picture by less, pixels, is no news: digits are rounded in files."""
 
@@ -32,7 +33,7 @@ def vetted(raw: RawSplit, root: str, findings: Findings) -> DetectionSource:
         root: Folder of the data set.
         findings: What was wrong is noted here.
     """
-    images = _Images(raw, root, findings)
+    images = _Images(raw, findings)
     objects = _Vetting(raw, images, findings).objects()
     kept = [image for image, place in zip(raw.images, images.place.tolist(), strict=True) if place >= 0]
     ids: npt.NDArray[np.int64] | PackedNames
@@ -63,32 +64,38 @@ class _Images:
         turn: int64 `[images]`: orientation of EXIF by which objects have to be turned; 1 if they need not.
     """
 
-    def __init__(self, raw: RawSplit, root: str, findings: Findings) -> None:
+    def __init__(self, raw: RawSplit, findings: Findings) -> None:
         with ThreadPoolExecutor(THREADS) as threads:
-            headers = list(threads.map(_header, raw.images, chunksize=64))
+            parts = [raw.images[i : i + _AT_ONCE] for i in range(0, len(raw.images), _AT_ONCE)]
+            headers = [header for part in threads.map(_headers, parts) for header in part]
         number = len(raw.images)
         self.annotated = np.ones((number, 2), np.int64)
         self.upright = np.ones((number, 2), np.int64)
         self.turn = np.ones(number, np.int64)
         kept = np.zeros(number, bool)
         for i, (image, header) in enumerate(zip(raw.images, headers, strict=True)):
-            name = os.path.relpath(image.path, root) if "\0" not in image.path else image.path
             if not isinstance(header, Header):
-                findings.add(header[0], f"{name}{header[1]}")
+                findings.add(header[0], f"{image.path}{header[1]}")
                 continue
             stated = image.size or header.upright
             if stated not in (header.upright, header.stored):
                 (height, width), seen = stated, header.upright
-                findings.add("size_differs", f"{name}: {width} x {height} annotated, {seen[1]} x {seen[0]} in the file")
+                findings.add(
+                    "size_differs", f"{image.path}: {width} x {height} annotated, {seen[1]} x {seen[0]} in the file"
+                )
                 continue
             kept[i] = True
             self.annotated[i], self.upright[i] = stated, header.upright
             if stated != header.upright:
                 self.turn[i] = header.orientation
-                findings.add("turned", f"{name}: orientation {header.orientation}")
+                findings.add("turned", f"{image.path}: orientation {header.orientation}")
             elif header.orientation != 1 and header.stored == header.upright and image.size:
-                findings.add("turn_unclear", f"{name}: orientation {header.orientation}")
+                findings.add("turn_unclear", f"{image.path}: orientation {header.orientation}")
         self.place = np.where(kept, np.cumsum(kept) - 1, -1)
+
+
+def _headers(images: Sequence[RawImage]) -> list[Header | tuple[str, str]]:
+    return [_header(image) for image in images]
 
 
 def _header(image: RawImage) -> Header | tuple[str, str]:
@@ -185,11 +192,10 @@ class _Vetting:
         self._masks(np.flatnonzero(chosen), counts)
         chosen &= self.alive
         where = np.flatnonzero(chosen)
-        areas[where] = outlines.areas([counts[i] for i in where.tolist()], self.size[where].prod(1))
-        self._drop("outline_malformed", areas < 0, lambda _: "run lengths that do not fill the picture")
+        bounds, areas[where] = outlines.bounds([counts[i] for i in where.tolist()], self.size[where])
         self._drop("outline_empty", chosen & (areas == 0))
-        where = where[self.alive[where]]
-        bounds = outlines.bounds([counts[i] for i in where.tolist()], self.size[where])
+        left = self.alive[where]
+        where, bounds = where[left], bounds[left]
         boxless = self.boxless[where]
         self.box[where[boxless]] = bounds[boxless]
         apart = np.zeros(number, bool)
@@ -207,8 +213,8 @@ class _Vetting:
         return counts, areas
 
     def _masks(self, chosen: npt.NDArray[np.int64], counts: list[bytes]) -> None:
-        """Fill in the run lengths of the chosen objects; those of files are not checked yet."""
-        other_size, not_finite, far = (np.zeros(len(self.alive), bool) for _ in range(3))
+        """Fill in the run lengths of the chosen objects."""
+        from_file, other_size, not_finite, far, wrong = (np.zeros(len(self.alive), bool) for _ in range(5))
         order = chosen[np.argsort(self.image[chosen], kind="stable")]
         borders = np.flatnonzero(np.diff(self.image[order])) + 1
         for group in np.split(order, borders) if len(order) else ():
@@ -218,6 +224,7 @@ class _Vetting:
                 outline = self._raw.objects.outlines[i]
                 if isinstance(outline, outlines.RunLengths):
                     counts[i] = outline.counts
+                    from_file[i] = True
                     other_size[i] = outline.size != (height, width)
                 elif outline is not None and all(np.isfinite(part).all() for part in outline):
                     scale = np.array([width, height]) if self._raw.relative else np.ones(2)
@@ -230,6 +237,9 @@ class _Vetting:
                 counts[i] = made or b""
         self._drop("outline_size", other_size, self._sizes)
         self._drop("not_finite", not_finite)
+        where = np.flatnonzero(from_file & self.alive)
+        wrong[where] = outlines.checked_areas([counts[i] for i in where.tolist()], self.size[where].prod(1)) < 0
+        self._drop("outline_malformed", wrong, lambda _: "run lengths that do not fill the picture")
         self._drop("outline_malformed", far, lambda _: "corners far outside of the picture")
 
     def _sizes(self, i: int) -> str:
