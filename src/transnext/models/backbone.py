@@ -32,7 +32,7 @@ class Backbone(nn.Module):
 
     Args:
         name: Any model that timm knows and can take apart.
-        strides: Of the maps, pixels.
+        strides: Of the maps, pixels, ascending.
         pretrained: Load the weights that timm or the hub has.
         args: Further arguments of `timm.create_model`, for example `drop_path_rate`, `img_size`, `bias_mode`.
 
@@ -41,11 +41,13 @@ class Backbone(nn.Module):
         strides: Of each map, pixels.
 
     Raises:
-        ValueError: There is no such model, or it has no map of such a stride.
+        ValueError: There is no such model, or it has no maps of such strides.
     """
 
     def __init__(self, name: str, strides: Sequence[int] = STRIDES, *, pretrained: bool = False, **args: Any) -> None:
         super().__init__()
+        if not strides or list(strides) != sorted(set(strides)):
+            raise ValueError(f"strides of maps are {list(strides)}: name at least one, the finest first")
         whole, only_size = _with_all_maps(name, args, pretrained)
         if not hasattr(whole.model, "forward_intermediates"):
             raise ValueError(f"{name} cannot be taken apart by this version of timm: choose another backbone")
