@@ -24,6 +24,9 @@ _NAMES = (
     ("roi_head.mask_head.conv_logits.", "roi_heads.mask_predictor.mask_fcn_logits."),
 )
 """Beginnings of released names and ours; "{}" stands for a number. The background is the last class in both."""
+_CLASSES = "roi_head.bbox_head.fc_cls.weight"
+_PYRAMID = "neck.lateral_convs.0.conv.weight"
+_FIRST_LAYER = "roi_head.bbox_head.shared_fcs.0.weight"
 
 
 def from_released(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -38,7 +41,7 @@ def to_released(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def is_released(state_dict: Mapping[str, Any]) -> bool:
     """Tells if these are the parameters of a released Mask R-CNN or Faster R-CNN."""
-    return "roi_head.bbox_head.fc_cls.weight" in state_dict
+    return all(key in state_dict for key in (_CLASSES, _PYRAMID, _FIRST_LAYER))
 
 
 def args_of_released(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -54,10 +57,10 @@ def args_of_released(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         re.fullmatch(r"roi_head\.mask_head\.convs\.\d+\.conv\.weight", key) is not None for key in state_dict
     )
     args: dict[str, Any] = {
-        "num_classes": len(state_dict["roi_head.bbox_head.fc_cls.weight"]) - 1,
+        "num_classes": len(state_dict[_CLASSES]) - 1,
         "masks": mask_convs > 0,
-        "fpn_channels": len(state_dict["neck.lateral_convs.0.conv.weight"]),
-        "fc_channels": len(state_dict["roi_head.bbox_head.shared_fcs.0.weight"]),
+        "fpn_channels": len(state_dict[_PYRAMID]),
+        "fc_channels": len(state_dict[_FIRST_LAYER]),
     }
     if mask_convs:
         args |= {"mask_convs": mask_convs, "mask_channels": len(state_dict["roi_head.mask_head.convs.0.conv.weight"])}
