@@ -15,7 +15,7 @@ from transnext.tasks.detection.dino.model import STRIDES, Dino, dino
 from transnext.tasks.detection.dino.official import args_of_released, load_released
 
 _SHAPE_OF_BACKBONE = {"embed_dims", "num_heads", "mlp_ratios", "depths", "qkv_bias", "window_size", "sr_ratios"}
-_ARGS_OF_BACKBONE = _SHAPE_OF_BACKBONE | {"drop_path_rate", "img_size", "pretrain_size"}
+_ARGS_OF_BACKBONE = _SHAPE_OF_BACKBONE | {"drop_path_rate", "img_size", "pretrain_size", "fixed_pool_size"}
 
 
 class DinoGolden(NamedTuple):
