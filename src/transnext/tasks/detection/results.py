@@ -106,6 +106,8 @@ class DetectionResult:
         named |= {key: Metric(title=f"{title}{key}", value=boxes[key]) for key in _SHOWN}
         named["AR"] = Metric(title=f"{title}AR@{self.boxes.limit}", value=boxes["AR"])
         named["F1"] = Metric(title="F1", value=self.sweep.at(self.threshold)[2])
+        # Under this name the checkpoint keeps it, for answers.
+        named["threshold"] = Metric(title="best threshold", value=self.best_threshold, percent=False)
         return named
 
     def to_dict(self) -> dict[str, Any]:
