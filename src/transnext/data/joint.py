@@ -39,7 +39,7 @@ _RESAMPLINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How an input is made of a picture.
+    """Geometry by which an input is made of a picture.
 
     Coordinates are those of edges: the first pixel reaches from 0 to 1.
 
@@ -182,7 +182,7 @@ def placed_size(size: tuple[float, float], preprocessing: Preprocessing, share: 
 
 
 def whole_view(size: tuple[int, int], preprocessing: Preprocessing) -> View:
-    """How a picture of `(H, W)` pixels is shown in evaluation: all of it, at the top left.
+    """Geometry of a picture of `(H, W)` pixels in evaluation: all of it, at the top left.
 
     Raises:
         ValueError: The preprocessing cuts parts of pictures off.

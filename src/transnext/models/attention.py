@@ -33,7 +33,7 @@ Product: TypeAlias = Callable[[Any, Tensor], Tensor]
 
 
 def call(layer: nn.Module, x: Tensor) -> Tensor:
-    """The `Product` of PyTorch: calls a Linear, whatever became of it, or multiplies by an untouched convolution."""
+    """The `Product` of PyTorch: calls a Linear, or its replacement, or multiplies by an untouched convolution."""
     return F.linear(x, layer.weight.flatten(1), layer.bias) if type(layer) is nn.Conv2d else layer(x)
 
 

@@ -1,7 +1,8 @@
 """Golden files of detectors for tests that name their kind."""
 
 import pytest
-from detection_golden import KINDS, detection_files
+
+from tests.helpers.detection_golden import KINDS, detection_files
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from dino_golden import DinoGolden, dino_files, read_dino
 from torch import Tensor
 
+from tests.helpers.dino_golden import DinoGolden, dino_files, read_dino
 from transnext.data.instances import Instances
 from transnext.tasks.detection.dino import denoising, matching, model
 from transnext.tasks.detection.dino.denoising import Denoising

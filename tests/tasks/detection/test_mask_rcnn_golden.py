@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from detection_golden import DetectionGolden, read_detection_golden
 from torch import Tensor
 
+from tests.helpers.detection_golden import DetectionGolden, read_detection_golden
 from transnext.data.instances import Instances
 from transnext.tasks.detection.mask_rcnn.matching import IGNORED, NEGATIVE
 from transnext.tasks.detection.mask_rcnn.model import MaskRCNN, mask_rcnn

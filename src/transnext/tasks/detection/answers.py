@@ -1,4 +1,4 @@
-"""What a detector answers about a picture: a `supervision.Detections` that knows its picture."""
+"""Answer of a detector about a picture: a `supervision.Detections` that knows its picture."""
 
 import difflib
 from collections import Counter
@@ -70,7 +70,7 @@ class ObjectsFound(sv.Detections):
         return [_polygons(mask, x, y) for mask, x, y in crops(self)]
 
     def text(self) -> str:
-        """How many objects of each class, the most first, with the best score of each."""
+        """Number of objects of each class, the most first, with the best score of each."""
         if not len(self):
             return "nothing found"
         counts = Counter(self.class_names)
@@ -129,7 +129,7 @@ def objects(
     with_masks: bool = True,
     canvas: tuple[int, int] | None = None,
 ) -> ObjectsFound:
-    """What a network found as the answer for a picture.
+    """Turns findings of a network into the answer for a picture.
 
     Objects that lie beyond the picture, as padding may seem to hold some, are left out.
 

@@ -41,7 +41,7 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class CocoNumbers:
-    """What COCO says about boxes, or about masks.
+    """COCO's numbers for boxes, or for masks.
 
     Everything is a fraction, 0..1, and NaN where there is no object to find.
 

@@ -11,13 +11,13 @@ from transnext.tasks.detection.coco_eval import Floats
 from transnext.tasks.detection.matching import LEFT_OUT, RIGHT, WRONG, Outcomes
 
 DEFAULT_THRESHOLD = 0.5
-"""Where nothing that was found is right, so that no threshold is better than another."""
+"""Threshold where nothing that was found is right, so that none is better than another."""
 Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What remains above each threshold at which something changes, highest first, `[T]`.
+    """Counts above each threshold at which something changes, highest first, `[T]`.
 
     Attributes:
         score: The least score that remains, float64.
@@ -84,7 +84,7 @@ def sweep(outcomes: Outcomes, label: int | None = None) -> Sweep:
 
 
 def confusion_matrix(outcomes: Outcomes, num_classes: int, threshold: float) -> Counts:
-    """What is taken for what, by true class (rows) and found class (columns); the last is background.
+    """Confusion matrix by true class (rows) and found class (columns); the last is background.
 
     Beside those that match by class, each wrong one takes, in the order of scores, the object of another class that it
     overlaps most, if nothing found that yet. Other wrong ones lie on background, other objects are taken for it.

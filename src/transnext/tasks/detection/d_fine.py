@@ -18,7 +18,7 @@ from transnext.tasks.detection.net import DetectionNet, Found
 
 STRIDES = (8, 16, 32)
 PRIOR = 0.01
-"""What every class is given at first: of few objects among many queries."""
+"""Probability that every class is given at first: few objects among many queries."""
 SIZES: dict[str, dict[str, Any]] = {
     "small": {
         "d_model": 128,
@@ -126,7 +126,7 @@ class DFine(DetectionNet):
         ]
 
     def queries(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What every query says.
+        """Outputs of every query.
 
         Args:
             images: float32 `[B, 3, H, W]`, normalised.

@@ -18,7 +18,7 @@ TEMPERATURE = 5.0
 Match = list[tuple[Tensor, Tensor]]
 """For each image the places of queries and of the objects that they stand for."""
 Level = dict[str, Tensor]
-"""What the queries say at one place of the network, with transformers' names."""
+"""Outputs of the queries at one place of the network, by transformers' names."""
 
 
 def d_fine_losses(config: Any, outputs: Any, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -88,7 +88,7 @@ def d_fine_losses(config: Any, outputs: Any, targets: Sequence[dict[str, Tensor]
 
 
 def _levels(outputs: Any, queries: slice) -> list[Level]:
-    """What some queries say before the first refinement, if that was kept, and at each layer."""
+    """Outputs of some queries before the first refinement, if that was kept, and at each layer."""
     stacked = (
         outputs.intermediate_logits,
         outputs.intermediate_reference_points.clamp(0, 1),

@@ -1,4 +1,4 @@
-"""Which found object is which annotated one, by COCO's rule at an overlap of one half."""
+"""Match of found objects to annotated ones, by COCO's rule at an overlap of one half."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Singles = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcomes:
-    """What became of all that was found (`D`) and of all that there was to find (`G`, groups left out).
+    """Outcome of all found objects (`D`) and of all annotated ones (`G`, groups left out).
 
     Attributes:
         image: int32 `[D]`: place in the list of images.
@@ -55,7 +55,7 @@ class Outcomes:
 
 
 def outcomes_of(images: Sequence[Judged], limit: int, masks: bool = False) -> Outcomes:
-    """Matches what was found with what there is.
+    """Matches found objects to annotated ones.
 
     In the order of their scores, each takes the object of its class that it overlaps most of those not taken yet; one
     that has none but lies on a group of its class is left out.
@@ -137,7 +137,7 @@ def _outcomes_of_image(image: Judged, limit: int, masks: bool) -> dict[str, npt.
 
 
 def overlaps(image: Judged, masks: bool) -> Floats:
-    """Intersection over union of what was found with what there is, `[found, objects]`; with a group, over the former.
+    """Intersection over union of found and annotated objects, `[found, objects]`; with a group, over the found one.
 
     Args:
         image: The image.

@@ -59,7 +59,7 @@ class DetectionMeter(Meter[list[Found]]):
             self._images.append(Judged(index, truth, placed))
 
     def state(self) -> State:
-        """What was found in all images, and those that could not be read."""
+        """Objects found in all images, and images that could not be read."""
         return self._images, self.skipped
 
     def merge(self, states: Sequence[State]) -> None:
@@ -98,7 +98,7 @@ class DetectionMeter(Meter[list[Found]]):
 
 
 def _notes(images: Sequence[Judged], limit: int, without_outlines: int) -> list[str]:
-    """What a reader of the numbers must know."""
+    """Notes that a reader of the numbers must know."""
     notes = []
     if limit != COCO_LIMIT:
         most = max(len(image.truth) for image in images)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 
 def repeat_factors(labels_per_image: Sequence[npt.ArrayLike], threshold: float) -> npt.NDArray[np.float64]:
-    """How often each image is to be drawn, relative to the others (repeat-factor sampling, Gupta et al. 2019).
+    """Rates at which images are to be drawn, relative to the others (repeat-factor sampling, Gupta et al. 2019).
 
     A class in a share `f` of the images has the factor `max(1, sqrt(threshold / f))`, an image the largest of its
     classes, and 1 if there is nothing in it.

@@ -1,4 +1,4 @@
-"""What an evaluation of a detector gives."""
+"""Results of evaluating a detector."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class DetectionResult:
 
     @property
     def matched_by(self) -> str:
-        """What is compared: "mask" or "box"."""
+        """Shape that is compared: "mask" or "box"."""
         return "box" if self.masks is None else "mask"
 
     @property
@@ -90,7 +90,7 @@ class DetectionResult:
 
     @property
     def score(self) -> float:
-        """What "best" means: average precision, of outlines where they are judged; 0 if there is no object."""
+        """Average precision, by which weights are best: of outlines where judged; 0 if there is no object."""
         average = self.main.summary["AP"]
         return 0.0 if math.isnan(average) else average
 

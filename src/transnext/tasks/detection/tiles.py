@@ -81,7 +81,7 @@ def detect_in_tiles(
 
 
 def _starts(length: int, tile: int, shared: int) -> list[int]:
-    """Where tiles begin along a side: evenly, from one end to the other, with no less than `shared` in common."""
+    """Starts of tiles along a side: evenly, from one end to the other, with no less than `shared` in common."""
     if length <= tile:
         return [0]
     steps = -(-(length - tile) // max(1, tile - shared))
@@ -98,7 +98,7 @@ def _asked(
 
 
 def _moved(found: Found, at: Box, threshold: float) -> Found:
-    """What was found in a crop, on the CPU, from its place in the picture."""
+    """Objects found in a crop, on the CPU, from its place in the picture."""
     if found.masks is not None and found.masks_of != "box":
         raise ValueError("tiles need a network whose masks lie over boxes")
     masks = None if found.masks is None else found.masks.cpu()

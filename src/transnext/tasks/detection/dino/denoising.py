@@ -115,7 +115,7 @@ class Denoising:
         )
 
     def contents(self, embedding: nn.Embedding) -> Tensor:
-        """What the queries say, `[B, count, d]`: embedded labels, 0 at free places."""
+        """Content of the queries, `[B, count, d]`: embedded labels, 0 at free places."""
         return self._placed(embedding(self.labels))
 
     def references(self) -> Tensor:

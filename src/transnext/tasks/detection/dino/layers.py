@@ -24,7 +24,7 @@ _REFINED_EPSILON = 1e-3
 
 
 def layer_config(*, embed_dim: int, num_heads: int, num_points: int, ffn_dim: int, levels: int) -> DeformableDetrConfig:
-    """What the layers of transformers are built from."""
+    """Parts of the layers of transformers."""
     config = DeformableDetrConfig(
         d_model=embed_dim,
         encoder_attention_heads=num_heads,
@@ -116,7 +116,7 @@ class Encoder(nn.Module):
 
 
 class Refined(NamedTuple):
-    """What the decoder gives after each of its layers.
+    """Outputs of the decoder after each of its layers.
 
     Attributes:
         states: `[B, Q, d]` each, normalised.
@@ -205,10 +205,11 @@ class BoxEncoding(nn.Module):
 
 def box_head(width: int) -> nn.Sequential:
     """A query to a change of its box, in logits; none at first."""
-    head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4))
-    nn.init.zeros_(head[-1].weight)
-    nn.init.zeros_(head[-1].bias)
-    return head
+    hidden = [nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+    last = nn.Linear(width, 4)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*hidden, last)
 
 
 def class_head(width: int, num_classes: int) -> nn.Linear:

@@ -1,4 +1,4 @@
-"""Which query answers for which object: the cheapest assignment of all."""
+"""Assignment of queries to objects: the cheapest of all."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Which object a box stands for while a network is trained, and which boxes are taken into a loss."""
+"""Match of boxes to objects in training, and choice of the boxes that a loss is made of."""
 
 import torch
 from torch import Tensor

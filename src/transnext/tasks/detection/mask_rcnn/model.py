@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -95,7 +96,7 @@ class MaskRCNN(DetectionNet):
         if masks and sizes.mask_convs < 1:
             raise ValueError("mask_convs is 0: leave masks out with masks=False")
         strides = backbone.strides
-        if any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:], strict=False)):
+        if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
             raise ValueError(f"the backbone's strides are {strides}: each must be twice the one before")
         self.num_classes = num_classes
         self.with_masks = masks

@@ -50,7 +50,9 @@ def args_of_released(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     if not is_released(state_dict):
         some = ", ".join(list(state_dict)[:3]) or "none"
         raise ValueError(f"these are not the parameters of a released Mask R-CNN: the first are {some}")
-    mask_convs = sum(re.fullmatch(r"roi_head\.mask_head\.convs\.\d+\.conv\.weight", key) is not None for key in state_dict)
+    mask_convs = sum(
+        re.fullmatch(r"roi_head\.mask_head\.convs\.\d+\.conv\.weight", key) is not None for key in state_dict
+    )
     args: dict[str, Any] = {
         "num_classes": len(state_dict["roi_head.bbox_head.fc_cls.weight"]) - 1,
         "masks": mask_convs > 0,

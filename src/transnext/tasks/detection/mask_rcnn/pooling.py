@@ -1,4 +1,4 @@
-"""What maps of a pyramid say about boxes."""
+"""Features of boxes, from the maps of a pyramid."""
 
 from collections.abc import Sequence
 

@@ -100,7 +100,7 @@ class RoIHeads(nn.Module):
         return self.box_predictor.cls_score.out_features - 1
 
     def boxes(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """What the box head says about the boxes of all images: logits `[K, classes + 1]`, deltas `[K, classes, 4]`."""
+        """Outputs of the box head for the boxes of all images: logits `[K, classes + 1]`, deltas `[K, classes, 4]`."""
         logits: Tensor
         logits, deltas = self.box_predictor(self.box_head(pool(maps, self.strides, boxes, BOX_CELLS)))
         return logits, deltas
@@ -159,7 +159,8 @@ class RoIHeads(nn.Module):
             return found
         boxes = [target.boxes[: len(target.objects)] for target in targets]
         wanted = [
-            mask_targets(b, target.objects, of_image) for b, target, of_image in zip(boxes, targets, objects, strict=True)
+            mask_targets(b, target.objects, of_image)
+            for b, target, of_image in zip(boxes, targets, objects, strict=True)
         ]
         outlines = self.masks(maps, boxes, labels[positives])
         total = F.binary_cross_entropy_with_logits(outlines, torch.cat(wanted), reduction="sum")

@@ -24,7 +24,7 @@ _SCALES = (1.0, 1.0, 1.0, 1.0)
 
 
 class Objectness(NamedTuple):
-    """What the network says about the anchors of a batch, level by level.
+    """Outputs of the network for the anchors of a batch, level by level.
 
     Attributes:
         map_sizes: Rows and columns of each map.
@@ -52,7 +52,7 @@ class Proposals(NamedTuple):
 
 
 class AnchorTargets(NamedTuple):
-    """What the anchors of an image should say, all levels together.
+    """Targets of the anchors of an image, all levels together.
 
     Attributes:
         matched: int64 `[A]`: number of the object, `NEGATIVE` or `IGNORED`; before anchors are drawn.
@@ -87,7 +87,7 @@ class RegionProposals(nn.Module):
         self.samples = samples
 
     def forward(self, maps: Sequence[Tensor]) -> Objectness:
-        """What it says about maps `[B, channels, rows, columns]`."""
+        """Outputs for maps `[B, channels, rows, columns]`."""
         logits, deltas = self.head(list(maps))
         sizes = [(level.shape[-2], level.shape[-1]) for level in maps]
         return Objectness(
@@ -100,7 +100,9 @@ class RegionProposals(nn.Module):
             deltas=[level.permute(0, 2, 3, 1).reshape(len(level), -1, 4).float() for level in deltas],
         )
 
-    def proposals(self, said: Objectness, sizes: Sequence[Sequence[int]], candidates: int, limit: int) -> list[Proposals]:
+    def proposals(
+        self, said: Objectness, sizes: Sequence[Sequence[int]], candidates: int, limit: int
+    ) -> list[Proposals]:
         """The likeliest boxes of each image, which overlap little; no gradient passes.
 
         Args:
@@ -114,9 +116,7 @@ class RegionProposals(nn.Module):
             best, places = logits.detach().topk(min(candidates, len(anchors)), dim=1)
             scores.append(best.sigmoid())
             boxes.append(
-                torch.stack(
-                    [decode(anchors[i], d[i], _SCALES) for i, d in zip(places, deltas.detach(), strict=True)]
-                )
+                torch.stack([decode(anchors[i], d[i], _SCALES) for i, d in zip(places, deltas.detach(), strict=True)])
             )
             levels.append(torch.full_like(places[0], level))
         level_of = torch.cat(levels)
@@ -126,7 +126,7 @@ class RegionProposals(nn.Module):
         ]
 
     def targets(self, said: Objectness, size: Sequence[int], objects: Instances) -> AnchorTargets:
-        """What the anchors of an image should say.
+        """Targets of the anchors of an image.
 
         Args:
             said: Of it the anchors are used.

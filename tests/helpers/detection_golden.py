@@ -47,14 +47,21 @@ class DetectionGolden(NamedTuple):
         """A backbone as the file describes it, with random weights."""
         released = dict(self.config["model_config"]["backbone"])
         extrapolate = released.pop("is_extrapolation", False)
-        wanted = (
-            "patch_size embed_dims num_heads mlp_ratios depths qkv_bias window_size sr_ratios img_size pretrain_size "
-            "fixed_pool_size"
-        ).split()
+        wanted = [
+            "patch_size",
+            "embed_dims",
+            "num_heads",
+            "mlp_ratios",
+            "depths",
+            "qkv_bias",
+            "window_size",
+            "sr_ratios",
+            "img_size",
+            "pretrain_size",
+            "fixed_pool_size",
+        ]
         args = {key: value for key, value in released.items() if key in wanted}
-        return Backbone(
-            "transnext_pico", strides, bias_mode="extrapolate" if extrapolate else "interpolate", **args
-        )
+        return Backbone("transnext_pico", strides, bias_mode="extrapolate" if extrapolate else "interpolate", **args)
 
 
 def detection_files(folder: Path | None, kind: str, training: bool) -> list[Path]:
