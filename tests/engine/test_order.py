@@ -73,6 +73,38 @@ def test_balance_of_a_rare_class() -> None:
     assert (labels[order[:100]] == 1).sum() > 30  # the classes alternate
 
 
+@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=80).map(np.array), seeds, epochs, st.integers(1, 3))
+def test_images_are_drawn_by_their_weights(weights, seed, epoch, repeats) -> None:
+    n = len(weights)
+    labels = np.zeros(n, int)
+    order, augmentation = epoch_order(labels, seed, epoch, repeats=repeats, weights=weights)
+    again, _ = epoch_order(labels, seed, epoch, repeats=repeats, weights=weights)
+    np.testing.assert_array_equal(order, again)
+    assert order.shape == augmentation.shape == (n,)
+    assert order.dtype == np.int64
+    drawn = -(-n // repeats)
+    times = np.bincount(order[::repeats], minlength=n)
+    expected = weights / weights.sum() * drawn
+    assert (np.abs(times - expected) < 1 + 1e-9).all()
+
+
+def test_weights_are_right_on_average() -> None:
+    weights = np.array([1.0, 1.0, 2.5, 0.5, 1.0])
+    orders = [epoch_order(np.zeros(5, int), 3, epoch, weights=weights)[0] for epoch in range(3000)]
+    times = np.mean([np.bincount(order, minlength=5) for order in orders], 0)
+    np.testing.assert_allclose(times, weights / weights.sum() * 5, atol=0.03)
+    firsts = np.bincount([order[0] for order in orders], minlength=5) / 3000
+    np.testing.assert_allclose(firsts, weights / weights.sum(), atol=0.04)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, np.nan], [1.0, -1.0], [np.inf, 1.0]])
+def test_weights_that_cannot_be_drawn_by(weights) -> None:
+    with pytest.raises(ValueError, match="expected 2 positive weights"):
+        epoch_order(np.zeros(2, int), 0, 0, weights=np.array(weights))
+    with pytest.raises(ValueError, match="choose one"):
+        epoch_order(np.zeros(2, int), 0, 0, weights=np.ones(2), balanced=True)
+
+
 @pytest.mark.parametrize(("labels", "repeats", "message"), [([], 1, "no images"), ([0], 0, "repeats is 0")])
 def test_impossible_values_are_refused(labels, repeats, message) -> None:
     with pytest.raises(ValueError, match=message):

@@ -253,7 +253,13 @@ def reading_factor(original: tuple[int, int], size: tuple[int, int]) -> int:
     return factor
 
 
-def normalised_canvas(images: Tensor, sizes: Tensor, normalise: torch.nn.Module, multiple: int = MULTIPLE) -> Tensor:
+def normalised_canvas(
+    images: Tensor,
+    sizes: Tensor,
+    normalise: torch.nn.Module,
+    multiple: int = MULTIPLE,
+    least: tuple[int, int] = (1, 1),
+) -> Tensor:
     """Bytes of a batch as a network takes them: normalised, and 0 wherever there is no image.
 
     Args:
@@ -261,9 +267,10 @@ def normalised_canvas(images: Tensor, sizes: Tensor, normalise: torch.nn.Module,
         sizes: int64 `[B, 2]`: rows and columns that are image.
         normalise: From bytes to normalised float32.
         multiple: Of what the sides become multiples, pixels.
+        least: `(H, W)` that the result has at least: a canvas that all batches share.
 
     Returns:
-        float32 `[B, 3, H', W']`.
+        float32 `[B, 3, H', W']`, padded at the bottom and on the right.
     """
     height, width = images.shape[-2:]
     sizes = sizes.to(images.device)
@@ -271,7 +278,8 @@ def normalised_canvas(images: Tensor, sizes: Tensor, normalise: torch.nn.Module,
     columns = torch.arange(width, device=images.device) < sizes[:, 1:]
     inside = (rows[:, None, :, None] & columns[:, None, None, :]).expand_as(images)
     x: Tensor = normalise(images).masked_fill_(~inside, 0)
-    return F.pad(x, (0, _multiple(width, multiple) - width, 0, _multiple(height, multiple) - height))
+    bottom, right = (_multiple(max(side, low), multiple) - side for side, low in zip(x.shape[-2:], least, strict=True))
+    return F.pad(x, (0, right, 0, bottom))
 
 
 def on_canvas(targets: InstanceBatch, canvas: tuple[int, int]) -> InstanceBatch:

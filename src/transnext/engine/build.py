@@ -85,7 +85,7 @@ def build_loader(
         timeout=config.images.worker_timeout,
         repeats=config.images.repeats,
         balance=task.balance(images.source, config),
-        weights=task.weights(images.source, config),
+        draw_weights=task.draw_weights(images.source, config),
         collate=partial(collate, targets=task.collate),
         pin_memory=accelerator.device.type == "cuda",
     )

@@ -218,7 +218,7 @@ def train_loader(
     timeout: float = 0,
     repeats: int = 1,
     balance: Callable[[], npt.NDArray[np.int64]] | None = None,
-    weights: Callable[[], npt.NDArray[np.float64]] | None = None,
+    draw_weights: Callable[[], npt.NDArray[np.float64]] | None = None,
     collate: Collate = collate,
     pin_memory: bool = False,
 ) -> EpochLoader:
@@ -235,12 +235,12 @@ def train_loader(
         repeats: As in `epoch_order`.
         balance: Gives the group of each image, `[images]`, each of which is to be seen equally often; None for every
             image alike.
-        weights: Gives how often each image is drawn relative to the others, `[images]`; see `epoch_order`.
+        draw_weights: Gives how often each image is drawn relative to the others, `[images]`; see `epoch_order`.
         collate: Makes batches.
         pin_memory: Put batches where a GPU can fetch them.
 
     Raises:
-        ValueError: `balance` or `weights` are asked for of shards, or both of them.
+        ValueError: `balance` or `draw_weights` are asked for of shards, or both of them.
     """
     source = images.source
     shards = shards_of(source)
@@ -248,7 +248,7 @@ def train_loader(
     if shards is not None:
         if balance is not None:
             raise ValueError("balanced needs images that can be read in any order: unpack the shards to a folder")
-        if weights is not None:
+        if draw_weights is not None:
             raise ValueError("to draw rare classes more often, unpack the shards to a folder")
         batches = StreamBatches(
             shards.block_ends, batch_size, seed, workers=workers, rank=rank, world_size=world_size, repeats=repeats
@@ -257,10 +257,10 @@ def train_loader(
     else:
         n = len(source)
         labels = np.broadcast_to(np.int64(0), n) if balance is None else balance()
-        drawn = None if weights is None else weights()
+        weights = None if draw_weights is None else draw_weights()
 
         def order(epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
-            return epoch_order(labels, seed, epoch, repeats=repeats, balanced=balance is not None, weights=drawn)
+            return epoch_order(labels, seed, epoch, repeats=repeats, balanced=balance is not None, weights=weights)
 
         batches = RankBatches(order, batch_size, rank, world_size)
     return ImageLoader(images, batches, collate=collate, workers=workers, timeout=timeout, pin_memory=pin_memory)

@@ -232,7 +232,7 @@ class Task(ABC):
         """What gives the groups of images that are to be drawn equally often, `[images]`; None to draw all alike."""
         return None
 
-    def weights(self, source: Source, config: TrainConfig[Any]) -> Callable[[], npt.NDArray[np.float64]] | None:
+    def draw_weights(self, source: Source, config: TrainConfig[Any]) -> Callable[[], npt.NDArray[np.float64]] | None:
         """What gives how often each image is drawn relative to the others, `[images]`; None to draw all alike."""
         return None
 
