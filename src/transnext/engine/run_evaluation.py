@@ -1,6 +1,7 @@
 """Evaluation within a training run: by all its processes, each with a share of the images, until a signal comes."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,10 +23,11 @@ from transnext.tasks.task import Result, Task
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+@dataclass(frozen=True, kw_only=True)
 class RunEvaluation:
     """The splits of a run, and how the model is evaluated on them.
 
-    Args:
+    Attributes:
         task: What is asked of the model.
         splits: The images by split.
         preprocessing: What the model's images must look like.
@@ -39,27 +41,19 @@ class RunEvaluation:
         ValueError: The images of a split cannot be read in the way that is asked for.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        splits: Mapping[str, Source],
-        preprocessing: Preprocessing,
-        config: TrainConfig,
-        batching: Batching,
-        accelerator: Accelerator,
-        display: Display,
-        stop: StopRequest,
-    ) -> None:
-        self.task = task
-        self.splits = splits
-        self.preprocessing = preprocessing
-        self.config = config
-        self.batching = batching
-        self.accelerator = accelerator
-        self.display = display
-        self.stop = stop
-        for split in splits:
-            self._loader(split)  # what it lacks is said before the training
+    task: Task
+    splits: Mapping[str, Source]
+    preprocessing: Preprocessing
+    config: TrainConfig
+    batching: Batching
+    accelerator: Accelerator
+    display: Display
+    stop: StopRequest
+
+    def __post_init__(self) -> None:
+        """Makes every loader once: what it lacks is said before the training."""
+        for split in self.splits:
+            self._loader(split)
 
     def run(self, split: str, model: nn.Module) -> Result:
         """Evaluates a model on a split. All processes must call it.

@@ -143,14 +143,14 @@ class Trainer:
         self.accelerator.gradient_accumulation_steps = self.batching.accumulation
         self.loader = build_loader(self.task, config, self.train_images, self.batching, self.accelerator)
         self.evaluation = RunEvaluation(
-            self.task,
-            self.splits,
-            self.preprocessing,
-            config,
-            self.batching,
-            self.accelerator,
-            self.display,
-            self.stop,
+            task=self.task,
+            splits=self.splits,
+            preprocessing=self.preprocessing,
+            config=config,
+            batching=self.batching,
+            accelerator=self.accelerator,
+            display=self.display,
+            stop=self.stop,
         )
         self.updates_per_epoch = self.loader.batches_per_epoch // self.batching.accumulation
         if self.updates_per_epoch == 0:
