@@ -27,9 +27,10 @@ from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from transnext.config import TrainConfig
-from transnext.data import ImageSource, LabelledImages, cached, open_dataset
+from transnext.data import ImageSource, cached, open_dataset
 from transnext.data.preprocessing import Preprocessing
 from transnext.engine.loader import train_loader
+from transnext.tasks.classification.task import Classification
 
 PREPROCESSING = Preprocessing(
     input_size=(3, 224, 224),
@@ -84,7 +85,9 @@ def write(root: Path, photographs: list[bytes]) -> None:
 
 def epoch_seconds(source: ImageSource, workers: int) -> Callable[[int], float]:
     """A function from the number of an epoch to the seconds that it takes."""
-    images = LabelledImages(source, *PREPROCESSING.training(TrainConfig.of(data="").images))
+    images = Classification(metadata={"class_names": list(source.classes)}).images(
+        source, PREPROCESSING, TrainConfig.of(data="", erasing=0.0)
+    )
     loader = train_loader(images, batch_size=32, seed=0, workers=workers)
 
     def seconds(epoch: int) -> float:

@@ -6,6 +6,7 @@ model = timm.create_model("transnext_tiny", pretrained=True)          # any timm
 transnext.train(transnext.TrainConfig(data="photos", output="runs/a"))
 transnext.evaluate("runs/a", "photos")
 transnext.Predictor("runs/a")("one.jpg")
+transnext.Detector("runs/boxes")("street.jpg")                        # what `transnext detect train` made
 transnext.export_model("runs/a", "a.onnx")
 """
 
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
     from transnext.export import export_model
     from transnext.loaded import load
     from transnext.models import TransNeXt
-    from transnext.predict import Predictor
+    from transnext.predict import Detector, Predictor
     from transnext.tasks.classification import recipes
-    from transnext.tasks.classification.recipes import recipe
+    from transnext.tasks.recipes import recipe
 
 __all__ = [
+    "Detector",
     "Predictor",
     "Skipped",
     "TrainConfig",
@@ -43,6 +45,7 @@ __all__ = [
 __getattr__ = lazy_names(
     "transnext",
     {
+        "Detector": "transnext.predict",
         "Predictor": "transnext.predict",
         "Skipped": "transnext.data",
         "TrainConfig": "transnext.config",
@@ -50,7 +53,7 @@ __getattr__ = lazy_names(
         "evaluate": "transnext.engine.evaluation",
         "export_model": "transnext.export",
         "load": "transnext.loaded",
-        "recipe": "transnext.tasks.classification.recipes",
+        "recipe": "transnext.tasks.recipes",
         "recipes": "transnext.tasks.classification",
         "train": "transnext.engine.trainer",
     },

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
 import tyro
 
-from transnext.choices import MEMORY, SET_NAMES, CropMode
+from transnext.choices import MEMORY, SET_NAMES
 from transnext.limits import MAX_SEED, MAX_SIDE, MAX_WORKERS, check_numbers
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -25,7 +25,10 @@ Strategy = Literal["ddp", "fsdp"]
 Tracker = Literal["tensorboard", "wandb", "trackio", "none"]
 TaskConfig = TypeVar("TaskConfig")
 
-TASK_CONFIGS = {"classification": "transnext.tasks.classification.config:ClassificationConfig"}
+TASK_CONFIGS = {
+    "classification": "transnext.tasks.classification.config:ClassificationConfig",
+    "detection": "transnext.tasks.detection.config:DetectionConfig",
+}
 """The options of each task; imported when they are needed."""
 PATHS = ("data", "output", "checkpoint", "cache")
 """Options that name files or folders."""
@@ -58,13 +61,11 @@ class StartConfig:
     """Stages, from the image on, whose weights stay as they are."""
     drop_path: float = 0.05
     """Stochastic depth of the last block; grows linearly from 0."""
-    dropout: float = 0.0
-    """Dropout before the classifier."""
 
     def __post_init__(self) -> None:
         """Refuses values that cannot work."""
         check_numbers(self, 0, names=("freeze_stages",))
-        check_numbers(self, 0, 1, names=("drop_path", "dropout"))
+        check_numbers(self, 0, 1, names=("drop_path",))
         if self.pretrained and self.checkpoint:
             raise ValueError(
                 "pretrained and checkpoint are both given: start from one of them (--no-pretrained beside a recipe)"
@@ -73,24 +74,14 @@ class StartConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """The images: which validate, how they are read, brought to a size and augmented."""
+    """The images: which validate, how they are read and brought to a size."""
 
     val_fraction: float = 0.2
     """Share of images held out where the data come without val/."""
     image_size: int | None = None
     """Side of the square that images are brought to, pixels; the model's own by default."""
-    crop_pct: float | None = None
-    """Share of the image's side that evaluation looks at, 0..1; the model's own by default."""
-    crop_mode: CropMode | None = None
-    """How evaluation makes an image square: cut off, distorted or padded; the model's own by default."""
     repeats: int = 1
     """Times that an image is seen, differently augmented, in one epoch of unchanged length (repeated augmentation)."""
-    auto_augment: str = "rand-m7-mstd0.5-inc1"
-    """Policy in timm's notation, e.g. rand-m9-mstd0.5-inc1; empty for none."""
-    color_jitter: float = 0.4
-    """Strength of random brightness, contrast and saturation, 0..1; not used together with auto_augment."""
-    crop_scale: tuple[float, float] = (0.4, 1.0)
-    """Smallest and largest share of the image's area that a random crop takes."""
     hflip: float = 0.5
     """Probability that an image is mirrored."""
     cache: str | None = None
@@ -105,13 +96,10 @@ class ImageConfig:
         check_numbers(self, 1, 100, names=("repeats",))
         check_numbers(self, 32, MAX_SIDE, names=("image_size",))
         check_numbers(self, 0, 10**6, names=("worker_timeout",))
-        check_numbers(self, 0, 1, names=("color_jitter", "hflip"))
-        check_numbers(self, 0, 1, names=("crop_pct",), above=True)
+        check_numbers(self, 0, 1, names=("hflip",))
         check_numbers(self, 0, MAX_WORKERS, names=("workers",))
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction is {self.val_fraction}: expected more than 0 and less than 1")
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"crop_scale is {self.crop_scale}: expected 0 < smallest <= largest <= 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,15 +220,16 @@ class TrainConfig(Generic[TaskConfig]):
         """A configuration from options by name, whatever their group.
 
         Args:
-            task: Name of the task.
+            task: Name of the task, whose options may have `DEFAULTS` for those of all tasks.
             options: What is not to be as by default.
 
         Raises:
             TypeError: There is no such option.
             ValueError: A value cannot work.
         """
-        data = options.pop("data")
-        return TrainConfig(data=data, task=task_config(task)()).but(**options)
+        own = task_config(task)
+        values = {**getattr(own, "DEFAULTS", {}), **options}
+        return TrainConfig(data=values.pop("data"), task=own()).but(**values)
 
     def but(self, **options: Any) -> "TrainConfig[TaskConfig]":
         """The same with other values of some options, by name.

@@ -7,6 +7,7 @@ import torch
 from transnext.export import is_exported, open_exported
 from transnext.models.checkpoint import read_checkpoint
 from transnext.tasks.classification.loading import load_classifier
+from transnext.tasks.detection.released import fetched, is_released_name, kind_of_released
 from transnext.tasks.task import DEFAULT_TASK, Loaded, task_class
 
 
@@ -29,11 +30,23 @@ def load(model: str | Path | Loaded, *, image_size: int | None = None, device: s
         loaded = open_exported(model, image_size)
     else:
         path = Path(model) / "best.safetensors" if Path(model).is_dir() else Path(model)
-        # Older checkpoints do not say their task, which was classification.
-        name = read_checkpoint(path).metadata.get("task", DEFAULT_TASK) if path.is_file() else DEFAULT_TASK
+        if is_released_name(path):
+            path = fetched(str(path))
+        name = _task_of(path)
         if name == DEFAULT_TASK:
             loaded = load_classifier(model, image_size=image_size, device=device)
         else:
             loaded = task_class(name).load(path, image_size=image_size, device=device)
     loaded.task.check(loaded)
     return loaded
+
+
+def _task_of(path: Path) -> str:
+    """Name of the task of a checkpoint; what does not say it, and is no released detector, is a classifier."""
+    if not path.is_file():
+        return DEFAULT_TASK
+    checkpoint = read_checkpoint(path)
+    if kind_of_released(checkpoint.state_dict) is not None:
+        return "detection"
+    name: str = checkpoint.metadata.get("task", DEFAULT_TASK)
+    return name

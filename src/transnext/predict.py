@@ -17,7 +17,7 @@ from transnext.loaded import load
 from transnext.tasks.classification.answers import ImagePrediction
 from transnext.tasks.task import Asked, Loaded
 
-__all__ = ["ImagePrediction", "Predictor"]
+__all__ = ["Detector", "ImagePrediction", "Predictor"]
 
 
 class _Read(NamedTuple):
@@ -137,8 +137,7 @@ class Predictor:
                 name = name_of(image, place)
                 try:
                     picture = open_image(image, task.min_side(preprocessing))
-                    seen, frame = task.place(picture, preprocessing)
-                    read.append(_Read(name, picture, Sample(seen, None, place, frame)))
+                    read.append(_Read(name, picture, task.sample(picture, preprocessing, place)))
                 except (OSError, ValueError) as error:
                     if strict:
                         raise
@@ -161,3 +160,33 @@ class Predictor:
                 inputs=task.inputs(batch.images.to(self.device), batch.sizes, self.loaded.preprocessing),
             )
             return task.answers(self.loaded, asked, **options)
+
+
+class Detector(Predictor):
+    """Asks a model which objects are in images, and where.
+
+        detector = Detector("runs/boxes")            # a run of `transnext detect train`
+        found = detector("street.jpg")[0]            # a `supervision.Detections`
+        found.xyxy, found.confidence, found["class_name"], found.mask
+
+    Answers are `supervision.Detections` in pixels of the upright picture. Options of a call: `threshold`, the least
+    score, 0..1, by default that of the best F1 in validation; `classes`, names of those that are asked for; `masks`,
+    False for boxes alone; `tile`, the side of squares in which large pictures are looked through, pixels.
+
+    Args:
+        model: A run folder, a checkpoint of ours or of the released code, an exported file, the name of a released
+            detector (`maskrcnn-transnext-tiny-coco`), or one that is `Loaded`.
+        image_size: As in `Predictor`.
+        device: As in `Predictor`.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder.
+        ValueError: It is no detector, or its weights do not fit or cannot be had.
+    """
+
+    def __init__(
+        self, model: str | Path | Loaded, *, image_size: int | None = None, device: str | torch.device = "cpu"
+    ) -> None:
+        super().__init__(model, image_size=image_size, device=device)
+        if self.loaded.task.name != "detection":
+            raise ValueError(f"{self.loaded.name} is a model of {self.loaded.task.name}, not a detector")

@@ -38,7 +38,7 @@ def options_of(config: Any) -> list[tuple[str, int]]:
 
 
 def options(command: str) -> list[tuple[str, int]]:
-    function = _function(command)
+    function = _function(command, command)
     found = options_of(TrainConfig(data="")) if command == "train" else []
     for name, annotation in get_type_hints(function).items():
         if is_dataclass(annotation):
@@ -51,7 +51,7 @@ def options(command: str) -> list[tuple[str, int]]:
 
 def options_of_studies() -> list[tuple[str, str, int]]:
     found = []
-    for study in get_args(get_type_hints(_function("study"))["of"]):
+    for study in get_args(get_type_hints(_function("study", "study"))["of"]):
         hints = get_type_hints(study)
         for field in fields(study):
             if count := numbers_in(hints[field.name]):

@@ -17,7 +17,8 @@ from transnext.data.preprocessing import Preprocessing
 from transnext.engine.optim import make_optimizer, make_scheduler
 from transnext.models.checkpoint import read_checkpoint
 from transnext.models.official import ours_to_official
-from transnext.tasks.classification.recipes import RECIPES, recipe
+from transnext.tasks.classification.recipes import RECIPES
+from transnext.tasks.recipes import recipe
 
 RELEASED = {
     "micro_in1k": "transnext_micro_224",
@@ -180,9 +181,7 @@ def test_the_sizes_of_images_and_model(released, name, monkeypatch) -> None:
     assert model.img_size == (size, size)
     assert model.pretrain_size == (pretrain, pretrain)
 
-    preprocessing = Preprocessing.of_model(
-        model, config.images.image_size, config.images.crop_pct, config.images.crop_mode
-    )
+    preprocessing = Preprocessing.of_model(model, config.images.image_size, config.task.crop_pct, config.task.crop_mode)
     augment = released["defaults"]["augment"]
     assert preprocessing.input_size == (3, size, size)
     assert list(preprocessing.mean) == augment["mean"]

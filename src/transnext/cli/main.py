@@ -15,8 +15,25 @@ from rich.console import Console
 from transnext.cli.process import let_threads_sleep
 from transnext.version import __version__
 
-COMMANDS = ("train", "eval", "study", "predict", "export", "report", "models", "recipes", "info", "convert", "bench")
+COMMANDS = (
+    "train",
+    "eval",
+    "study",
+    "predict",
+    "export",
+    "report",
+    "models",
+    "recipes",
+    "check",
+    "info",
+    "convert",
+    "bench",
+)
 """Each is the function of its name in the module of its name; `eval` is called `evaluate`."""
+GROUPS = {"detect": {"train": "detect", "eval": "detect", "predict": "detect", "check": "check"}}
+"""Commands that have commands of their own, and the module of each."""
+TASK_OF = {"detect": "detection"}
+"""Task of a group of commands."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -46,49 +63,61 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run(args: Sequence[str]) -> None:
     config: list[Any] = [tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff]
-    if args and args[0] in COMMANDS:
+    group = args[0] if args and args[0] in GROUPS else None
+    modules = {name: name for name in COMMANDS} if group is None else GROUPS[group]
+    prog, args = ("transnext", args) if group is None else (f"transnext {group}", args[1:])
+    if args and args[0] in modules:
         # Only the command that is called is imported: PyTorch takes seconds.
-        command = _function(args[0])
+        command = _function(args[0], modules[args[0]])
         if args[0] == "train":
-            from transnext.cli.train import recipe_defaults
+            from transnext.cli.train import defaults
 
-            defaults = recipe_defaults(args)
-            if defaults is not None:
-                command = functools.partial(command, config=defaults)
+            values = defaults(args, "classification" if group is None else TASK_OF[group])
+            if values is not None:
+                command = functools.partial(command, config=values)
                 config.pop()  # what a recipe turns on can be turned off, as by --no-balanced
-        tyro.cli(command, prog=f"transnext {args[0]}", args=args[1:], config=config)
-    elif args and args[0] == "--version":
+        tyro.cli(command, prog=f"{prog} {args[0]}", args=args[1:], config=config)
+    elif group is None and args and args[0] == "--version":
         print(f"transnext {__version__}")
     else:
         whole = any(arg.startswith("--tyro-") for arg in args)  # completion of a shell lists all options
-        tyro.extras.subcommand_cli_from_dict(
-            {name: _function(name) if whole else _stand_in(name) for name in COMMANDS},
-            prog="transnext",
-            description="TransNeXt: train, evaluate, predict, and see where the model looks.",
-            args=args,
-            config=config,
-        )
+        commands = {name: (_function if whole else _stand_in)(name, module) for name, module in modules.items()}
+        description = "TransNeXt: train, evaluate, predict, and see where the model looks."
+        if group is None:
+            commands |= {name: _described(_documentation(name)) for name in GROUPS}
+        else:
+            description = _documentation(group)
+        tyro.extras.subcommand_cli_from_dict(commands, prog=prog, description=description, args=args, config=config)
 
 
 def _name(command: str) -> str:
     return {"eval": "evaluate"}.get(command, command)
 
 
-def _function(command: str) -> Callable[..., Any]:
-    function: Callable[..., Any] = getattr(importlib.import_module(f"transnext.cli.{command}"), _name(command))
+def _function(command: str, module: str) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(importlib.import_module(f"transnext.cli.{module}"), _name(command))
     return function
 
 
-def _stand_in(command: str) -> Callable[[], None]:
+def _stand_in(command: str, module: str) -> Callable[..., Any]:
     """A function with the description of a command, read from its source, and nothing else of it."""
-    source = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
-    found = next(x for x in ast.parse(source).body if isinstance(x, ast.FunctionDef) and x.name == _name(command))
+    return _described(_documentation(module, _name(command)))
 
+
+def _described(description: str) -> Callable[[], None]:
     def stand_in() -> None:
         pass
 
-    stand_in.__doc__ = (ast.get_docstring(found) or "").partition("\n")[0]
+    stand_in.__doc__ = description
     return stand_in
+
+
+def _documentation(module: str, function: str | None = None) -> str:
+    """The first line of the docstring of a command, or of a module of commands, without importing it."""
+    node: Any = ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
+    if function is not None:
+        node = next(x for x in node.body if isinstance(x, ast.FunctionDef) and x.name == function)
+    return (ast.get_docstring(node) or "").partition("\n")[0]
 
 
 def _one_line(error: BaseException) -> str:

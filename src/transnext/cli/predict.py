@@ -1,28 +1,21 @@
 """`transnext predict IMAGE ...`."""
 
-import hashlib
-import itertools
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
 import tyro
 from rich.console import Console
 
 from transnext.atomic import check_writable, replacing, write_atomically
 from transnext.choices import DEFAULT_MODEL
+from transnext.cli.pictures import marked_folder, picture_files
 
 if TYPE_CHECKING:
     from transnext.predict import ImagePrediction
 
 _TOP_K = 3
 """Classes that are named unless another number is asked for."""
-
-_MAX_STEM = 133
-"""Longest name of a picture before "-looks.png", bytes: file systems take names of 255, some of 143."""
 
 
 def predict(
@@ -67,7 +60,7 @@ def predict(
     for file in files:
         if not is_url(file) and not Path(file).exists():
             raise FileNotFoundError(f"no file {file}")
-    pictures = iter(() if look is None else _pictures(look, images, found))
+    pictures = iter(() if look is None else picture_files(look, images, found, "-looks.png"))
     predictor = Predictor(model, image_size=image_size, device=pick_device(device))
     options: dict[str, Any] = {} if look is None else {"look": True}
     if top_k is not None or predictor.loaded.class_names:
@@ -94,51 +87,11 @@ def predict(
         raise ValueError(f"none of the {len(files)} images could be read")
 
 
-def _pictures(folder: Path, given: Sequence[str], found: Sequence[Sequence[str]]) -> list[Path]:
-    """A file for the picture of each image, no two the same and none an image itself.
-
-    They lie below the folder as the images lie below what all that was given has in common.
-    """
-    from transnext.inputs import is_url
-
-    files = [Path(os.path.abspath(f)) for group in found for f in group if not is_url(f)]  # noqa: PTH100
-    folders = [os.path.abspath(f) for f in given if Path(f).is_dir()]  # noqa: PTH100
-    try:
-        root = os.path.commonpath([*folders, *(file.parent for file in files)])
-    except ValueError:  # web addresses alone, or drives of Windows
-        root = ""
-    taken = {str(file).casefold() for file in files}
-    pictures = []
-    for name in (name for group in found for name in group):
-        file = Path(urlsplit(name).path if is_url(name) else os.path.abspath(name))  # noqa: PTH100
-        below = Path() if is_url(name) or not root else file.parent.relative_to(root)
-        for ending in itertools.chain(("", file.suffix), (f"{file.suffix}-{i}" for i in itertools.count(2))):
-            picture = folder / below / f"{_shortened(file.stem + ending)}-looks.png"
-            key = os.path.abspath(picture).casefold()  # noqa: PTH100 - some file systems do not tell cases apart
-            if key not in taken:
-                break
-        taken.add(key)
-        pictures.append(picture)
-    return pictures
-
-
-def _shortened(stem: str) -> str:
-    """A name that any disk takes: a long one is cut off, with a hash that keeps it apart from others."""
-    encoded = os.fsencode(stem)
-    if len(encoded) <= _MAX_STEM:
-        return stem
-    return f"{encoded[: _MAX_STEM - 17].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:16]}"
-
-
 def _draw(picture: Path, prediction: "ImagePrediction") -> None:
     from transnext.explain import overlay
 
     assert prediction.image is not None
     assert prediction.heat is not None
-    if not picture.parent.exists():
-        from transnext.data.image_files import OUTPUT_MARK
-
-        picture.parent.mkdir(parents=True)
-        (picture.parent / OUTPUT_MARK).touch()
+    marked_folder(picture.parent)
     with replacing(picture) as temporary:
         overlay(prediction.image, prediction.heat, position=(0.5, 0.5)).save(temporary, format="PNG")

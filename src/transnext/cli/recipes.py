@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from transnext.config import TrainConfig
-from transnext.tasks.classification.recipes import RECIPES, recipe
+from transnext.tasks.recipes import MODULES, recipe, recipes_of
 
 
 def recipes(name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None) -> None:
-    """List the recipes of `transnext train --recipe NAME`, or show one with all its values.
+    """List the recipes of `transnext [detect] train --recipe NAME`, or show one with all its values.
 
     Args:
         name: The recipe to show; a list of all by default.
@@ -29,7 +29,7 @@ def _list() -> Table:
     table.add_column("model", no_wrap=True)
     for column in ("pixels", "epochs", "batch", "lr", "drop path"):
         table.add_column(column, justify="right", no_wrap=True)
-    for name in RECIPES:
+    for name in (name for task in MODULES for name in recipes_of(task)):
         config = recipe(name, "DATA")
         cells = (_image_size(config), config.epochs, config.batch_size, config.optim.lr, config.start.drop_path)
         table.add_row(name, _purpose(name), config.model, *map(_text, cells))
@@ -38,7 +38,7 @@ def _list() -> Table:
 
 def _values(name: str) -> Table:
     config = recipe(name, "DATA").options()
-    defaults = TrainConfig.of(data="DATA").options()
+    defaults = TrainConfig.of(task=config["task"], data="DATA").options()
     table = Table("option", "value", "without a recipe", title=f"{name}: {_purpose(name)}")
     for option, value in config.items():
         if option == "task":
@@ -50,7 +50,8 @@ def _values(name: str) -> Table:
 
 
 def _purpose(name: str) -> str:
-    return (getdoc(RECIPES[name]) or "").splitlines()[0].rstrip(".")
+    functions = {name: function for task in MODULES for name, function in recipes_of(task).items()}
+    return (getdoc(functions[name]) or "").splitlines()[0].rstrip(".")
 
 
 def _image_size(config: TrainConfig) -> int:

@@ -2,15 +2,15 @@
 
 import signal
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Collection, Sequence
+from typing import Annotated, Any
 
 import tyro
 
 from transnext.cli.process import keep_freed_memory
 from transnext.config import TrainConfig
 from transnext.tasks.classification.config import ClassificationConfig
-from transnext.tasks.classification.recipes import recipe as named_recipe
+from transnext.tasks.recipes import recipe as named_recipe
 
 
 def train(
@@ -28,6 +28,11 @@ def train(
             Options that are not given are then those of the run.
         accept_changed: What may be others than the run was started with, for example data, epochs or lr.
     """
+    run(config, resume, accept_changed)
+
+
+def run(config: TrainConfig[Any], resume: str, accept_changed: Collection[str]) -> None:
+    """Trains; a run that is interrupted ends the process with the status that shells expect."""
     from transnext.engine.trainer import train as run_training
 
     keep_freed_memory()
@@ -36,26 +41,33 @@ def train(
         sys.exit(130)
 
 
-def recipe_defaults(args: Sequence[str]) -> TrainConfig | None:
+def defaults(args: Sequence[str], task: str) -> TrainConfig[Any] | None:
     """The values of options that command-line arguments leave out; None for those of `TrainConfig`.
 
     They are those of the recipe that the arguments name, without its data, or of the run that they resume. They have to
     be known before the arguments are parsed, whose defaults they are.
 
+    Args:
+        args: The command, "train", and its arguments.
+        task: Name of the task.
+
     Raises:
-        ValueError: There is no such recipe, or the run cannot be read.
+        ValueError: There is no such recipe, the run cannot be read, or it is one of another task.
     """
-    if not args or args[0] != "train":
-        return None
     name, resume, output = (_value_of(option, args) for option in ("--recipe", "--resume", "--output"))
     if name is not None:
-        return named_recipe(name, data=tyro.MISSING)
-    if resume in (None, "never"):
-        return None
-    from transnext.engine.resume import config_of_run, parse_resume  # imports PyTorch, for which --help need not wait
-    from transnext.engine.run_folder import RunFolder
+        return named_recipe(name, data=tyro.MISSING, task=task)
+    found = None
+    if resume not in (None, "never"):
+        from transnext.engine.resume import config_of_run, parse_resume  # imports PyTorch: --help need not wait for it
+        from transnext.engine.run_folder import RunFolder
 
-    return config_of_run(parse_resume(resume), RunFolder(output or TrainConfig.output))
+        found = config_of_run(parse_resume(resume), RunFolder(output or TrainConfig.output))
+    if found is not None and found.task_name != task:
+        raise ValueError(f"{output or TrainConfig.output} is a run of {found.task_name}, not of {task}")
+    if found is None and task != "classification":
+        return TrainConfig.of(task=task, data=tyro.MISSING)
+    return found
 
 
 def _value_of(option: str, args: Sequence[str]) -> str | None:

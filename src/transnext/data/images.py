@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from transnext.data.names import printable
-from transnext.errors import reason_of
+from transnext.errors import one_line, reason_of
 
 MAX_PIXELS = 2**29
 """Images with more pixels than this are refused: as RGB they would need more than 2 GB."""
@@ -149,7 +149,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             late = image.format != "PNG" or _has_late_metadata(stream)
             orientation = _orientation(image) if late else _orientation_so_far(image)
         except Exception as error:  # damaged data may raise anything
-            raise UnreadableImage(name, _one_line(error)) from None
+            raise UnreadableImage(name, one_line(error)) from None
     orientation = orientation if orientation in _ORIENTATIONS else 1
     stored = (image.height, image.width)
     if image.format == "TIFF" and orientation >= 5:  # Pillow gives the upright size of these alone

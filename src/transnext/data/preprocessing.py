@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from transnext.choices import CropMode, PlaceMode
-from transnext.config import ImageConfig
 from transnext.data.transforms import Normalise, Transform, eval_transform, min_side_for, train_transform
 from transnext.limits import MAX_SIDE, check_number
 
@@ -55,11 +54,6 @@ class Preprocessing:
         if crop_mode is not None:
             config["crop_mode"] = crop_mode
         return cls.from_mapping(config)
-
-    @classmethod
-    def of_images(cls, model: nn.Module, images: ImageConfig) -> "Preprocessing":
-        """What timm's configuration of the model says, except for what the options of a training run say."""
-        return cls.of_model(model, images.image_size, images.crop_pct, images.crop_mode)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "Preprocessing":
@@ -122,19 +116,21 @@ class Preprocessing:
             self.crop_mode,  # type: ignore[arg-type]
         )
 
-    def training(self, images: ImageConfig) -> tuple[Transform, int]:
-        """The random transform of training images, and the `min_side` that suits it."""
+    def training(
+        self, *, crop_scale: tuple[float, float], hflip: float, auto_augment: str, color_jitter: float
+    ) -> tuple[Transform, int]:
+        """The random transform of training images, and the `min_side` that suits it; see `train_transform`."""
         transform = train_transform(
             self.input_size,
             self.mean,
             self.std,
             self.interpolation,
-            crop_scale=images.crop_scale,
-            hflip=images.hflip,
-            auto_augment=images.auto_augment or None,
-            color_jitter=images.color_jitter,
+            crop_scale=crop_scale,
+            hflip=hflip,
+            auto_augment=auto_augment or None,
+            color_jitter=color_jitter,
         )
-        return transform, min_side_for(self.input_size, math.sqrt(images.crop_scale[0]))
+        return transform, min_side_for(self.input_size, math.sqrt(crop_scale[0]))
 
     def normalise(self, device: torch.device | str = "cpu") -> Normalise:
         """From a batch of bytes to normalised float32."""

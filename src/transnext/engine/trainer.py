@@ -234,6 +234,8 @@ class Trainer:
             self._save_weights(None)
         if changed or not inside:
             self._checkpoint(alone=changed)
+        for line in self.task.notes:
+            self.display.line(line)
         for line in run_lines(self.config.model, self.model, self.preprocessing, self.splits, self.batching):
             self.display.line(line)
         if path is not None:

@@ -92,6 +92,10 @@ class Backbone(nn.Module):
         """The sizes that position biases depend on, as arguments; none for models of others."""
         return trained_sizes(self.net)
 
+    def args(self) -> dict[str, Any]:
+        """Arguments that, with the name, build the backbone again, plain values."""
+        return {"strides": self.strides, **self._args, **self.sizes()}
+
     def load_weights(self, path: str | Path) -> None:
         """Takes the backbone of a checkpoint: of a classifier, a detector or a segmenter.
 

@@ -13,7 +13,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._builder import resolve_pretrained_cfg
 from torch import nn
 
-from transnext.models.checkpoint import accept_checkpoint_keys, load_pretrained_weights
+from transnext.models.checkpoint import accept_checkpoint_keys, load_pretrained_weights, read_checkpoint
 from transnext.models.transnext import TransNeXt, last_map_size, size_pair
 
 
@@ -232,3 +232,17 @@ def create(name: str, args: Mapping[str, Any], **kwargs: Any) -> nn.Module:
             raise
         raise ValueError(f"{error} `transnext models` lists the weights that there are") from None
     return model
+
+
+def pretrain_size(name: str, checkpoint: str | Path) -> Any:
+    """The resolution that the weights of a checkpoint were pre-trained at, whatever size they are to be tuned at.
+
+    Args:
+        name: Name of the model, asked where the checkpoint does not say it.
+        checkpoint: The file.
+    """
+    saved = read_checkpoint(checkpoint).metadata.get("model_args") or {}
+    # A detector or segmenter keeps the arguments of its backbone apart.
+    found = saved.get("backbone", saved).get("pretrain_size")
+    config = timm.get_pretrained_cfg(name)
+    return found or PRETRAIN_SIZES.get(name) or (config and config.input_size[-2:])

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from transnext.config import TrainConfig, task_config
-from transnext.data import Batch, Frame, LabelledImages, Source, class_targets
+from transnext.data import Batch, Frame, LabelledImages, Sample, Source, class_targets
 from transnext.data.preprocessing import Preprocessing
 from transnext.models.checkpoint import read_checkpoint
 from transnext.report.parts import Metric, Result, Section
@@ -141,10 +141,12 @@ class Task(ABC):
 
     Attributes:
         metadata: What checkpoints keep of it beside its name, for example the names of the classes.
+        notes: What a user is to be told before training, a line each: of the data, of the first weights.
     """
 
     name: ClassVar[str]
     metadata: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list, compare=False)
 
     @classmethod
     @abstractmethod
@@ -183,31 +185,33 @@ class Task(ABC):
 
     def preprocessing(self, net: nn.Module, config: TrainConfig[Any]) -> Preprocessing:
         """What the network's images must look like."""
-        return Preprocessing.of_images(net, config.images)
+        return Preprocessing.of_model(net, config.images.image_size)
 
     def images(
         self, source: Source, preprocessing: Preprocessing, training: TrainConfig[Any] | None = None
     ) -> LabelledImages:
-        """The images of a source as the network wants them; with a configuration, at random as in training."""
-        if training is None:
-            return LabelledImages(source, preprocessing.transform(), preprocessing.min_side())
-        return LabelledImages(source, *preprocessing.training(training.images))
+        """The images of a source as the network wants them.
+
+        Args:
+            source: The images.
+            preprocessing: What the network's images must look like.
+            training: For training the configuration, which may say how images are augmented.
+        """
+        return LabelledImages(source, preprocessing.transform(), preprocessing.min_side())
 
     def collate(self, targets: Sequence[Any]) -> Any:
         """The targets of a batch together; those of training can be moved by `.to(device)`."""
         return class_targets(targets)
 
-    def place(self, picture: Image.Image, preprocessing: Preprocessing) -> tuple[Tensor, Frame | None]:
-        """A picture to be asked about as the network sees it.
+    def sample(self, picture: Image.Image, preprocessing: Preprocessing, index: int) -> Sample:
+        """A picture to be asked about as the network sees it, without a target.
 
         Args:
             picture: RGB, upright.
             preprocessing: What the network's images must look like.
-
-        Returns:
-            uint8 `[3, H, W]`, and how it relates to the picture where answers have places.
+            index: Its place in the call.
         """
-        return _transform(preprocessing)(picture), None
+        return Sample(_transform(preprocessing)(picture), None, index)
 
     def min_side(self, preprocessing: Preprocessing) -> int | None:
         """The shorter side, pixels, below which a picture to be asked about must not be shrunk when it is read; None to
@@ -368,7 +372,10 @@ DEFAULT_TASK = "classification"
 _OF_EVERY_TASK = {"architecture", "model_args", "preprocessing", "epoch", "task"}
 WHOLE = "all"
 """The split that has all images of data that come without splits."""
-TASKS = {"classification": "transnext.tasks.classification.task:Classification"}
+TASKS = {
+    "classification": "transnext.tasks.classification.task:Classification",
+    "detection": "transnext.tasks.detection.task:Detection",
+}
 """The class of each task; imported when it is needed."""
 
 

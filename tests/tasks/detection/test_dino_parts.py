@@ -21,13 +21,13 @@ from transnext.tasks.detection.dino.matching import Objects, match
 from transnext.tasks.detection.dino.model import STRIDES, Dino, dino
 from transnext.tasks.detection.dino.official import (
     args_of_released,
+    from_released,
     load_released,
-    lr_scale,
     released_name,
-    to_ours,
     to_released,
 )
 from transnext.tasks.detection.dino.queries import Levels, box_positions
+from transnext.tasks.detection.dino.rates import lr_scale
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -266,7 +266,7 @@ def test_released_names_go_both_ways(net: Dino) -> None:
         net.decoder.layers[1].self_attn.k_proj.weight,
     )
     tables = {"backbone.relative_pos_index1": torch.zeros(3), "backbone.relative_coords_table2": torch.zeros(3)}
-    back = to_ours(released | tables)
+    back = from_released(released | tables)
     assert back.keys() == weights.keys()
     assert all(torch.equal(back[name], weights[name]) for name in weights)
 

@@ -4,11 +4,12 @@ No code of a file is ever run. Files written here are safetensors with our param
 to build the model again.
 """
 
-from transnext.models.checkpoint.guessing import guess_variant
+from transnext.models.checkpoint.guessing import architecture_of, guess_variant
 from transnext.models.checkpoint.loading import load_checkpoint, model_from_checkpoint
 from transnext.models.checkpoint.pretrained import (
     accept_checkpoint_keys,
     checkpoint_filter_fn,
+    download,
     load_pretrained_weights,
 )
 from transnext.models.checkpoint.reading import Checkpoint, CheckpointError, read_checkpoint, read_tensors
@@ -18,8 +19,10 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "accept_checkpoint_keys",
+    "architecture_of",
     "checkpoint_filter_fn",
     "convert_checkpoint",
+    "download",
     "guess_variant",
     "load_checkpoint",
     "load_pretrained_weights",

@@ -9,6 +9,8 @@ from typing import Any
 import timm
 from torch import Tensor
 
+from transnext.models.official import adapt_official_keys
+
 
 def guess_variant(state_dict: Mapping[str, Tensor]) -> str | None:
     """The registered variant whose parameters have these shapes, whatever the number of classes.
@@ -23,6 +25,13 @@ def guess_variant(state_dict: Mapping[str, Tensor]) -> str | None:
     if not found["depths"]:
         return None
     return next((name for name in timm.list_models("transnext_*") if _outline_of_variant(name) == found), None)
+
+
+def architecture_of(weights: Mapping[str, Tensor]) -> str | None:
+    """The registered variant that is the backbone in a state dict of any model, whatever its names; None if none."""
+    renamed = dict(weights)
+    adapt_official_keys(renamed)
+    return guess_variant(renamed)
 
 
 def looks_like(state_dict: Mapping[str, Tensor]) -> str:

@@ -89,21 +89,50 @@ def accept_checkpoint_keys(model: nn.Module, state_dict: dict[str, Any], prefix:
     state_dict.update({inner + key: value for key, value in without_absent_parts(weights, target).items()})
 
 
-def _download(config: Any, cache_dir: str | Path | None) -> Path:
+def download(
+    repository: str,
+    filename: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    otherwise: str = "pass a local file",
+) -> Path:
+    """A file of the hub, fetched once and kept.
+
+    Args:
+        repository: Its owner and name.
+        filename: The file in it.
+        revision: Branch, tag or commit; the newest if None.
+        cache_dir: Where downloads are kept; the hub's usual place if None.
+        otherwise: What to do without the hub, for errors.
+
+    Raises:
+        CheckpointError: It is neither in the cache nor can it be had.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    repository, _, revision = config.hf_hub_id.partition("@")
-    what = f"{config.hf_hub_filename} of {repository} on the hub"
+    what = f"{filename} of {repository} on the hub"
     try:
-        return Path(hf_hub_download(repository, config.hf_hub_filename, revision=revision or None, cache_dir=cache_dir))
+        return Path(hf_hub_download(repository, filename, revision=revision, cache_dir=cache_dir))
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
-            f"{what} is not in the cache, and the hub cannot be reached: connect once, or pass a local file with "
-            f"pretrained_cfg_overlay={{'file': ...}} ({first_line(error)})"
+            f"{what} is not in the cache, and the hub cannot be reached: connect once, or {otherwise} "
+            f"({first_line(error)})"
         ) from error
     except (EntryNotFoundError, RepositoryNotFoundError) as error:
         raise CheckpointError(f"{what} does not exist ({first_line(error)})") from error
     # The HTTP library behind the hub's client changes between versions, and its errors with it.
     except Exception as error:
         raise CheckpointError(f"{what} could not be downloaded: {first_line(error)}") from error
+
+
+def _download(config: Any, cache_dir: str | Path | None) -> Path:
+    repository, _, revision = config.hf_hub_id.partition("@")
+    return download(
+        repository,
+        config.hf_hub_filename,
+        revision=revision or None,
+        cache_dir=cache_dir,
+        otherwise="pass a local file with pretrained_cfg_overlay={'file': ...}",
+    )

@@ -12,22 +12,6 @@ Recipe = Callable[..., TrainConfig]
 """Takes the data, and the run folder if another than `runs/` and the name is wanted."""
 
 
-def recipe(name: str, data: str, output: str | None = None) -> TrainConfig:
-    """The configuration of a named recipe.
-
-    Args:
-        name: One of `RECIPES`.
-        data: As in `TrainConfig`.
-        output: Run folder; `runs/` and the name by default.
-
-    Raises:
-        ValueError: There is no such recipe.
-    """
-    if name not in RECIPES:
-        raise ValueError(f"no recipe is called {name!r}: choose one of {', '.join(RECIPES)}")
-    return RECIPES[name](data) if output is None else RECIPES[name](data, output)
-
-
 def micro_in1k(data: str, output: str = "runs/micro_in1k") -> TrainConfig:
     """ImageNet-1K from scratch; published: 82.5 %."""
     return _in1k(data, output, "transnext_micro", drop_path=0.15)

@@ -6,14 +6,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import timm
 from torch import Tensor, nn
 
 from transnext.config import TrainConfig
 from transnext.data import NAMED_SETS, LabelledImages, Source, open_dataset
 from transnext.data.preprocessing import Preprocessing
-from transnext.models.checkpoint import load_checkpoint, read_checkpoint
-from transnext.models.variants import PRETRAIN_SIZES, create, trained_sizes
+from transnext.models.checkpoint import load_checkpoint
+from transnext.models.variants import create, pretrain_size, trained_sizes
 from transnext.report.parts import Section
 from transnext.tasks.classification.align import aligned, namings
 from transnext.tasks.classification.answers import ImagePrediction, check_classifier, classify
@@ -48,7 +47,7 @@ class Classification(Task):
         args: dict[str, Any] = {
             "num_classes": len(self.class_names),
             "drop_path_rate": config.start.drop_path,
-            "drop_rate": config.start.dropout,
+            "drop_rate": config.task.dropout,
         }
         if saved_args is not None:
             return create(config.model, {**args, **saved_args})
@@ -56,7 +55,7 @@ class Classification(Task):
         if ours and config.images.image_size is not None:
             args["img_size"] = config.images.image_size
         if ours and config.start.checkpoint is not None:
-            args["pretrain_size"] = _pretrain_size(config.start.checkpoint, config.model)
+            args["pretrain_size"] = pretrain_size(config.model, config.start.checkpoint)
         model = create(config.model, args, pretrained=config.start.pretrained)
         if config.start.checkpoint is not None:
             load_checkpoint(model, config.start.checkpoint, new_head=True)
@@ -78,7 +77,18 @@ class Classification(Task):
         """See `Task.images`."""
         if training is None:
             return super().images(source, preprocessing)
-        return ErasedImages(source, *preprocessing.training(training.images), erasing=training.task.erasing)
+        own = training.task
+        transform, min_side = preprocessing.training(
+            crop_scale=own.crop_scale,
+            hflip=training.images.hflip,
+            auto_augment=own.auto_augment,
+            color_jitter=own.color_jitter,
+        )
+        return ErasedImages(source, transform, min_side, erasing=own.erasing)
+
+    def preprocessing(self, net: nn.Module, config: TrainConfig[Any]) -> Preprocessing:
+        """See `Task.preprocessing`."""
+        return Preprocessing.of_model(net, config.images.image_size, config.task.crop_pct, config.task.crop_mode)
 
     def objective(self, net: nn.Module, preprocessing: Preprocessing, config: TrainConfig[Any]) -> Objective:
         """See `Task.objective`."""
@@ -119,10 +129,3 @@ class Classification(Task):
         from transnext.tasks.classification.present import sections_of  # imports matplotlib, which training needs not
 
         return sections_of(results, self.class_names, look)
-
-
-def _pretrain_size(checkpoint: str, name: str) -> Any:
-    """The resolution that the weights of a checkpoint were pre-trained at, whatever size they are to be tuned at."""
-    saved = read_checkpoint(checkpoint).metadata.get("model_args") or {}
-    config = timm.get_pretrained_cfg(name)
-    return saved.get("pretrain_size") or PRETRAIN_SIZES.get(name) or (config and config.input_size[-2:])

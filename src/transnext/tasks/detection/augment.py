@@ -71,10 +71,10 @@ class Augmentation:
     @classmethod
     def of(cls, task: DetectionConfig, images: ImageConfig) -> Augmentation:
         """What the options of a training run ask for; without `color_jitter` or `hflip` no preset has these."""
-        distort = images.color_jitter > 0
+        distort = task.color_jitter > 0
         presets = {
             "none": cls(),
-            "light": cls(jitter=(0.8, 1.25), colour=images.color_jitter, visible=0.2),
+            "light": cls(jitter=(0.8, 1.25), colour=task.color_jitter, visible=0.2),
             "released": {
                 "mask_rcnn": cls(),
                 "dino": cls(dino=True),

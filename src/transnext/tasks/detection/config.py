@@ -28,6 +28,9 @@ class DetectionConfig:
     augment: Preset = "light"
     """How pictures are changed at random: light (flip, scale, colour), released (as the detector was published), strong
     (large-scale jitter, crops, zooming out, colour, copy-paste), or none."""
+    color_jitter: float = 0.4
+    """Strength of random brightness, contrast and saturation of the light preset, 0..1; 0 also takes the others' away.
+    """
     jitter: tuple[float, float] | None = None
     """Smallest and largest random scale, relative to the size in evaluation; by default the preset's."""
     copy_paste: float | None = None
@@ -43,7 +46,7 @@ class DetectionConfig:
 
     def __post_init__(self) -> None:
         """Refuses values that cannot work."""
-        check_numbers(self, 0, 1, names=("copy_paste", "repeat_factor", "threshold"))
+        check_numbers(self, 0, 1, names=("color_jitter", "copy_paste", "repeat_factor", "threshold"))
         check_numbers(self, 32, MAX_SIDE, names=("train_tiles",))
         check_numbers(self, 1, names=("max_detections",))
         if self.jitter is not None and not 0.01 <= self.jitter[0] <= self.jitter[1] <= 10:

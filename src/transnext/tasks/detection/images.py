@@ -14,7 +14,7 @@ from transnext.config import TrainConfig
 from transnext.data.instances import Annotation, InstanceBatch, Instances
 from transnext.data.joint import canvas_of, place, place_padded, reading_factor, to_bytes
 from transnext.data.preprocessing import Preprocessing
-from transnext.data.sample import Frame, LabelledImages, Sample, Skipped, Source
+from transnext.data.sample import LabelledImages, Sample, Skipped, Source
 from transnext.tasks.detection.augment import Augmentation, objects_in
 from transnext.tasks.detection.config import DetectionConfig
 from transnext.tasks.detection.copy_paste import paste
@@ -71,8 +71,7 @@ class DetectionImages(LabelledImages):
             return found
         picture, annotation = found
         if self.augmentation is None:
-            image, frame = place(picture, self.preprocessing, annotation.size)
-            return self._sample(image, annotation, index, frame)
+            return placed_sample(picture, self.preprocessing, index, annotation)
         shown, objects = self._view(picture, annotation, self.augmentation)
         if random.random() < self.augmentation.copy_paste:
             shown, objects = self._with_objects_of_another(shown, objects, self.augmentation)
@@ -108,9 +107,24 @@ class DetectionImages(LabelledImages):
         other, others = self._view(*found, augmentation)
         return paste(shown, objects, other, others, fill=self._fill, visible=augmentation.visible)
 
-    def _sample(self, image: Tensor, target: Annotation | Instances, index: int, frame: Frame | None = None) -> Sample:
+    def _sample(self, image: Tensor, target: Instances, index: int) -> Sample:
         canvas = canvas_of((image.shape[1], image.shape[2]), self.preprocessing)
-        return Sample(image, target, index, frame, canvas)
+        return Sample(image, target, index, canvas=canvas)
+
+
+def placed_sample(
+    picture: Image.Image, preprocessing: Preprocessing, index: int, annotation: Annotation | None = None
+) -> Sample:
+    """All of a picture as a network sees it, in evaluation or when it is asked.
+
+    Args:
+        picture: In mode `RGB`, perhaps shrunk when it was read.
+        preprocessing: With a `crop_mode` that keeps all of a picture.
+        index: Its place among the pictures.
+        annotation: What is in it, which becomes the target as it is.
+    """
+    image, frame = place(picture, preprocessing, None if annotation is None else annotation.size)
+    return Sample(image, annotation, index, frame, canvas_of((image.shape[1], image.shape[2]), preprocessing))
 
 
 def collate_objects(targets: Sequence[Annotation | Instances]) -> InstanceBatch | list[Annotation]:

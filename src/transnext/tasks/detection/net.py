@@ -42,13 +42,17 @@ class DetectionNet(nn.Module, ABC):
     processes (`mean_over_processes`), so that the gradients of several processes average to those of one.
 
     Attributes:
+        detector: Its name, a key of `nets.DETECTORS`.
         num_classes: Classes.
         with_masks: It tells outlines, too.
+        max_detections: Most objects that `detect` gives of an image; may be changed.
         backbone: Its `transnext.models.backbone.Backbone`.
     """
 
+    detector: str
     num_classes: int
     with_masks: bool
+    max_detections: int
     backbone: Backbone
 
     @abstractmethod
@@ -80,6 +84,10 @@ class DetectionNet(nn.Module, ABC):
     def no_weight_decay(self) -> set[str]:
         """Names of parameters not to decay, beside biases and one-dimensional ones."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+    def slow_parameters(self) -> set[str]:
+        """Names of the parameters that train at the rate of the backbone, where it has one of its own."""
+        return {name for name, _ in self.named_parameters() if name.startswith("backbone.")}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that give each parameter its layer, in timm's notation; all of the head is the last layer.

@@ -1,6 +1,6 @@
 """Detectors by name, imported when they are built."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -14,20 +14,36 @@ class Detector(NamedTuple):
     Attributes:
         builder: Module and function.
         strides: Of the maps that it takes, by the number of scales; None for the one number of most.
+        classes: Module that has its `replace_classes`.
+        official: Module that knows the released names of its parameters; None if there are no released weights.
         masks: It can tell outlines.
     """
 
     builder: str
     strides: dict[int | None, tuple[int, ...]]
+    classes: str
+    official: str | None = None
     masks: bool = False
 
 
+_ROOM = "transnext.tasks.detection"
+
+
 DETECTORS = {
-    "mask_rcnn": Detector("transnext.tasks.detection.mask_rcnn.model:mask_rcnn", {None: (4, 8, 16, 32)}, masks=True),
-    "dino": Detector(
-        "transnext.tasks.detection.dino.model:dino", {None: (8, 16, 32), 4: (8, 16, 32), 5: (4, 8, 16, 32)}
+    "mask_rcnn": Detector(
+        f"{_ROOM}.mask_rcnn.model:mask_rcnn",
+        {None: (4, 8, 16, 32)},
+        f"{_ROOM}.mask_rcnn.classes",
+        f"{_ROOM}.mask_rcnn.official",
+        masks=True,
     ),
-    "d_fine": Detector("transnext.tasks.detection.d_fine:d_fine", {None: (8, 16, 32)}),
+    "dino": Detector(
+        f"{_ROOM}.dino.model:dino",
+        {None: (8, 16, 32), 4: (8, 16, 32), 5: (4, 8, 16, 32)},
+        f"{_ROOM}.dino.classes",
+        f"{_ROOM}.dino.official",
+    ),
+    "d_fine": Detector(f"{_ROOM}.d_fine:d_fine", {None: (8, 16, 32)}, f"{_ROOM}.d_fine"),
 }
 
 
@@ -91,4 +107,21 @@ def build_net(
         args["scales"] = scales
     module, _, function = known.builder.partition(":")
     build: Callable[..., DetectionNet] = getattr(import_module(module), function)
-    return build(backbone, num_classes, **args)
+    net = build(backbone, num_classes, **args)
+    net.detector = detector
+    return net
+
+
+def replace_classes(net: DetectionNet, old_names: Sequence[str], new_names: Sequence[str]) -> list[str]:
+    """Gives a detector other classes, in place; what it knows of those that it had, by name, it keeps.
+
+    Args:
+        net: The detector.
+        old_names: Its classes.
+        new_names: Those that it is to have; case makes no difference.
+
+    Returns:
+        Those of the new names that it had; of the others the weights are new.
+    """
+    kept: list[str] = import_module(DETECTORS[net.detector].classes).replace_classes(net, old_names, new_names)
+    return kept

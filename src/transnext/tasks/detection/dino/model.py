@@ -29,6 +29,7 @@ from transnext.tasks.detection.dino.layers import (
 from transnext.tasks.detection.dino.losses import losses_of_outputs
 from transnext.tasks.detection.dino.matching import Objects, match
 from transnext.tasks.detection.dino.queries import Levels
+from transnext.tasks.detection.dino.rates import lr_scale
 from transnext.tasks.detection.net import DetectionNet, Found, mean_over_processes
 
 STRIDES = {4: (8, 16, 32), 5: (4, 8, 16, 32)}
@@ -183,6 +184,10 @@ class Dino(DetectionNet):
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are not decayed, beside those of one dimension."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+    def slow_parameters(self) -> set[str]:
+        """See `DetectionNet.slow_parameters`: not all of the backbone, as in the released configurations."""
+        return {name for name, _ in self.named_parameters() if lr_scale(name) < 1}
 
     def losses(self, images: Tensor, sizes: Tensor, targets: Sequence[Instances]) -> dict[str, Tensor]:
         """See `DetectionNet.losses`; named as in the released training.

@@ -36,11 +36,9 @@ _BRANCHES = (
     ("dn_query_generator.label_embedding.", "label_embedding."),
 )
 _HEADS = 8
-_BACKBONE_RATE = 0.1
-_FULL_RATE = ("backbone.patch_embed4.", "backbone.norm4.")
 
 
-def to_ours(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_released(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Released weights under our names; index tables of the backbone, which we have no use for, are left out."""
     weights: dict[str, Tensor] = {}
     for key, tensor in state_dict.items():
@@ -87,7 +85,7 @@ def load_released(net: Dino, state_dict: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: They do not fit.
     """
-    weights, expected = to_ours(state_dict), net.state_dict()
+    weights, expected = from_released(state_dict), net.state_dict()
     wrong = {
         "missing": [key for key in expected if key not in weights],
         "unexpected": [key for key in weights if key not in expected],
@@ -131,17 +129,6 @@ def args_of_released(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         "ffn_dim": shape("encoder.layers.0.ffn.layers.0.0.weight")[0],
         "num_queries": num_queries,
     }
-
-
-def lr_scale(name: str) -> float:
-    """The part of the learning rate that a parameter of a `Dino` has in the released training.
-
-    A tenth in the backbone, except for the patch embedding and the norm of the last stage of a TransNeXt, which the
-    released configurations pass over.
-    """
-    if not name.startswith("backbone."):
-        return 1.0
-    return 1.0 if released_key(name).startswith(_FULL_RATE) else _BACKBONE_RATE
 
 
 def _renamed(key: str, *, ours: bool) -> str:

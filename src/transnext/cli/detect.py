@@ -1,0 +1,150 @@
+"""Find objects in images: train, evaluate and use detectors."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from transnext.atomic import check_writable
+from transnext.cli.check import check
+from transnext.cli.eval import evaluate as evaluate_model
+from transnext.cli.train import run
+from transnext.config import TrainConfig
+from transnext.tasks.detection.config import DetectionConfig
+
+__all__ = ["check", "evaluate", "predict", "train"]
+
+
+def train(
+    config: Annotated[TrainConfig[DetectionConfig], tyro.conf.arg(name="")],
+    recipe: str | None = None,
+    resume: Annotated[str, tyro.conf.arg(metavar="auto|never|CHECKPOINT")] = "never",
+    accept_changed: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[OPTION ...]")] = (),
+    preview: Path | None = None,
+) -> None:
+    """Train a detector, evaluate it on every split and write a report.
+
+    DATA are images with boxes or outlines: COCO JSON, YOLO text files or Pascal VOC, found by what is there.
+
+    Args:
+        config: What to train, on what and how.
+        recipe: Take the values of a recipe for the options that are not given; `transnext recipes` lists them.
+        resume: Go on with the run in --output: auto from its newest whole checkpoint, or from the one at this path.
+            Options that are not given are then those of the run.
+        accept_changed: What may be others than the run was started with, for example data, epochs or lr.
+        preview: Write a page of training images with their objects, as the network will see them, and end.
+    """
+    if preview is None:
+        run(config, resume, accept_changed)
+        return
+    check_writable(preview)
+    from transnext.tasks.detection.previewing import write_preview
+
+    number = write_preview(config, preview)
+    Console(soft_wrap=True, highlight=False).print(f"{number} training pictures: {preview}", markup=False)
+
+
+def evaluate(
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
+    splits: tuple[str, ...] = (),
+    image_size: int | None = None,
+    batch_size: int = 8,
+    workers: int = 1,
+    device: str = "auto",
+    val_fraction: float | None = None,
+    seed: int | None = None,
+    json_file: Path | None = None,
+) -> None:
+    """Measure a detector on a data set: COCO's numbers for boxes and outlines, and the best threshold.
+
+    Args:
+        model: A run folder, a checkpoint of ours or of the released code, or the name of a released detector.
+        data: A folder, a COCO file or a data.yaml.
+        splits: Which splits; all by default.
+        image_size: Side that images are brought to, pixels; the trained one by default.
+        batch_size: Images in a forward pass.
+        workers: Processes that read images.
+        device: auto, cpu, cuda or mps.
+        val_fraction: Share held out where the data come without splits; by default as in training, for the data that
+            the model was trained on.
+        seed: Decides what is held out; by default as in training.
+        json_file: Also write the results, all of COCO's numbers, those of each class and the confusion, to this file.
+    """
+    evaluate_model(
+        model,
+        data,
+        splits,
+        image_size=image_size,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        val_fraction=val_fraction,
+        seed=seed,
+        json_file=json_file,
+    )
+
+
+def predict(
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")],
+    model: str,
+    threshold: float | None = None,
+    classes: tuple[str, ...] | None = None,
+    masks: bool = True,
+    tile: int | None = None,
+    overlap: float = 0.2,
+    track: bool = False,
+    image_size: int | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    save: Path | None = None,
+    json_file: Path | None = None,
+    coco_file: Path | None = None,
+    csv_file: Path | None = None,
+    yolo: Path | None = None,
+    polygons: bool = False,
+) -> None:
+    """Find objects in images and videos.
+
+    What cannot be read is listed at the end, with the reason; the exit status is 2 if nothing could be read.
+
+    Args:
+        images: Image files, videos, folders of images, patterns or http(s) URLs.
+        model: A run folder, a checkpoint of ours or of the released code, an exported file, or the name of a released
+            detector.
+        threshold: Least score, 0..1; by default that of the best F1 in validation.
+        classes: Only these classes.
+        masks: Give outlines where the detector tells them; --no-masks for boxes alone.
+        tile: Look through large pictures in squares of this side, pixels.
+        overlap: Share of a tile that it has in common with the next.
+        track: Follow objects through videos: each keeps its number.
+        image_size: Side that images are brought to, pixels; the trained one by default.
+        batch_size: Images in a forward pass.
+        device: auto, cpu, cuda or mps.
+        save: Write pictures and videos with what was found to this folder.
+        json_file: Also write what was found to this file.
+        coco_file: Also write it as a list of COCO results, with the category ids of the training data.
+        csv_file: Also write a row for each object.
+        yolo: Also write YOLO labels to this folder.
+        polygons: With --yolo write outlines, not boxes.
+    """
+    from transnext.cli.detecting import Asked, detect
+
+    detect(
+        Asked(
+            images=images,
+            model=model,
+            options={"threshold": threshold, "classes": classes, "masks": masks, "tile": tile, "overlap": overlap},
+            track=track,
+            image_size=image_size,
+            batch_size=batch_size,
+            device=device,
+            save=save,
+            json_file=json_file,
+            coco_file=coco_file,
+            csv_file=csv_file,
+            yolo=yolo,
+            polygons=polygons,
+        )
+    )

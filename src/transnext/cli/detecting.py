@@ -1,0 +1,215 @@
+"""Finding objects in images and videos, and writing them down: the work of `transnext detect predict`."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from transnext.atomic import check_writable, replacing, write_atomically
+from transnext.cli.pictures import marked_folder, picture_files
+from transnext.data import Skipped
+from transnext.engine.device import pick_device
+from transnext.inputs import files_of, is_url, open_image
+from transnext.predict import Detector
+from transnext.tasks.detection.answers import ObjectsFound
+from transnext.tasks.detection.draw import draw
+from transnext.tasks.detection.task import Detection
+from transnext.tasks.detection.video import (
+    following_threshold,
+    is_video,
+    read_frames,
+    track,
+    video_facts,
+    video_writer,
+)
+from transnext.tasks.detection.writers import coco_results, csv_table, label_files, yolo_labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Options of `transnext detect predict`; see there."""
+
+    images: tuple[str, ...]
+    model: str
+    options: dict[str, Any]
+    track: bool
+    image_size: int | None
+    batch_size: int | None
+    device: str
+    save: Path | None
+    json_file: Path | None
+    coco_file: Path | None
+    csv_file: Path | None
+    yolo: Path | None
+    polygons: bool
+
+
+def detect(asked: Asked) -> None:
+    """Finds objects, says what was found, and writes what is asked for.
+
+    Raises:
+        FileNotFoundError: An image or the model is not there.
+        ValueError: Nothing could be read, or an option cannot work.
+    """
+    found = _files(asked)
+    files = [file for group in found for file in group]
+    videos = [file for file in files if is_video(file)]
+    if asked.track and not videos:
+        raise ValueError("--track follows objects through videos, and no video is given")
+    detector = Detector(asked.model, image_size=asked.image_size, device=pick_device(asked.device))
+    detector.loaded.task.check(detector.loaded, **asked.options)
+    pictures: list[Path | None] = [None] * len(files)
+    if asked.save is not None:
+        pictures = list(picture_files(asked.save, asked.images, found, "-found.png"))
+    console = Console(soft_wrap=True, highlight=False)
+    rows: list[dict[str, Any]] = []
+    skipped: list[Skipped] = []
+    read = 0
+    with ExitStack() as stack:
+        sinks = _sinks(stack, asked, detector, files, bool(videos))
+        if asked.json_file is not None:
+            sinks.append(lambda answer: rows.append(answer.to_dict()))
+        for file, picture, answers in _answers(asked, detector, files, pictures):
+            counted, problem = _take(console, file, picture, answers, sinks)
+            read += counted
+            skipped += [] if problem is None else [problem]
+        if skipped and not read:
+            first = skipped[0]
+            raise ValueError(f"nothing could be read of {len(files)} files; the first: {first.name}: {first.reason}")
+    if asked.json_file is not None:
+        write_atomically(asked.json_file, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+    for problem in skipped:
+        line = f"skipped {problem.name}: {problem.reason}"
+        Console(stderr=True, soft_wrap=True).print(line, style="yellow", markup=False)
+
+
+def _files(asked: Asked) -> list[list[str]]:
+    """The images and videos that each argument stands for; outputs are checked before the work."""
+    if not asked.images:
+        raise ValueError("no image is given: transnext detect predict IMAGE ... --model MODEL")
+    for output in (asked.json_file, asked.coco_file, asked.csv_file):
+        if output is not None:
+            check_writable(output)
+    for folder in (asked.save, asked.yolo):
+        if folder is not None:
+            check_writable(folder, folder=True)
+    if asked.polygons and asked.yolo is None:
+        raise ValueError("--polygons is for YOLO labels: add --yolo FOLDER")
+    found = [files_of(given) for given in asked.images]
+    for file in (file for group in found for file in group):
+        if not is_url(file) and not Path(file).exists():
+            raise FileNotFoundError(f"no file {file}")
+    return found
+
+
+def _sinks(
+    stack: ExitStack, asked: Asked, detector: Detector, files: list[str], video: bool
+) -> list[Callable[[ObjectsFound], None]]:
+    """Functions that take an answer each."""
+    task = detector.loaded.task
+    assert isinstance(task, Detection)
+    sinks: list[Callable[[ObjectsFound], None]] = []
+    if asked.coco_file is not None:
+        sinks.append(stack.enter_context(coco_results(asked.coco_file, category_ids=task.category_ids)))
+    if asked.csv_file is not None:
+        sinks.append(stack.enter_context(csv_table(asked.csv_file, video=video)))
+    if asked.yolo is not None:
+        labels = yolo_labels(asked.yolo, task.class_names, label_files(files), scores=True, polygons=asked.polygons)
+        sinks.append(stack.enter_context(labels))
+    return sinks
+
+
+_Answers = Iterator[ObjectsFound | Skipped]
+
+
+def _answers(
+    asked: Asked, detector: Detector, files: list[str], pictures: list[Path | None]
+) -> Iterator[tuple[str, Path | None, _Answers]]:
+    """Each file with where to draw it and its answers; images that follow one another are asked about together."""
+    for video, group in itertools.groupby(zip(files, pictures, strict=True), key=lambda pair: is_video(pair[0])):
+        pairs = list(group)
+        if video:
+            for file, picture in pairs:
+                drawn = None if picture is None else picture.with_suffix(".mp4")
+                yield file, drawn, _of_video(asked, detector, file)
+            continue
+        stream = detector.stream([file for file, _ in pairs], batch_size=asked.batch_size, **asked.options)
+        for (file, picture), answer in zip(pairs, stream, strict=True):
+            yield file, picture, iter([answer])
+
+
+def _of_video(asked: Asked, detector: Detector, file: str) -> _Answers:
+    """The answer for each frame."""
+    task = detector.loaded.task
+    assert isinstance(task, Detection)
+    given = asked.options["threshold"]
+    threshold = task.threshold if given is None else given
+    options = dict(asked.options)
+    if asked.track:
+        options["threshold"] = following_threshold(threshold)
+    try:
+        fps = video_facts(file).fps
+        frames, times = itertools.tee(read_frames(file))
+        found = detector.stream((pixels for pixels, _ in frames), batch_size=asked.batch_size, **options)
+        answers = (
+            replace(answer, name=file, frame=place, time=time)
+            for place, (answer, (_, time)) in enumerate(zip(found, times, strict=True))
+        )
+        yield from track(answers, fps=fps, threshold=threshold) if asked.track else answers
+    except (OSError, ValueError) as error:
+        yield Skipped(file, str(error))
+
+
+def _take(
+    console: Console,
+    file: str,
+    picture: Path | None,
+    answers: _Answers,
+    sinks: list[Callable[[ObjectsFound], None]],
+) -> tuple[int, Skipped | None]:
+    """Hands the answers of a file on; how many there were, and why there were no more."""
+    counted = 0
+    with ExitStack() as stack:
+        paint: Callable[[ObjectsFound], None] | None = None
+        for answer in answers:
+            if isinstance(answer, Skipped):
+                return counted, answer
+            moment = "" if answer.frame is None else f" frame {answer.frame}"
+            console.print(f"{file}{moment}: {answer.text()}", markup=False)
+            for sink in sinks:
+                sink(answer)
+            if picture is not None:
+                paint = paint or stack.enter_context(_painter(file, picture))
+                paint(answer)
+            counted += 1
+    if picture is not None:
+        console.print(f"  drawn: {picture}", markup=False)
+    return counted, None
+
+
+@contextmanager
+def _painter(file: str, picture: Path) -> Iterator[Callable[[ObjectsFound], None]]:
+    """A function that draws the answers for an image, or for the frames of a video one after the other."""
+    marked_folder(picture.parent)
+    if not is_video(file):
+
+        def paint(answer: ObjectsFound) -> None:
+            with replacing(picture) as temporary:
+                draw(open_image(file, None), answer).save(temporary, format="PNG")
+
+        yield paint
+        return
+    frames = read_frames(file)
+    with video_writer(picture, video_facts(file).fps) as add:
+
+        def paint_frame(answer: ObjectsFound) -> None:
+            pixels, _ = next(frames)
+            add(np.asarray(draw(pixels, answer, least_side=1)))
+
+        yield paint_frame

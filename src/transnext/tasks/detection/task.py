@@ -1,0 +1,236 @@
+"""Detection as a task of the engine."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from transnext.config import TrainConfig
+from transnext.data import LabelledImages, Sample, Source
+from transnext.data.detection.opening import open_detection
+from transnext.data.detection.source import aligned
+from transnext.data.joint import normalised_canvas
+from transnext.data.preprocessing import Preprocessing
+from transnext.limits import MAX_SIDE, check_number
+from transnext.models.backbone import Backbone
+from transnext.report.parts import Section
+from transnext.tasks.detection.config import DetectionConfig
+from transnext.tasks.detection.images import DetectionImages, collate_objects, placed_sample
+from transnext.tasks.detection.metrics import DetectionMeter
+from transnext.tasks.detection.net import DetectionNet, Found
+from transnext.tasks.detection.objective import DetectionObjective
+from transnext.tasks.detection.rare_classes import repeat_factors
+from transnext.tasks.detection.results import DetectionResult
+from transnext.tasks.detection.starting import fresh_net, load_detector, model_args, rebuilt_net
+from transnext.tasks.task import Asked, Loaded, Look, Meter, Objective, Task
+
+SIDES = {"small": 320, "base": 640, "released": 800}
+"""Trained image side for each size of head, pixels, unless another is given."""
+METADATA = ("class_names", "category_ids", "with_masks", "most_objects", "threshold", "val_threshold")
+"""Entries of a checkpoint that are the task's."""
+DEFAULT_THRESHOLD = 0.5
+"""Least score of an answer where the checkpoint names none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection(Task):
+    """Which objects are in an image, and where."""
+
+    name: ClassVar[str] = "detection"
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes."""
+        names: list[str] = self.metadata["class_names"]
+        return names
+
+    @property
+    def category_ids(self) -> list[int]:
+        """Numbers of the classes where the data came from."""
+        ids: list[int] = self.metadata["category_ids"]
+        return ids
+
+    @property
+    def with_masks(self) -> bool:
+        """Outlines are told, too."""
+        return bool(self.metadata["with_masks"])
+
+    @property
+    def threshold(self) -> float:
+        """Least score of an answer: the one that was chosen, or that of the best F1 in validation."""
+        return float(self.metadata.get("threshold", self.metadata.get("val_threshold", DEFAULT_THRESHOLD)))
+
+    @classmethod
+    def open(cls, config: TrainConfig[Any]) -> tuple["Detection", dict[str, Source]]:
+        """See `Task.open`."""
+        sources = open_detection(config.data, config.images.val_fraction, config.seed)
+        first = next(iter(sources.values()))
+        outlined = all(source.has_masks for source in sources.values())
+        masks = config.task.masks
+        if masks and not outlined:
+            raise ValueError(f"{config.data} has boxes alone, no outlines: leave out --masks")
+        with_masks = outlined and config.task.detector == "mask_rcnn" if masks is None else masks
+        metadata = {
+            "class_names": list(first.classes),
+            "category_ids": list(first.category_ids),
+            "with_masks": with_masks,
+            "most_objects": max(int(source.per_image().max(initial=0)) for source in sources.values()),
+        }
+        if config.task.threshold is not None:
+            metadata["threshold"] = config.task.threshold
+        return cls(metadata=metadata), dict(sources)
+
+    def build(self, config: TrainConfig[Any], saved_args: Mapping[str, Any] | None = None) -> nn.Module:
+        """See `Task.build`."""
+        if saved_args is not None:
+            return rebuilt_net(config.model, saved_args)
+        net, said = fresh_net(config, self.class_names, self.with_masks)
+        self.notes.extend(said)
+        # COCO's limit of 100 would cut the objects of denser images.
+        dense = -(-self.metadata["most_objects"] // 100) * 100
+        net.max_detections = config.task.max_detections or max(net.max_detections, dense)
+        return net
+
+    def model_args(self, net: nn.Module) -> dict[str, Any]:
+        """See `Task.model_args`."""
+        assert isinstance(net, DetectionNet)
+        return model_args(net)
+
+    def preprocessing(self, net: nn.Module, config: TrainConfig[Any]) -> Preprocessing:
+        """See `Task.preprocessing`."""
+        assert isinstance(net, DetectionNet)
+        return preprocessing_for(net.backbone, config)
+
+    def images(
+        self, source: Source, preprocessing: Preprocessing, training: TrainConfig[Any] | None = None
+    ) -> LabelledImages:
+        """See `Task.images`."""
+        return DetectionImages(source, preprocessing, training, masks=self.with_masks)
+
+    def collate(self, targets: Sequence[Any]) -> Any:
+        """See `Task.collate`: an `InstanceBatch` in training, else the annotations."""
+        return collate_objects(targets)
+
+    def draw_weights(self, source: Source, config: TrainConfig[Any]) -> Callable[[], npt.NDArray[np.float64]] | None:
+        """See `Task.draw_weights`."""
+        threshold = config.task.repeat_factor
+        if not threshold:
+            return None
+        return lambda: repeat_factors([source.target(i).labels for i in range(len(source))], threshold)
+
+    def objective(self, net: nn.Module, preprocessing: Preprocessing, config: TrainConfig[Any]) -> Objective:
+        """See `Task.objective`."""
+        assert isinstance(net, DetectionNet)
+        return DetectionObjective(net, preprocessing)
+
+    def meter(self) -> Meter[list[Found]]:
+        """See `Task.meter`."""
+        known = "threshold" in self.metadata or "val_threshold" in self.metadata
+        return DetectionMeter(
+            self.class_names,
+            self.category_ids,
+            with_masks=self.with_masks,
+            threshold=self.threshold if known else None,
+        )
+
+    def sample(self, picture: Image.Image, preprocessing: Preprocessing, index: int) -> Sample:
+        """See `Task.sample`."""
+        return placed_sample(picture, preprocessing, index)
+
+    def min_side(self, preprocessing: Preprocessing) -> int | None:
+        """See `Task.min_side`: answers are in pixels of the picture, of which all is read."""
+        return None
+
+    def inputs(self, images: Tensor, sizes: Tensor, preprocessing: Preprocessing) -> Tensor:
+        """See `Task.inputs`."""
+        return normalised_canvas(images, sizes, preprocessing.normalise(images.device))
+
+    def raw(self, net: nn.Module, images: Tensor, sizes: Tensor) -> list[Found]:
+        """See `Task.raw`."""
+        found: list[Found] = net(images, sizes)
+        return found
+
+    @classmethod
+    def load(cls, path: Path, *, image_size: int | None = None, device: str | torch.device = "cpu") -> Loaded:
+        """See `Task.load`; the checkpoint may be a released one, too."""
+        net, saved = load_detector(path)
+        preprocessing = (
+            Preprocessing.from_mapping(saved["preprocessing"])
+            if "preprocessing" in saved
+            else Preprocessing.of_model(net.backbone.net).with_places("shortest", (800, 1333))
+        )
+        if image_size is not None:
+            preprocessing = preprocessing.resized(image_size)
+        task = cls(metadata={name: saved[name] for name in METADATA if name in saved})
+        return Loaded(model=net.to(device).eval(), task=task, preprocessing=preprocessing, name=str(path))
+
+    def check(self, loaded: Loaded, **options: Any) -> None:
+        """See `Task.check`; options are those of `Detector`."""
+        check_options(self.class_names, **options)
+
+    def answers(self, loaded: Loaded, asked: Asked, **options: Any) -> list[Any]:
+        """See `Task.answers`; options are those of `Detector`."""
+        from transnext.tasks.detection.asking import answers  # imports supervision
+
+        threshold = options.pop("threshold", None)
+        return answers(loaded, asked, self.threshold if threshold is None else threshold, **options)
+
+    def sources(self, data: str, val_fraction: float, seed: int, model: str = "the model") -> dict[str, Source]:
+        """See `Task.sources`; the data may lack classes that the model has, and have others, which do not count."""
+        found = open_detection(data, val_fraction or 0.2, seed)
+        return {split: aligned(source, self.class_names) for split, source in found.items()}
+
+    def facts(self) -> list[str]:
+        """See `Task.facts`."""
+        n = len(self.class_names)
+        return [f"{n:,} class{'' if n == 1 else 'es'}", "boxes and outlines" if self.with_masks else "boxes"]
+
+    def sections(self, results: Sequence[DetectionResult], look: Look) -> list[Section]:
+        """See `Task.sections`."""
+        from transnext.tasks.detection.present import sections_of
+
+        return sections_of(results, self.class_names, look)
+
+
+def preprocessing_for(backbone: Backbone, config: TrainConfig[DetectionConfig]) -> Preprocessing:
+    """Inputs of a detector on a backbone, as the options of a run ask for them."""
+    side = config.images.image_size or SIDES[config.task.head_size]
+    # The longer side of the released configurations: 1333 for a shorter one of 800.
+    size = (side, int(side * 1333 / 800 + 0.5)) if config.task.fit == "shortest" else (side, side)
+    return Preprocessing.of_model(backbone.net).with_places(config.task.fit, size)
+
+
+def check_options(
+    known: Sequence[str],
+    threshold: float | None = None,
+    classes: Sequence[str] | None = None,
+    masks: bool = True,
+    tile: int | None = None,
+    overlap: float = 0.2,
+) -> None:
+    """Refuses options of an answer that cannot work; see `asking.answers`.
+
+    Args:
+        known: Names of the classes that there are.
+        threshold: Least score.
+        classes: Names of those that are asked for.
+        masks: Outlines are asked for.
+        tile: Side of a tile, pixels.
+        overlap: Share of it.
+
+    Raises:
+        ValueError: One cannot.
+    """
+    check_number("threshold", 0 if threshold is None else threshold, 0, 1)
+    check_number("tile", 32 if tile is None else tile, 32, MAX_SIDE)
+    check_number("overlap", overlap, 0, 0.9)
+    if classes is not None:
+        from transnext.tasks.detection.answers import class_places  # imports supervision
+
+        class_places(known, classes)
