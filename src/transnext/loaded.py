@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from transnext.export import is_exported, open_exported
-from transnext.models.checkpoint import read_checkpoint
+from transnext.models.checkpoint import read_tensors
 from transnext.tasks.classification.loading import load_classifier
 from transnext.tasks.detection.released import fetched, is_released_name, kind_of_released
 from transnext.tasks.task import DEFAULT_TASK, Loaded, task_class
@@ -45,8 +45,8 @@ def _task_of(path: Path) -> str:
     """Name of the task of a checkpoint; what does not say it, and is no released detector, is a classifier."""
     if not path.is_file():
         return DEFAULT_TASK
-    checkpoint = read_checkpoint(path)
-    if kind_of_released(checkpoint.state_dict) is not None:
+    tensors, metadata = read_tensors(path)
+    if kind_of_released(tensors) is not None:
         return "detection"
-    name: str = checkpoint.metadata.get("task", DEFAULT_TASK)
+    name: str = metadata.get("task", DEFAULT_TASK)
     return name

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transnext.config import TrainConfig, task_config
 from transnext.data import Batch, Frame, LabelledImages, Sample, Source, class_targets
 from transnext.data.preprocessing import Preprocessing
-from transnext.models.checkpoint import read_checkpoint
+from transnext.models.checkpoint import load_strictly, read_tensors
 from transnext.report.parts import Metric, Result, Section
 
 __all__ = [
@@ -281,12 +281,11 @@ class Task(ABC):
         Raises:
             ValueError: The weights do not fit.
         """
-        checkpoint = read_checkpoint(path)
-        saved = checkpoint.metadata
+        tensors, saved = read_tensors(path)
         task = cls(metadata={name: value for name, value in saved.items() if name not in _OF_EVERY_TASK})
         config = TrainConfig(data="", model=saved["architecture"], task=task_config(cls.name)())
         net = task.build(config, saved["model_args"])
-        net.load_state_dict(checkpoint.state_dict)
+        load_strictly(net, tensors, str(path))
         preprocessing = Preprocessing.from_mapping(saved["preprocessing"])
         if image_size is not None:
             preprocessing = preprocessing.resized(image_size)

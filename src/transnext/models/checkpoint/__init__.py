@@ -5,7 +5,7 @@ to build the model again.
 """
 
 from transnext.models.checkpoint.guessing import architecture_of, guess_variant
-from transnext.models.checkpoint.loading import load_checkpoint, model_from_checkpoint
+from transnext.models.checkpoint.loading import load_checkpoint, load_strictly, model_from_checkpoint
 from transnext.models.checkpoint.pretrained import (
     accept_checkpoint_keys,
     checkpoint_filter_fn,
@@ -26,6 +26,7 @@ __all__ = [
     "guess_variant",
     "load_checkpoint",
     "load_pretrained_weights",
+    "load_strictly",
     "model_from_checkpoint",
     "read_checkpoint",
     "read_tensors",

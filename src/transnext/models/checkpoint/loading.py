@@ -1,13 +1,14 @@
 """Weights into a model that is there, or into one built for them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import timm
-from torch import nn
+from torch import Tensor, nn
 
 from transnext.models.checkpoint.fitting import FIRST_CONV, count_classes, fit, unwrap
-from transnext.models.checkpoint.guessing import guess_variant, looks_like
+from transnext.models.checkpoint.guessing import guess_variant, looks_like, some
 from transnext.models.checkpoint.reading import Checkpoint, CheckpointError, read_checkpoint, read_tensors
 from transnext.models.official import adapt_official_keys, backbone_prefix, is_official
 
@@ -94,3 +95,27 @@ def _load(checkpoint: Checkpoint, model: nn.Module, path: str | Path, new_head: 
     target = unwrap(model)
     fitted = fit(checkpoint.state_dict, target, source=str(path), new_head=new_head)
     target.load_state_dict(fitted, strict=not new_head)
+
+
+def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Loads weights that must be those of the model, name by name.
+
+    Args:
+        model: Any model.
+        weights: By name.
+        source: What to call them in errors.
+
+    Raises:
+        CheckpointError: One is missing, is not the model's, or has another shape.
+    """
+    own = model.state_dict()
+    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    other = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
+    wrong = [
+        f"{len(names)} {what} ({some(names)})"
+        for what, names in (("are missing", missing), ("are unknown", unknown), ("have another shape", sorted(other)))
+        if names
+    ]
+    if wrong:
+        raise CheckpointError(f"the weights of {source} are not those of this model: {', '.join(wrong)}")
+    model.load_state_dict(weights)

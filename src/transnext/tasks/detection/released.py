@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from transnext.models.backbone import Backbone
-from transnext.models.checkpoint import architecture_of, download, read_checkpoint
+from transnext.models.checkpoint import architecture_of, download, load_strictly, read_tensors
 from transnext.tasks.detection.net import DetectionNet
 from transnext.tasks.detection.nets import DETECTORS, build_net, strides_of
 
@@ -61,8 +61,8 @@ def holds_detector(path: str | Path) -> bool:
         FileNotFoundError: There is no such file.
         ValueError: It cannot be read.
     """
-    checkpoint = read_checkpoint(Path(path))
-    return checkpoint.metadata.get("task") == "detection" or kind_of_released(checkpoint.state_dict) is not None
+    tensors, metadata = read_tensors(path)
+    return metadata.get("task") == "detection" or kind_of_released(tensors) is not None
 
 
 def released_net(state_dict: Mapping[str, Tensor], source: str) -> tuple[DetectionNet, dict[str, Any]]:
@@ -91,7 +91,7 @@ def released_net(state_dict: Mapping[str, Tensor], source: str) -> tuple[Detecti
         bias_mode="interpolate",
     )
     net = build_net(kind, backbone, **head)
-    net.load_state_dict(official.from_released(state_dict))
+    load_strictly(net, official.from_released(state_dict), source)
     names, ids = coco_classes()
     if len(names) != net.num_classes:
         names = [f"class {i}" for i in range(net.num_classes)]

@@ -6,7 +6,7 @@ from typing import Any
 
 from transnext.config import TrainConfig
 from transnext.models.backbone import Backbone
-from transnext.models.checkpoint import read_checkpoint
+from transnext.models.checkpoint import load_strictly, read_tensors
 from transnext.models.variants import pretrain_size
 from transnext.tasks.detection.net import DetectionNet
 from transnext.tasks.detection.nets import DETECTORS, build_net, replace_classes, strides_of
@@ -70,12 +70,11 @@ def load_detector(path: str | Path) -> tuple[DetectionNet, dict[str, Any]]:
         FileNotFoundError: It is not there.
         ValueError: It is no detector, or its weights do not fit.
     """
-    checkpoint = read_checkpoint(Path(path))
-    if checkpoint.metadata.get("task") != "detection":
-        return released_net(checkpoint.state_dict, str(path))
-    metadata = checkpoint.metadata
+    tensors, metadata = read_tensors(path)
+    if metadata.get("task") != "detection":
+        return released_net(tensors, str(path))
     net = rebuilt_net(metadata["architecture"], metadata["model_args"])
-    net.load_state_dict(checkpoint.state_dict)
+    load_strictly(net, tensors, str(path))
     return net, metadata
 
 
