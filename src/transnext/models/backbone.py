@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
@@ -75,6 +76,8 @@ class Backbone(nn.Module):
             return maps
         try:
             maps = self.body(images)
+        except torch.OutOfMemoryError:
+            raise
         except (AssertionError, RuntimeError) as error:
             only, these = (f"{height} x {width}" for height, width in (self._only_size, size))
             raise ValueError(

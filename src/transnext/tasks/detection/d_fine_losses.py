@@ -54,7 +54,8 @@ def d_fine_losses(config: Any, outputs: Any, targets: Sequence[dict[str, Tensor]
         dtype=torch.float32,
         device=zero.device,
     )
-    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    processes = torch.distributed.get_world_size() if several else 1
     # In one step and before anything that depends on the batch: other processes wait for it.
     objects, matched, asked, noisy_matched, noisy_asked = mean_over_processes(each).unbind()
     objects = objects.clamp(min=1 / processes)
