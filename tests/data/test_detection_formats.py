@@ -1,0 +1,360 @@
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from detection_sets import coco_file, coco_image, coco_object, coco_set, picture, square, voc_file, voc_set, yolo_set
+
+from transnext.data.detection import check_detection, open_checked, open_detection
+
+
+def raises(error, *words):
+    return pytest.raises(error, match="^[^\n]*" + ".*".join(map(re.escape, words)) + "[^\n]*$")
+
+
+def lengths(sources):
+    return {name: len(source) for name, source in sources.items()}
+
+
+def test_coco(tmp_path):
+    sources = open_detection(coco_set(tmp_path, train=4, val=3, val_seen=1))
+    assert lengths(sources) == {"train": 4, "val": 3, "val_seen": 1}
+    train = sources["train"]
+    assert train.classes == ("cat", "dog")
+    assert train.category_ids == (1, 7)
+    assert train.image_ids == (10, 11, 12, 13)
+    assert not train.has_masks
+    target = train.target(2)
+    assert target.size == (30, 40)
+    assert target.boxes.tolist() == [[4, 3, 14, 11], [4, 4, 14, 12]]
+    assert target.labels.tolist() == [0, 1]
+    assert target.areas.tolist() == [80, 80]
+    assert not target.crowd.any()
+    assert target.segmentations is None
+    assert len(train.target(0)) == 0
+    assert train.target(0).boxes.shape == (0, 4)
+    image = train.load(2)
+    assert (image.size, image.mode) == ((40, 30), "RGB")
+    assert train.name(2).endswith("002.png")
+    # The same names in another folder are other images.
+    assert train.load(0).tobytes() != sources["val"].load(0).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("file", "folder"),
+    [
+        ("annotations/instances_train2017.json", "train2017"),
+        ("annotations/instances_train2017.json", "images/train2017"),
+        ("annotations/instances_train.json", "images"),
+        ("annotations/train.json", "train"),
+        ("train/_annotations.coco.json", "train"),
+        ("train/anything.json", "train"),
+        ("train.json", "."),
+        ("train.json", "images"),
+        ("train.json", "train/images"),
+        ("labels.json", "data"),
+        ("_annotations.coco.json", "."),
+    ],
+)
+def test_places_of_coco_files_and_images(tmp_path, file, folder):
+    picture(tmp_path / folder / "a.png")
+    coco_file(tmp_path / file, [coco_image(1, "a.png")], [coco_object(1, 1)])
+    assert lengths(open_detection(tmp_path, val_fraction=0)) == {"train": 1}
+    assert lengths(open_detection(tmp_path / file)) == {"train": 1}
+
+
+def test_captions_beside_instances_are_left_alone(tmp_path):
+    coco_set(tmp_path, train=2, val=2)
+    for name in ("captions_train", "person_keypoints_train"):
+        shutil.copy(tmp_path / "annotations/instances_train.json", tmp_path / f"annotations/{name}.json")
+    assert lengths(open_detection(tmp_path)) == {"train": 2, "val": 2}
+
+
+@pytest.mark.parametrize("name", ["/home/me/x/a.png", "C:\\data\\a.png", "images/train/a.png", "./a.png"])
+def test_paths_of_other_machines(tmp_path, name):
+    picture(tmp_path / "train" / "a.png")
+    coco_file(tmp_path / "train.json", [coco_image(1, name)], [coco_object(1, 1)])
+    assert open_detection(tmp_path)["train"].name(0) == str(tmp_path / "train" / "a.png")
+
+
+def test_roboflow(tmp_path):
+    for split in ("train", "valid", "test"):
+        picture(tmp_path / split / "x_jpg.rf.0123456789abcdef.jpg")
+        categories = ((0, "things"), (1, "cat"), (2, "dog"))
+        image = coco_image(0, "x_jpg.rf.0123456789abcdef.jpg")
+        file = coco_file(tmp_path / split / "_annotations.coco.json", [image], [coco_object(0, 0)], categories)
+        document = json.loads(file.read_text())
+        for entry in document["categories"]:
+            entry["supercategory"] = "none" if entry["id"] == 0 else "things"
+        file.write_text(json.dumps(document))
+    sources, report = open_checked(tmp_path)
+    assert lengths(sources) == {"train": 1, "val": 1, "test": 1}
+    assert sources["train"].classes == ("cat", "dog")
+    assert sources["val"].category_ids == (1, 2)
+    found = {finding.kind: finding.count for finding in report.findings}
+    assert found == {"class_parent": 1, "group_in_two_splits": 2, "class_empty": 1}
+
+
+def test_splits_with_other_ids_and_order_of_categories(tmp_path):
+    for split, categories in (("train", ((3, "cat"), (5, "dog"))), ("val", ((1, "dog"), (2, "cat")))):
+        picture(tmp_path / split / "a.png", seed=len(split))
+        objects = [coco_object(1, 1, dict((b, a) for a, b in categories)["dog"])]
+        coco_file(tmp_path / f"{split}.json", [coco_image(1, "a.png")], objects, categories)
+    sources = open_detection(tmp_path)
+    assert sources["train"].classes == sources["val"].classes == ("cat", "dog")
+    assert sources["train"].category_ids == (3, 5)
+    assert sources["val"].category_ids == (2, 1)
+    assert sources["train"].target(0).labels.tolist() == sources["val"].target(0).labels.tolist() == [1]
+
+
+def test_a_class_that_train_lacks(tmp_path):
+    coco_set(tmp_path, train=3, val=3)
+    for used in (False, True):
+        objects = [coco_object(1, 10, 9 if used else 1)]
+        images = [coco_image(10, "000.png")]
+        coco_file(tmp_path / "annotations/instances_val.json", images, objects, ((1, "cat"), (9, "bird")))
+        if not used:
+            assert open_detection(tmp_path)["val"].classes == ("cat", "dog")
+            assert open_detection(tmp_path)["val"].category_ids == (1, 2)
+    with raises(ValueError, "val has objects of classes that train does not list: bird"):
+        open_detection(tmp_path)
+
+
+def test_masks_of_all_kinds(tmp_path):
+    picture(tmp_path / "a.png")
+    crowd = {"size": [30, 40], "counts": [0, 30, 1170]}
+    compressed = {"size": [30, 40], "counts": "0n0bT1"}
+    objects = [
+        coco_object(1, 1, segmentation=[square(2, 3), square(8, 3)]),
+        coco_object(2, 1, box=(0, 0, 1, 30), segmentation=crowd) | {"iscrowd": 1},
+        coco_object(3, 1, box=(0, 0, 1, 30), segmentation=compressed, area=17.5),
+        {"id": 4, "image_id": 1, "category_id": 7, "segmentation": [square(10, 11)]},
+    ]
+    coco_file(tmp_path / "a.json", [coco_image(1, "a.png")], objects)
+    source = open_detection(tmp_path)["train"]
+    assert source.has_masks
+    target = source.target(0)
+    masks = target.masks()
+    assert masks.shape == (4, 30, 40)
+    expected = np.zeros((30, 40))
+    expected[3:9, 2:14] = 1
+    np.testing.assert_array_equal(masks[0], expected)
+    expected = np.zeros((30, 40))
+    expected[:, 0] = 1
+    np.testing.assert_array_equal(masks[1], expected)
+    np.testing.assert_array_equal(masks[2], expected)
+    assert target.crowd.tolist() == [False, True, False, False]
+    assert target.areas.tolist() == [72, 30, 17.5, 36]
+    assert target.boxes[3].tolist() == [10, 11, 16, 17]
+    assert target.labels.tolist() == [0, 0, 0, 1]
+
+
+def test_ids_may_be_texts(tmp_path):
+    picture(tmp_path / "a.png")
+    coco_file(tmp_path / "a.json", [coco_image("first", "a.png")], [coco_object(1, "first")])
+    assert open_detection(tmp_path)["train"].image_ids == ("first",)
+
+
+def test_yolo(tmp_path):
+    sources = open_detection(yolo_set(tmp_path, train=3, val=2))
+    assert lengths(sources) == {"train": 3, "val": 2}
+    train = sources["train"]
+    assert train.classes == ("cat", "dog")
+    assert train.category_ids == (0, 1)
+    np.testing.assert_allclose(train.target(0).boxes, [[15, 12, 25, 18], [0, 0, 8, 6]], atol=1e-5)
+    assert train.target(0).labels.tolist() == [0, 1]
+    assert len(train.target(2)) == 0
+    assert lengths(open_detection(tmp_path / "data.yaml")) == {"train": 3, "val": 2}
+
+
+def test_yolo_polygons(tmp_path):
+    source = open_detection(yolo_set(tmp_path, "1 0.1 0.2 0.5 0.2 0.5 0.6 0.1 0.6\n", train=1), 0)["train"]
+    target = source.target(0)
+    np.testing.assert_allclose(target.boxes, [[4, 6, 20, 18]], atol=1e-5)
+    expected = np.zeros((30, 40))
+    expected[6:18, 4:20] = 1
+    np.testing.assert_array_equal(target.masks()[0], expected)
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        "train: ../train/images\nval: ../valid/images\nnames: {0: cat, 1: dog}",
+        "path: /somewhere/else\ntrain: train/images\nval: valid/images\nnames: [cat, dog]",
+        "train: [train/images]\nval: list.txt\nnames: [cat, dog]",
+        "names:\n  0: cat\n  1: dog\n",
+    ],
+)
+def test_roboflow_yolo(tmp_path, yaml):
+    for split in ("train", "valid"):
+        picture(tmp_path / split / "images" / "a.jpg")
+        (tmp_path / split / "labels").mkdir()
+        (tmp_path / split / "labels" / "a.txt").write_text("1 .5 .5 .1 .1")
+    (tmp_path / "list.txt").write_text("./valid/images/a.jpg\n")
+    (tmp_path / "data.yaml").write_text(yaml)
+    sources = open_detection(tmp_path)
+    assert lengths(sources) == {"train": 1, "val": 1}
+    assert sources["val"].target(0).labels.tolist() == [1]
+
+
+def test_yolo_numbers_with_gaps_and_key_points(tmp_path):
+    yolo_set(tmp_path, "5 .5 .5 .5 .5 .1 .2 2 .3 .4 1\n2 .5 .5 .2 .2 0 0 0 0 0 0\n", train=1)
+    (tmp_path / "data.yaml").write_text("train: images/train\nnames: {2: cat, 5: dog}\nkpt_shape: [2, 3]")
+    source = open_detection(tmp_path, 0)["train"]
+    assert source.category_ids == (2, 5)
+    assert source.target(0).labels.tolist() == [1, 0]
+    assert not source.has_masks
+
+
+def test_yolo_without_yaml(tmp_path):
+    yolo_set(tmp_path, train=2, val=2)
+    (tmp_path / "data.yaml").unlink()
+    with raises(ValueError, "no data.yaml"):
+        open_detection(tmp_path)
+    (tmp_path / "classes.txt").write_text("cat\ndog\n\n")
+    assert open_detection(tmp_path)["train"].classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("yaml", "words"),
+    [
+        ("names: [cat\ntrain: x", ("broken YAML", "line 2")),
+        ("names: []", ("names must be a list",)),
+        ("names: [cat, cat]", ("two classes called 'cat'",)),
+        ("names: [cat, [dog]]", ("not a number with a class name",)),
+        ("names: {a: cat}", ("not a number with a class name",)),
+        ("names: [cat, dog]\nnc: 3", ("nc is 3, but there are 2 names",)),
+        ("a: &a [x]\nnames: *a", ("references", "not understood")),
+        ("[1, 2]", ("holds a list",)),
+    ],
+)
+def test_broken_yaml(tmp_path, yaml, words):
+    yolo_set(tmp_path, train=1)
+    (tmp_path / "data.yaml").write_text(yaml)
+    with raises(ValueError, *words):
+        open_detection(tmp_path)
+
+
+def test_yolo_without_images(tmp_path):
+    (tmp_path / "data.yaml").write_text("names: [cat]\ntrain: nowhere/images")
+    with raises(ValueError, "images are not there", "nowhere/images"):
+        open_detection(tmp_path)
+
+
+def test_voc(tmp_path):
+    sources = open_detection(voc_set(tmp_path, train=2, val=1, test=1))
+    assert lengths(sources) == {"train": 2, "val": 1, "test": 1}
+    train = sources["train"]
+    assert train.classes == ("cat", "dog")
+    assert train.category_ids == (1, 2)
+    assert train.target(0).boxes.tolist() == [[1, 2, 11, 12], [5, 5, 40, 30]]
+    assert train.target(0).labels.tolist() == [1, 0]
+
+
+def test_original_voc_counts_pixels_from_one(tmp_path):
+    voc_set(tmp_path, train=1)
+    boxes = [("dog", 1, 1, 40, 30), ("cat", 5, 6, 5, 6)]
+    voc_file(tmp_path / "Annotations/im000.xml", "im000.png", boxes, database="The VOC2007 Database")
+    target = open_detection(tmp_path)["train"].target(0)
+    assert target.boxes.tolist() == [[0, 0, 40, 30], [4, 5, 5, 6]]
+
+
+def test_voc_lists(tmp_path):
+    voc_set(tmp_path, trainval=2, test=1)
+    (tmp_path / "ImageSets/Main/cat_train.txt").write_text("im000 -1\nim001  1")
+    assert lengths(open_detection(tmp_path)) == {"train": 2, "val": 1}
+    (tmp_path / "ImageSets/Main/train.txt").write_text("im000  1\n")
+    (tmp_path / "ImageSets/Main/val.txt").write_text("im001 -1\n")
+    assert lengths(open_detection(tmp_path)) == {"train": 1, "val": 1, "test": 1}
+
+
+def test_voc_next_to_images(tmp_path):
+    for split in ("train", "valid"):
+        picture(tmp_path / split / "a.jpg", seed=len(split))
+        picture(tmp_path / split / "not annotated.jpg")
+        voc_file(tmp_path / split / "a.xml", "a.jpg", [("cat", 1, 1, 9, 9)])
+    sources, report = open_checked(tmp_path)
+    assert lengths(sources) == {"train": 1, "val": 1}
+    assert [(finding.kind, finding.count) for finding in report.findings] == [("annotation_missing", 2)]
+    assert lengths(open_detection(tmp_path / "train")) == {"train": 1}
+
+
+def test_difficult_objects_are_kept_and_counted(tmp_path):
+    voc_set(tmp_path, train=1)
+    voc_file(tmp_path / "Annotations/im000.xml", "im000.png", [("dog", 1, 1, 9, 9)], difficult="1")
+    report = check_detection(tmp_path)
+    assert [(finding.kind, finding.count) for finding in report.findings] == [("difficult", 1)]
+    assert report.splits["train"].objects == {"dog": 1}
+    assert not open_detection(tmp_path)["train"].target(0).crowd.any()
+
+
+def test_folder_in_folder(tmp_path):
+    coco_set(tmp_path / "set" / "inner", train=2, val=2)
+    assert lengths(open_detection(tmp_path)) == {"train": 2, "val": 2}
+
+
+def test_nothing_and_more_than_one(tmp_path):
+    with raises(ValueError, "no annotations that are known: looked for COCO", "YOLO", "Pascal VOC"):
+        open_detection(tmp_path)
+    with raises(FileNotFoundError, "no folder or file", "nowhere"):
+        open_detection(tmp_path / "nowhere")
+    (tmp_path / "a.csv").write_text("x")
+    with raises(ValueError, "neither a folder nor a COCO file"):
+        open_detection(tmp_path / "a.csv")
+    coco_set(tmp_path, train=2)
+    voc_set(tmp_path, train=1)
+    with raises(ValueError, "has annotations in COCO and Pascal VOC"):
+        open_detection(tmp_path)
+    assert lengths(open_detection(tmp_path / "annotations/instances_train.json", 0)) == {"train": 2}
+
+
+def test_two_files_of_a_split(tmp_path):
+    coco_set(tmp_path, train2014=2, train2017=2)
+    with raises(ValueError, "two COCO files of train", "instances_train2014.json", "instances_train2017.json"):
+        open_detection(tmp_path)
+
+
+def test_test_validates_where_nothing_else_does(tmp_path):
+    assert lengths(open_detection(coco_set(tmp_path / "a", train=3, test=3))) == {"train": 3, "val": 3}
+    assert lengths(open_detection(coco_set(tmp_path / "b", test=3))) == {"test": 3}
+    assert lengths(open_detection(coco_set(tmp_path / "c", train=3, val=3, test=3))) == {"train": 3, "val": 3, "test": 3}
+
+
+def test_held_out_by_seed(tmp_path):
+    coco_set(tmp_path, train=60)
+    first, again, other = (open_detection(tmp_path, 0.3, seed) for seed in (0, 0, 1))
+    assert list(first) == ["train", "val"]
+    assert 8 <= len(first["val"]) <= 28
+    assert len(first["train"]) + len(first["val"]) == 60
+    assert set(first["train"].image_ids).isdisjoint(first["val"].image_ids)
+    assert first["val"].image_ids == again["val"].image_ids != other["val"].image_ids
+    assert lengths(open_detection(tmp_path, 0)) == {"train": 60}
+    whole = open_detection(tmp_path, 0)["train"]
+    for source in first.values():  # objects stay with their images
+        for i, ident in enumerate(source.image_ids):
+            expected = whole.target(whole.image_ids.index(ident))
+            np.testing.assert_array_equal(source.target(i).boxes, expected.boxes)
+            np.testing.assert_array_equal(source.target(i).labels, expected.labels)
+    with raises(ValueError, "val_fraction"):
+        open_detection(tmp_path, 1)
+
+
+def test_a_split_of_another_name_leaves_images_to_be_held_out(tmp_path):
+    assert set(open_detection(coco_set(tmp_path, train=20, val_seen=2))) == {"train", "val", "val_seen"}
+
+
+@pytest.mark.parametrize("key", ["group", "video_id", "scene", "roboflow"])
+def test_groups_stay_together(tmp_path, key):
+    images, objects = [], []
+    for i in range(24):
+        name = f"p{i % 6}_jpg.rf.{i:032x}.png" if key == "roboflow" else f"{i}.png"
+        picture(tmp_path / "images" / name, seed=i)
+        images.append(coco_image(i, name, **({} if key == "roboflow" else {key: i % 6})))
+        objects.append(coco_object(i, i))
+    coco_file(tmp_path / "all.json", images, objects)
+    sources = open_detection(tmp_path, 0.4)
+    groups = [{ident % 6 for ident in source.image_ids} for source in sources.values()]
+    assert len(groups) == 2
+    assert groups[0].isdisjoint(groups[1])
+    assert len(set(sources["val"].groups)) == len(groups[1])
