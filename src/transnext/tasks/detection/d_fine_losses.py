@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.loss.loss_d_fine import DFineLoss
 
-from transnext.tasks.detection.net import mean_over_processes
+from transnext.tasks.headed import mean_over_processes
 
 TERMS = {"class": "loss_vfl", "box": "loss_bbox", "giou": "loss_giou", "fgl": "loss_fgl", "ddf": "loss_ddf"}
 """Terms by name: varifocal class loss, L1 and generalised IoU of boxes, fine-grained localisation (cross-entropy of

@@ -14,7 +14,8 @@ from transnext.data.instances import Instances
 from transnext.tasks.detection.mask_rcnn.boxes import decode, encode
 from transnext.tasks.detection.mask_rcnn.matching import match, sample
 from transnext.tasks.detection.mask_rcnn.pooling import pool
-from transnext.tasks.detection.net import Found, mean_over_processes
+from transnext.tasks.detection.net import Found
+from transnext.tasks.headed import mean_over_processes
 
 MATCH_IOU = 0.5
 POSITIVE_SHARE = 0.25

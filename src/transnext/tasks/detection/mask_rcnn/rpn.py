@@ -13,7 +13,7 @@ from transnext.data.instances import Instances
 from transnext.tasks.detection.mask_rcnn.anchors import RATIOS, anchor_boxes, on_own_canvas
 from transnext.tasks.detection.mask_rcnn.boxes import decode, encode
 from transnext.tasks.detection.mask_rcnn.matching import NEGATIVE, match, sample
-from transnext.tasks.detection.net import mean_over_processes
+from transnext.tasks.headed import mean_over_processes
 
 POSITIVE_IOU, NEGATIVE_IOU = 0.7, 0.3
 POSITIVE_SHARE = 0.5

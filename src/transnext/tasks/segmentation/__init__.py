@@ -1,0 +1,1 @@
+"""Naming the class of every pixel."""
