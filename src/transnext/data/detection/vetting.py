@@ -129,7 +129,8 @@ class _Vetting:
         self.size = images.annotated[self.image]
         self.alive = images.place[self.image] >= 0
         if raw.relative:
-            self.box *= np.tile(self.size[:, ::-1], 2)
+            with np.errstate(over="ignore"):
+                self.box *= np.tile(self.size[:, ::-1], 2)
 
     def objects(self) -> Objects:
         """The objects that are left, by image."""
@@ -211,7 +212,7 @@ class _Vetting:
         for i in np.flatnonzero(missing).tolist():
             height, width = self.size[i].tolist()
             counts[i] = outlines.rectangle(self.box[i].tolist(), (height, width))
-            areas[i] = round(float(np.prod(self.box[i, 2:] - self.box[i, :2])))
+            areas[i] = max(1, round(float(np.prod(self.box[i, 2:] - self.box[i, :2]))))
         return counts, areas
 
     def _masks(self, chosen: npt.NDArray[np.int64], counts: list[bytes]) -> None:
@@ -230,7 +231,8 @@ class _Vetting:
                     other_size[i] = outline.size != (height, width)
                 elif outline is not None and all(np.isfinite(part).all() for part in outline):
                     scale = np.array([width, height]) if self._raw.relative else np.ones(2)
-                    shapes.append([(part.reshape(-1, 2) * scale).reshape(-1) for part in outline])
+                    with np.errstate(over="ignore"):
+                        shapes.append([(part.reshape(-1, 2) * scale).reshape(-1) for part in outline])
                     places.append(i)
                 else:
                     not_finite[i] = True
