@@ -2,9 +2,9 @@
 
     python benchmarks/backbones.py ../shared/data/stamps --minutes 60 --output runs/backbones
 
-Each backbone is timed for some updates first, and trains as many epochs as fit into the time, with the same options, one
-thread and its whole schedule. Time is that of the processor, so that other work on the machine does not count. All
-results and histories are written as JSON, the results printed.
+Each backbone is timed for some updates first, and trains as many epochs as fit into the time, with the same options,
+one thread and its whole schedule. Time is that of the processor, so that other work on the machine does not count.
+All results and histories are written as JSON, the results printed.
 """
 
 import json
