@@ -3,9 +3,19 @@ import math
 
 import numpy as np
 import pytest
-from detection_sets import coco_file, coco_image, coco_object, coco_set, picture, square, voc_file, voc_set, yolo_set
 from PIL import Image
 
+from tests.helpers.detection_sets import (
+    coco_file,
+    coco_image,
+    coco_object,
+    coco_set,
+    picture,
+    square,
+    voc_file,
+    voc_set,
+    yolo_set,
+)
 from transnext.data.detection import KINDS, check_detection, open_checked, open_detection
 from transnext.data.detection.findings import MAX_EXAMPLES, Findings
 

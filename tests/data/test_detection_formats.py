@@ -4,8 +4,18 @@ import shutil
 
 import numpy as np
 import pytest
-from detection_sets import coco_file, coco_image, coco_object, coco_set, picture, square, voc_file, voc_set, yolo_set
 
+from tests.helpers.detection_sets import (
+    coco_file,
+    coco_image,
+    coco_object,
+    coco_set,
+    picture,
+    square,
+    voc_file,
+    voc_set,
+    yolo_set,
+)
 from transnext.data.detection import check_detection, open_checked, open_detection
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from detection_sets import coco_image, coco_object, picture, square, voc_file, yolo_set
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.detection_sets import coco_image, coco_object, picture, square, voc_file, yolo_set
 from transnext.data.detection import check_detection, open_checked
 
 EXAMPLES = settings(
