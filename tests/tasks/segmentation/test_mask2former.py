@@ -93,7 +93,7 @@ def test_initial_values_are_the_released_ones() -> None:
     attention = encoder.self_attn
     offsets = attention.sampling_offsets.bias.view(8, 3, 4, 2)
     # The second of eight heads looks along the diagonal, its fourth point four pixels away in x and y.
-    assert offsets[1, 2].tolist() == pytest.approx(torch.tensor([[1.0, 1], [2, 2], [3, 3], [4, 4]]).tolist())
+    torch.testing.assert_close(offsets[1, 2].detach(), torch.tensor([[1.0, 1], [2, 2], [3, 3], [4, 4]]))
     for tensor in (
         attention.sampling_offsets.weight,
         attention.attention_weights.weight,
@@ -121,6 +121,7 @@ def test_other_backbones_train(name: str) -> None:
     images, sizes, maps = batch(1)
     sum(net(images, sizes, maps).values()).backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
+    assert net.slow_parameters() <= {key for key, _ in net.named_parameters()}
     assert net(images, sizes).shape == (1, 5, 64, 96)
 
 
@@ -209,9 +210,7 @@ def test_losses_against_a_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses_module, "draw_points", draw)
     logits = [torch.randn(3, 4, 8) for _ in range(2)]
     masks = [3 * torch.randn(3, 4, 7, 9) for _ in range(2)]
-    targets = [
-        Target(torch.randint(7, (n,)), (torch.rand(n, 27, 35) < 0.4).float()) for n in (2, 0, 6)
-    ]
+    targets = [Target(torch.randint(7, (n,)), (torch.rand(n, 27, 35) < 0.4).float()) for n in (2, 0, 6)]
     found = losses_of_outputs(logits, masks, targets, count)
     for name, of_output, drawn_masks in zip(("d0.", ""), logits, masks, strict=True):
         expected = reference_losses(of_output.double().numpy(), drawn_masks.double().numpy(), targets, drawn, count)
@@ -219,6 +218,42 @@ def test_losses_against_a_reference(monkeypatch: pytest.MonkeyPatch) -> None:
             assert float(found[f"{name}loss_{term}"]) == pytest.approx(value, rel=1e-5)
     assert not drawn
     assert list(found) == [f"{name}loss_{term}" for name in ("d0.", "") for term in ("cls", "mask", "dice")]
+
+
+def test_losses_of_two_processes_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, masks = [torch.randn(3, 4, 8)], [torch.randn(3, 4, 8, 8)]
+    targets = [Target(torch.randint(7, (n,)), (torch.rand(n, 32, 32) < 0.4).float()) for n in (2, 0, 3)]
+    monkeypatch.setattr(
+        losses_module,
+        "draw_points",
+        lambda rows, count, _: torch.linspace(0.01, 0.99, 2 * count).view(1, count, 2).expand(rows, -1, -1),
+    )
+    whole = losses_of_outputs(logits, masks, targets, 30)
+    parts = (slice(0, 2), slice(2, 3))
+    divisors: list[Tensor] = []
+    monkeypatch.setattr(losses_module, "mean_over_processes", lambda counts: divisors.append(counts) or counts)
+    for part in parts:
+        losses_of_outputs([logits[0][part]], [masks[0][part]], targets[part], 30)
+    monkeypatch.setattr(losses_module, "mean_over_processes", lambda _: torch.stack(divisors).mean(0))
+    each = [losses_of_outputs([logits[0][part]], [masks[0][part]], targets[part], 30) for part in parts]
+    for name, loss in whole.items():
+        assert float((each[0][name] + each[1][name]) / 2) == pytest.approx(float(loss), rel=1e-5), name
+
+
+def test_layers_are_computed_again_where_asked() -> None:
+    net = tiny_net()
+    calls: list[str] = []
+    for name, layer in (
+        ("encoder", net.head.pixel_decoder.encoder.layers[0]),
+        ("decoder", net.head.transformer_module.decoder.layers[1]),
+    ):
+        layer.fc1.register_forward_hook(lambda *_, name=name: calls.append(name))
+    images, sizes, maps = batch(1)
+    for enable in (True, False):
+        net.set_grad_checkpointing(enable)
+        calls.clear()
+        sum(net.losses(images, sizes, maps).values()).backward()
+        assert sorted(calls) == sorted(["decoder", "encoder"] * (2 if enable else 1))
 
 
 def test_points_come_from_the_generator_of_torch() -> None:

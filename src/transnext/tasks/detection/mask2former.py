@@ -106,7 +106,7 @@ def mask2former_instances(
         ValueError: It cannot be built so.
     """
     if not masks:
-        raise ValueError("mask2former finds objects by their outlines: give masks, or choose another detector")
+        raise ValueError("mask2former finds objects by their outlines: it needs masks, else choose another detector")
     return Mask2FormerInstances(backbone, num_classes, size_of(size, overrides), max_detections)
 
 
@@ -119,7 +119,7 @@ def _target(objects: Instances, images: Tensor) -> Target:
     if objects.masks.shape[-2:] != canvas:
         on = tuple(objects.masks.shape[-2:])
         raise ValueError(f"masks are {on}, the images {tuple(canvas)} pixels: both must lie on the same canvas")
-    seen = objects.masks.flatten(1).any(1)
+    seen = objects.masks.flatten(1).bool().any(1)
     return Target(objects.labels[seen], objects.masks[seen].float())
 
 

@@ -24,6 +24,7 @@ from transnext.tasks.detection.config import DetectionConfig
 from transnext.tasks.detection.images import DetectionImages, collate_objects, placed_sample
 from transnext.tasks.detection.metrics import DetectionMeter
 from transnext.tasks.detection.net import DetectionNet, Found
+from transnext.tasks.detection.nets import DETECTORS
 from transnext.tasks.detection.objective import DetectionObjective
 from transnext.tasks.detection.rare_classes import repeat_factors
 from transnext.tasks.detection.results import DetectionResult
@@ -75,7 +76,7 @@ class Detection(Task):
         masks = config.task.masks
         if masks and not outlined:
             raise ValueError(f"{config.data} has boxes alone, no outlines: leave out --masks")
-        with_masks = outlined and config.task.detector == "mask_rcnn" if masks is None else masks
+        with_masks = outlined and DETECTORS[config.task.detector].masks if masks is None else masks
         metadata = {
             "class_names": list(first.classes),
             "category_ids": list(first.category_ids),

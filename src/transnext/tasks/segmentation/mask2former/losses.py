@@ -8,7 +8,14 @@ from torch import Tensor
 from transformers.models.mask2former.modeling_mask2former import dice_loss, sample_point, sigmoid_cross_entropy_loss
 
 from transnext.tasks.headed import mean_over_processes
-from transnext.tasks.segmentation.mask2former.matching import CLASS_WEIGHT, DICE_WEIGHT, MASK_WEIGHT, Pair, Target, match
+from transnext.tasks.segmentation.mask2former.matching import (
+    CLASS_WEIGHT,
+    DICE_WEIGHT,
+    MASK_WEIGHT,
+    Pair,
+    Target,
+    match,
+)
 
 NO_OBJECT_WEIGHT = 0.1
 """Weight of queries without a mask in the cross-entropy of classes."""

@@ -33,9 +33,7 @@ class Target(NamedTuple):
 
 
 @torch.no_grad()
-def match(
-    logits: Tensor, masks: Tensor, targets: Sequence[Target], points: Sequence[Tensor]
-) -> list[Pair]:
+def match(logits: Tensor, masks: Tensor, targets: Sequence[Target], points: Sequence[Tensor]) -> list[Pair]:
     """The cheapest pairs of queries and masks of each image.
 
     A cost that is not finite counts as a very high one: the losses tell that something is wrong.

@@ -145,7 +145,7 @@ def _newer(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _renamed(key: str, beginnings: tuple[str, str], column: int) -> str:
-    """The name of a parameter of the head that is the same tensor in both: from `_NAMES[column]` to the other column."""
+    """The name of a parameter of the head that is one tensor in both: from one column of `_NAMES` to the other."""
     before, after = beginnings
     if not key.startswith(before):
         return key
