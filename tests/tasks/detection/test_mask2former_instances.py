@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.helpers.tiny_mask2former import TINY, tiny_backbone
 from transnext.data.instances import Instances
-from transnext.models.backbone import Backbone
 from transnext.tasks.detection import mask2former as module
 from transnext.tasks.detection.mask2former import Mask2FormerInstances, mask2former_instances
 from transnext.tasks.detection.nets import build_net, replace_classes
@@ -17,24 +17,9 @@ from transnext.tasks.segmentation.mask2former.panoptic import panoptic
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TINY: dict[str, Any] = {
-    "embed_dim": 32,
-    "mask_dim": 32,
-    "num_heads": 4,
-    "encoder_layers": 1,
-    "encoder_ffn_dim": 48,
-    "decoder_layers": 3,
-    "decoder_ffn_dim": 40,
-    "num_queries": 7,
-    "num_points": 50,
-}
-
 
 def tiny_net(num_classes: int = 3, **overrides: Any) -> Mask2FormerInstances:
-    backbone = Backbone(
-        "transnext_pico", depths=(1, 1, 1, 1), embed_dims=(16, 24, 32, 48), num_heads=(1, 1, 2, 2), img_size=64
-    )
-    return mask2former_instances(backbone, num_classes, size="small", **{**TINY, **overrides})
+    return mask2former_instances(tiny_backbone(), num_classes, size="small", **{**TINY, **overrides})
 
 
 def instances(count: int, canvas: tuple[int, int] = (64, 96)) -> Instances:
@@ -50,7 +35,7 @@ def instances(count: int, canvas: tuple[int, int] = (64, 96)) -> Instances:
 def test_detect_against_a_reference(monkeypatch: pytest.MonkeyPatch, limit: int, at_once: int) -> None:
     monkeypatch.setattr(module, "_AT_ONCE", at_once)
     net = tiny_net(max_detections=limit).eval()
-    logits, masks = torch.randn(2, 7, 4), 4 * torch.randn(2, 7, 16, 24)
+    logits, masks = torch.randn(2, 6, 4), 4 * torch.randn(2, 6, 16, 24)
     masks[0, 3] = -1  # nowhere
     masks[1, 2, :, :] = -2
     masks[1, 2, 15, 23] = 9  # in the padding alone
@@ -109,7 +94,7 @@ def test_losses(counts: tuple[int, int]) -> None:
     """With no objects, and with more than there are queries."""
     net = tiny_net()
     losses = net(torch.randn(2, 3, 64, 96), torch.tensor([[64, 96]] * 2), [instances(count) for count in counts])
-    assert len(losses) == 3 * 4
+    assert len(losses) == 3 * 5
     sum(losses.values()).backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None, name
@@ -140,11 +125,11 @@ def test_objects_without_a_pixel_are_left_out(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_built_by_name_and_again() -> None:
-    backbone: Any = tiny_net().backbone
+    backbone = tiny_backbone()
     net = build_net("mask2former", backbone, 3, masks=True, size="small", **TINY)
     assert net.with_masks
     net.max_detections = 200
-    again = build_net("mask2former", tiny_net().backbone, **net.args())
+    again = build_net("mask2former", tiny_backbone(), **net.args())
     again.load_state_dict(net.state_dict())
     assert again.args() == net.args()
     assert again.max_detections == 200
