@@ -50,7 +50,7 @@ class PlainMaskRCNN(PlainDetector):
     def threshold_for(self, images: Tensor, sizes: Tensor, count: int) -> float:
         """See `PlainDetector.threshold_for`."""
         *_, every, _ = self._classified(images, sizes[0].to(images.dtype).flip(0).repeat(2))
-        ranked = every.flatten().sort(descending=True).values
+        ranked = every.detach().flatten().sort(descending=True).values
         return float(ranked[min(count, len(ranked) - 1)]) if len(ranked) else 0.0
 
     def _classified(self, images: Tensor, limits: Tensor) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
