@@ -18,16 +18,13 @@ from transnext.export.info import ExportInfo
 from transnext.export.openvino_file import converted
 from transnext.export.openvino_file import write as write_openvino
 from transnext.export.running import ExportedDetector, ExportedModel
-from transnext.export.traced import for_tracing, traced, with_threshold
+from transnext.export.traced import SOME, for_tracing, traced, with_threshold
 from transnext.limits import MAX_SIDE, check_number
 from transnext.tasks.detection.mask_rcnn.model import MaskRCNN
 from transnext.tasks.detection.net import DetectionNet
 from transnext.tasks.detection.plain import PlainDetector, plain
 from transnext.tasks.task import Loaded
 from transnext.version import __version__
-
-_PAIRS = 300
-"""Pairs of box and class in an image that are to be over the score threshold while a file is checked."""
 
 
 def write_detector(
@@ -115,6 +112,8 @@ def _preprocessing(loaded: Loaded, image_size: int | tuple[int, int] | None, one
         check_number("image_size", side, 1, MAX_SIDE)
     mode = "fit" if one_canvas and trained.crop_mode == "shortest" else trained.crop_mode
     if mode == "shortest":
+        if height == width:
+            return trained.resized(height)
         height, width = sorted((height, width))
     return replace(trained, input_size=(trained.input_size[0], height, width), crop_mode=mode)
 
@@ -147,7 +146,7 @@ def _compared(
     check_detector(ExportedDetector(file), net, shapes[0], net.score_threshold, name)
     images, sizes = random_batch(shapes[0], torch.Generator().manual_seed(0))
     with torch.no_grad():
-        net.score_threshold = network.threshold_for(images, sizes, _PAIRS)
+        net.score_threshold = network.threshold_for(images, sizes, SOME)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / file.path.name
         save(with_threshold(graph, net.score_threshold), path)

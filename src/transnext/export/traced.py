@@ -18,6 +18,8 @@ from transnext.tasks.detection.plain import PlainDetector
 
 SIZES, THRESHOLD = "sizes", "score_threshold"
 """Names of the second input, and of the constant in a file whose network has one."""
+SOME = 300
+"""Pairs of box and class in an image that are to be over the score threshold while a file is made and checked."""
 MIN_OPSET, MAX_OPSET = 17, 20
 """Of ONNX: the first that samples between pixels as the networks do, and the last that PyTorch's tracer knows."""
 
@@ -69,11 +71,12 @@ def traced(network: PlainDetector, info: ExportInfo, opset: int) -> Any:
     check_number("opset", opset, MIN_OPSET, MAX_OPSET)
     batch = network.batch or 2  # an axis of 1 would be taken for one that broadcasts
     channels, (height, width) = info.preprocessing.input_size[0], info.image_size
-    inputs = [torch.zeros(batch, channels, height, width), torch.tensor([[height, width]] * batch)]
+    noise = torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
+    inputs = [noise, torch.tensor([[height, width]] * batch)]
     names = [INPUT, SIZES]
     if network.score_threshold is not None:
-        # Low, so that there are objects whose part of the graph is traced.
-        inputs.append(torch.tensor(0.0))
+        with torch.no_grad():  # one that leaves objects, so that what is done with them is traced
+            inputs.append(torch.tensor(network.threshold_for(noise, inputs[1], SOME)))
         names.append(THRESHOLD)
     axis = "batch" if network.batch is None else "objects"
     free = list(network.outputs) + (names[:2] if network.batch is None else [])
