@@ -7,7 +7,8 @@ from detection_sets import coco_file, coco_image, coco_object, coco_set, picture
 from PIL import Image
 
 from transnext.data.detection import KINDS, check_detection, open_checked, open_detection
-from transnext.data.detection.findings import MAX_EXAMPLES, Findings
+from transnext.data.detection.findings import Findings
+from transnext.data.findings import MAX_EXAMPLES
 
 
 def found(report):

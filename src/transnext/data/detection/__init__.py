@@ -1,10 +1,11 @@
 """Images with annotated objects: COCO, YOLO and Pascal VOC in, checked, by split."""
 
 from transnext.data.detection.checks import check_detection
-from transnext.data.detection.findings import KINDS, DataReport, Finding, SplitSummary
+from transnext.data.detection.findings import KINDS, DataReport, SplitSummary
 from transnext.data.detection.opening import open_checked, open_detection
 from transnext.data.detection.source import DetectionSource, aligned
 from transnext.data.detection.writing import coco_document, write_coco
+from transnext.data.findings import Finding
 
 __all__ = [
     "KINDS",

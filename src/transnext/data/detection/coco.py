@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transnext.data.detection.findings import Findings, shown
+from transnext.data.annotation_values import number, one_line, roboflow_group, whole
+from transnext.data.detection.findings import Findings
 from transnext.data.detection.outlines import parsed
-from transnext.data.detection.raw import RawImage, RawSplit, number, one_line, roboflow_group, whole
+from transnext.data.detection.raw import RawImage, RawSplit
+from transnext.data.findings import shown
 from transnext.data.names import printable
 from transnext.data.split_names import split_of_folder
 

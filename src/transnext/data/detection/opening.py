@@ -13,12 +13,12 @@ from transnext.data.detection.coco import find_coco, read_coco
 from transnext.data.detection.findings import DataReport, Findings, SplitSummary
 from transnext.data.detection.raw import RawSplit
 from transnext.data.detection.source import DetectionSource, with_free_ids
-from transnext.data.detection.splits import held_out, ordered_names
 from transnext.data.detection.vetting import vetted
 from transnext.data.detection.voc import find_voc, read_voc
 from transnext.data.detection.yolo import YoloSet, find_yolo, read_yolo, yolo_set
 from transnext.data.image_files import log
 from transnext.data.names import printable
+from transnext.data.splits import held_out, ordered_names
 
 _LOOKED_FOR = (
     "COCO (annotations/instances_*.json, <split>/_annotations.coco.json, *.json with images and annotations), "
