@@ -44,6 +44,31 @@ def log(folder: str, line: str) -> None:
         _logger.warning("%s: %s", printable(folder), line)
 
 
+def file_version(path: str) -> str:
+    """Return size and time of a file; see `transnext.data.decoded.VersionedSource`.
+
+    Raises:
+        FileNotFoundError: It is gone.
+    """
+    try:
+        status = Path(path).stat()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError):  # the reader says it better
+        return "unknown"
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def below_wrappers(path: Path) -> Path:
+    """Return a folder itself, or the only one in it, as archives often have it."""
+    for _ in range(3):
+        entries = [entry for entry in path.iterdir() if not is_ignored(entry.name)]
+        if len(entries) != 1 or not entries[0].is_dir() or entries[0].name in ("train", "images", "annotations"):
+            break
+        path = entries[0]
+    return path
+
+
 def is_ignored(name: str) -> bool:
     """Return whether a file or folder is hidden or belongs to the system."""
     return name.startswith(".") or name in _SYSTEM_FOLDERS

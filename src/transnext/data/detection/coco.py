@@ -68,11 +68,11 @@ def read_coco(file: Path, root: Path, split: str, findings: Findings) -> RawSpli
         ValueError: It is broken, or no COCO file of instances, or none of its images is there.
         OSError: It cannot be read.
     """
-    document = _document(file)
-    classes, ids, parent = _categories(document["categories"], file)
+    document = read_document(file)
+    classes, ids, parent = read_categories(document["categories"], file)
     describe = _Describe(file.name)
     raw = RawSplit(split, classes, ids, parent=parent, describe=describe)
-    places = _images(document["images"], _image_folders(file, root, split), raw, file, findings)
+    places = _images(document["images"], image_folders(file, root, split), raw, file, findings)
     _objects(document["annotations"], places, {number: place for place, number in enumerate(ids)}, raw, findings)
     return raw
 
@@ -88,7 +88,13 @@ class _Describe:
         return f"{self._name}: annotation {shown(number)}" + (f" (entry {index})" if number is None else "")
 
 
-def _document(file: Path) -> dict[str, Any]:
+def read_document(file: Path) -> dict[str, Any]:
+    """Return what a COCO file holds, with lists of `images`, `annotations` and `categories`.
+
+    Raises:
+        ValueError: It is broken, or none.
+        OSError: It cannot be read.
+    """
     where = printable(file)
     try:
         document = json.loads(file.read_bytes())
@@ -108,8 +114,12 @@ def _document(file: Path) -> dict[str, Any]:
     return document
 
 
-def _categories(entries: list[Any], file: Path) -> tuple[list[str], list[int], str | None]:
-    """Return names, ids and the one that may stand above all others, in the order of the ids."""
+def read_categories(entries: list[Any], file: Path) -> tuple[list[str], list[int], str | None]:
+    """Return names, ids and the one that may stand above all others, in the order of the ids.
+
+    Raises:
+        ValueError: There are none, one has no name or number, or two have the same.
+    """
     where = printable(file)
     names: dict[int, str] = {}
     above: dict[str, Any] = {}
@@ -147,7 +157,7 @@ def _images(
             findings.add("image_entry", f"{file.name}: entry {i} of images")
         else:
             usable.append((number, name, entry))
-    finder = _FileFinder(folders, [name for _, name, _ in usable], file)
+    finder = FileFinder(folders, [name for _, name, _ in usable], file)
     names_of: dict[int | str, str] = {}
     ambiguous: set[int | str] = set()
     for number, name, _ in usable:
@@ -253,7 +263,7 @@ def _group(entry: dict[str, Any], name: str) -> str | None:
     return roboflow_group(name)
 
 
-class _FileFinder:
+class FileFinder:
     """Finds files of images in the folder that has most of them, and else in others."""
 
     def __init__(self, folders: Sequence[Path], names: Sequence[str], file: Path) -> None:
@@ -270,6 +280,7 @@ class _FileFinder:
         self._folders.sort(key=lambda folder: -hits[folder])
 
     def path(self, name: str) -> str:
+        """The path of a file, or where it should be."""
         for candidate in (name, _last(name)):
             for path in (os.path.join(folder, candidate) for folder in self._folders):  # noqa: PTH118 - per image
                 if os.path.isfile(path):  # noqa: PTH113
@@ -285,7 +296,7 @@ def _last(name: str) -> str:
     return name.rsplit("/", 1)[-1]
 
 
-def _image_folders(file: Path, root: Path, split: str) -> list[Path]:
+def image_folders(file: Path, root: Path, split: str) -> list[Path]:
     """Return the folders that may hold the images of an annotation file, most likely first."""
     base = file.parent
     if base.name in _ANNOTATION_FOLDERS:
