@@ -122,10 +122,10 @@ def _from_lines(lines: list[str]) -> ClassTable:
         fields = [line.split("\t") for line in lines[1:]]
         if not all(len(row) > 1 and _is_number(row[0].strip()) for row in fields):
             raise ValueError("a line has no number")
-        rows = sorted((int(row[0]), _name(row[-1])) for row in fields)
-        if [number for number, _ in rows] != list(range(1, len(rows) + 1)):
+        named = sorted((int(row[0]), _name(row[-1])) for row in fields)
+        if [number for number, _ in named] != list(range(1, len(named) + 1)):
             raise ValueError("the numbers are not 1, 2, 3, ...")
-        return value_table([name for _, name in rows], reduce_zero_label=True)
+        return value_table([name for _, name in named], reduce_zero_label=True)
     split = [_fields(line) for line in lines]
     for parse in (_coloured, _numbered):
         for skip in (0, 1):  # a line with headings

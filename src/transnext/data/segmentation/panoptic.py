@@ -27,7 +27,7 @@ _MAX_NUMBER = 2**24
 
 def find_panoptic(root: Path) -> dict[str, Path]:
     """Return the panoptic JSON of each split below a folder; none if it has none."""
-    found = {}
+    found: dict[str, Path] = {}
     for folder in (root / "annotations", root):
         files = sorted(folder.glob("panoptic_*.json")) if folder.is_dir() else []
         for file in files:
@@ -98,9 +98,12 @@ def _entries(
         where = f"{file.name}: entry {i} of annotations"
         number = _id(entry.get("image_id")) if isinstance(entry, dict) else None
         name = entry.get("file_name") if isinstance(entry, dict) else None
-        segments = entry.get("segments_info") if isinstance(entry, dict) else None
-        if number not in names or not isinstance(name, str) or "\0" in name or not isinstance(segments, list):
+        if number is None or number not in names or not isinstance(name, str) or "\0" in name:
             findings.add("image_missing", where)
+            continue
+        segments = entry.get("segments_info") if isinstance(entry, dict) else None
+        if not isinstance(segments, list):
+            findings.add("label_unreadable", f"{where}: segments_info is {shown(segments)}")
             continue
         if number in used:
             findings.add("labels_two", f"{where}: image {shown(number)}")
@@ -118,7 +121,7 @@ def _entries(
             (path for path in (file.with_suffix("") / name, file.parent / name) if _is_file(path)),
             file.with_suffix("") / name,
         )
-        entries.append(_Entry(images.path(names[number]), str(label_file), known))  # type: ignore[index]
+        entries.append(_Entry(images.path(names[number]), str(label_file), known))
     findings.add_all("label_missing", [name for number, name in names.items() if number not in used], printable)
     return entries
 

@@ -70,7 +70,7 @@ class ClassTable:
         if self.reduce_zero_label:
             zero = f"0 is ignored and 1 is {self.names[0]} (reduce_zero_label)"
         elif 0 in self.values:
-            zero = f"0 is the class {self.names[self.values[0]]}"
+            zero = f"0 is {self.names[self.values[0]]!r}"
         else:
             zero = "0 is ignored" if 0 in self.ignored else "0 is not declared"
         others = ", ".join(str(value) for value in sorted(self.ignored) if value)

@@ -149,9 +149,7 @@ def _by_values(values: Sequence[int], reduce_zero_label: bool, files: Sequence[S
     nothing = {IGNORED, 0} if reduce_zero_label else {IGNORED}
     classes = [value for value in values if value not in nothing]
     if not classes:
-        raise ValueError(
-            "the label files hold nothing but ignored values: write a classes.txt with a name on each line"
-        )
+        raise ValueError("label files hold nothing but ignored values: write a classes.txt with a name on each line")
     if len(classes) > MAX_CLASSES or classes[0] < 0:
         raise ValueError(
             f"the label files hold {len(classes):,} different values from {classes[0]:,} to {classes[-1]:,}, as of "
