@@ -48,7 +48,7 @@ class Finding:
     @property
     def text(self) -> str:
         """One line, without examples."""
-        return f"{self.count:,} {self.what}: {self.action}"
+        return f"{self.what}: {self.count:,}, {self.action}"
 
 
 class Findings:

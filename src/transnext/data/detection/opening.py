@@ -30,7 +30,7 @@ _UNSAID = frozenset({"kept", "kept as negatives", "kept like all others", "left 
 
 
 def open_detection(
-    data: str | os.PathLike[str], val_fraction: float = 0.2, seed: int = 0
+    data: str | os.PathLike[str], val_fraction: float = 0.2, seed: int = 0, masks: bool = True
 ) -> dict[str, DetectionSource]:
     """Open images with annotated objects in COCO JSON, YOLO text files or Pascal VOC.
 
@@ -44,6 +44,8 @@ def open_detection(
         data: A folder, a COCO file, or a `data.yaml`.
         val_fraction: Share of the images, or groups, held out where the data come without splits.
         seed: Chooses them.
+        masks: Whether outlines are wanted. Where most objects have one, those without are then ignored regions: of a
+            box alone it is not known which pixels are the object. Without, all boxes count, and opening is faster.
 
     Returns:
         The splits in order, `train` first; all have the same classes.
@@ -53,7 +55,7 @@ def open_detection(
         ValueError: It is none of these formats or more than one, a file is broken, or nothing is left of it.
         OSError: A file cannot be read.
     """
-    sources, report = open_checked(data, val_fraction, seed)
+    sources, report = open_checked(data, val_fraction, seed, masks)
     for finding in report.findings:
         if finding.action not in _UNSAID:
             log(report.data, f"{finding.text} ({finding.examples[0]})")
@@ -61,7 +63,7 @@ def open_detection(
 
 
 def open_checked(
-    data: str | os.PathLike[str], val_fraction: float = 0.2, seed: int = 0
+    data: str | os.PathLike[str], val_fraction: float = 0.2, seed: int = 0, masks: bool = True
 ) -> tuple[dict[str, DetectionSource], DataReport]:
     """Open as `open_detection` does, and return what was found instead of logging it."""
     if not 0 <= val_fraction < 1:
@@ -70,7 +72,7 @@ def open_checked(
     layout = _layout(Path(os.fspath(data)))
     raw = _with_same_classes(layout.read(findings), findings)
     root = str(layout.root)
-    sources = {split.name: vetted(split, root, findings) for split in raw}
+    sources = {split.name: vetted(split, root, findings, masks) for split in raw}
     sources = {name: sources[name] for name in ordered_names(list(sources))}
     for name, source in sources.items():
         if not len(source):

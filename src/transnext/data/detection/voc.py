@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from transnext.data.annotation_values import one_line, read_text, roboflow_group
+from transnext.data.annotation_values import one_line, read_bytes, read_text, roboflow_group
 from transnext.data.detection.findings import Findings
 from transnext.data.detection.raw import RawImage, RawSplit
 from transnext.data.findings import shown
@@ -161,15 +161,12 @@ def _tree(file: Path) -> ElementTree.Element:
         ValueError: It is broken.
         OSError: It cannot be read.
     """
-    text = read_text(str(file), _MAX_XML)
-    if "<!DOCTYPE" in text:  # a few lines of entities make billions of letters
+    data = read_bytes(str(file), _MAX_XML)
+    if b"<!DOCTYPE" in data.replace(b"\0", b""):  # a few lines of entities make billions of letters
         raise ValueError("it has a DOCTYPE, which annotations have not")
     try:
-        # As bytes: a declared encoding does not fit text that is decoded already.
-        return ElementTree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text).encode())
-    except ElementTree.ParseError as error:
-        raise ValueError(f"broken XML: {one_line(error)}") from None
-    except UnicodeEncodeError as error:
+        return ElementTree.fromstring(data)
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter two: encodings
         raise ValueError(f"broken XML: {one_line(error)}") from None
 
 

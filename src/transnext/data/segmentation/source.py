@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +14,11 @@ from PIL import Image
 
 from transnext.data.class_names import listing, matched_names
 from transnext.data.detection.source import DetectionSource
-from transnext.data.image_files import file_version
+from transnext.data.image_files import file_version, log
 from transnext.data.images import read_image
 from transnext.data.names import PackedNames, printable
 from transnext.data.segmentation.maps import DrawnMap, LabelMap, MapFile, PanopticFile, RelabelledMap
 from transnext.data.segmentation.table import IGNORED, ClassTable, Colour
-
-_logger = logging.getLogger("transnext")
 
 
 class Maps(Protocol):
@@ -216,7 +213,7 @@ def aligned(source: MapSource, classes: Sequence[str]) -> MapSource:
     pixels[:, -1] = source.pixels.sum(1) - pixels.sum(1)
     if unknown := [name for i, name in enumerate(source.classes) if i not in taken and source.pixels[:, i].any()]:
         share = (pixels[:, -1].sum() - source.pixels[:, -1].sum()) / max(1, source.pixels.sum())
-        _logger.warning("%.1f %% of pixels ignored: the model does not know %s", 100 * share, listing(unknown))
+        log(source.root, f"{share:.1%} of pixels ignored: the model does not know {listing(unknown)}")
     if source.relabel is not None:
         labels = labels[np.frombuffer(source.relabel, np.uint8)]
     return replace(source, classes=tuple(classes), colours=None, pixels=pixels, relabel=labels.tobytes())
