@@ -305,7 +305,7 @@ def image_folders(file: Path, root: Path, split: str) -> list[Path]:
     base = file.parent
     if base.name in _ANNOTATION_FOLDERS:
         base = base.parent
-    stem = file.stem.removeprefix("instances_")
+    stem = file.stem.removeprefix("instances_").removeprefix("panoptic_")
     named = [folder.name for folder in _folders(base) if split_of_folder(folder.name) == split]
     words = dict.fromkeys([stem, re.sub(r"(?<=\D)(19|20)\d\d$", "", stem), split, *named])
     folders = [file.parent]

@@ -92,7 +92,7 @@ def _entries(
             names[number] = name.replace("\\", "/")
     if not names:
         raise ValueError(f"{printable(file)} lists no images")
-    images = FileFinder(image_folders(file, root, split.removeprefix("panoptic_")), list(names.values()), file)
+    images = FileFinder(image_folders(file, root, split), list(names.values()), file)
     entries, used = [], set()
     for i, entry in enumerate(document["annotations"]):
         where = f"{file.name}: entry {i} of annotations"
