@@ -129,8 +129,8 @@ def pictures_section(results: Sequence[SegmentationResult], look: Look) -> str:
         parts.append(_list(f"{result.split}: best", "right", best, result, look, colours))
     shown = "".join(parts)
     lead = (
-        "By the mean IoU of the classes in each image. From left to right: the map, what the model says, and where they "
-        "differ, in orange; dark is what is not labelled."
+        "By the mean IoU of the classes in each image. From left to right: the map, what the model says, and where "
+        "they differ, in orange; dark is what is not labelled."
     )
     return f'<p class="lead">{lead}</p>{shown}' if shown else ""
 
@@ -149,7 +149,7 @@ def _list(
         found = compared(image, result, look, colours)
         if found is not None:
             cards.append(_card(image, found, result, verdict))
-    return f'<h3>{escape(title)}</h3><ul class="cards">{"".join(cards)}</ul>' if cards else ""
+    return f'<h3>{escape(title)}</h3><ul class="cards wide">{"".join(cards)}</ul>' if cards else ""
 
 
 def _card(image: int, found: Compared, result: SegmentationResult, verdict: str) -> str:
