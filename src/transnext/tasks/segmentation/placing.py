@@ -68,7 +68,7 @@ def class_map(
         raise ValueError(f"{len(scores)} classes do not fit a map of bytes: expected 256 at most")
     classes = torch.empty(original, dtype=torch.uint8, device=scores.device)
     for rows, of_rows in resize_scores(scores, canvas, size, original, values_at_once=values_at_once):
-        classes[rows] = of_rows.argmax(0).to(torch.uint8)
+        classes[rows] = of_rows.max(0).indices.to(torch.uint8)  # argmax takes twice as long
     return classes
 
 
