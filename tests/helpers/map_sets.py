@@ -39,8 +39,8 @@ def map_set(
     number = 0
     for split, count in splits.items():
         for _ in range(count):
-            picture(root / images / split / f"im{number}.jpg", SIZE, seed=number)
-            label_file(root / labels / split / f"im{number}.png", values, seed=number)
+            picture(root / "images" / split / f"im{number}.jpg", SIZE, seed=number)
+            label_file(root / "labels" / split / f"im{number}.png", values, seed=number)
             number += 1
     if names:
         (root / "classes.txt").write_text("\n".join(names) + "\n")

@@ -49,7 +49,7 @@ def pairs_of(classes: int, seed: int = 0):
 @pytest.mark.parametrize("classes", [2, 5, 21])
 def test_equal_to_torchmetrics(classes: int) -> None:
     meter = SegmentationMeter([str(i) for i in range(classes)])
-    macro = dict(num_classes=classes, ignore_index=255, average="macro")
+    macro = {"num_classes": classes, "ignore_index": 255, "average": "macro"}
     references = {
         "mIoU": MulticlassJaccardIndex(**macro),
         "mAcc": MulticlassAccuracy(**macro),
