@@ -288,6 +288,25 @@ def test_what_does_not_fit_is_dropped(tmp_path) -> None:
     assert len(open_segmentation(root)["train"]) == 2
 
 
+def test_values_that_cannot_be_classes_are_refused(tmp_path) -> None:
+    root = map_set(tmp_path / "jpeg", values=(0, 255), names=())
+    for path in (root / "labels").rglob("*.png"):
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    with pytest.raises(ValueError, match="is a JPEG, which blurs values"):
+        open_segmentation(root)
+    (root / "classes.txt").write_text("paper\nink\n")
+    assert kinds(root)["label_lossy"] == 6
+    root = map_set(tmp_path / "smooth", names=())
+    for path in (root / "labels").rglob("*.png"):
+        smooth = np.zeros((300, 300), np.uint8)
+        smooth[:150], smooth[150, :256] = 255, range(256)
+        label_file(path, smooth)
+        picture(root / "images" / path.parent.name / f"{path.stem}.jpg", (300, 300))
+    with pytest.raises(ValueError, match="254 values between, as smoothed masks"):
+        open_segmentation(root)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("stored", [True, False])
 def test_exif(tmp_path, orientation: int, stored: bool) -> None:

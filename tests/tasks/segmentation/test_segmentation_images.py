@@ -188,6 +188,8 @@ def test_maps_follow_the_canvas_of_the_network() -> None:
     assert padded.shape == (2, 64, 64)
     assert (padded[:, 50:] == 255).all()
     assert not padded[:, :50, :60].any()
+    with pytest.raises(ValueError, match="50x60 pixels on a canvas of 32x64"):
+        map_on_canvas(maps, (32, 64))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ KINDS: Mapping[str, Kind] = {
     "size_differs": Kind("label files of another size than their image", "image dropped"),
     "turned": Kind("labels of pictures as stored, but shown turned (EXIF)", "labels turned with the picture"),
     "turn_unclear": Kind("images shown turned (EXIF) whose labels fit both ways", "taken as upright"),
-    "label_lossy": Kind("label files in a format that blurs values (JPEG)", "kept as they are: save labels as PNG"),
+    "label_lossy": Kind("label files in a format that blurs values (JPEG)", "taken as they are: save labels as PNG"),
     "zero_and_255": Kind("label files of 0 and 255, where other values mean classes", "255 taken as the second class"),
     "value_undeclared": Kind("label files with values that no class has", "these pixels ignored"),
     "colour_undeclared": Kind("label files with colours that no class has", "these pixels ignored"),

@@ -204,7 +204,8 @@ def look_at(path: str) -> SeenMap | tuple[str, str]:
 
 def digest_of(codes: npt.NDArray[np.integer]) -> int:
     """A hash of pixels, 64 bits, the same on every machine."""
-    content = np.ascontiguousarray(codes, "<i4")
+    small = codes.dtype == np.uint8 or (codes.size > 0 and int(codes.min()) >= 0 and int(codes.max()) < 256)
+    content = np.ascontiguousarray(codes, "|u1" if small else "<i4")
     return int.from_bytes(hashlib.blake2b(content.tobytes(), digest_size=8).digest(), "little")
 
 

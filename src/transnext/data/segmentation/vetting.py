@@ -21,6 +21,9 @@ THREADS = 8
 _AT_ONCE = 16
 _LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF")
 _LISTED = 8
+# Values of smoothed masks: many between 0 and 255, which nearly all pixels have.
+_MANY = 64
+_MOSTLY = 0.9
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ def table_of(
                 f"{printable(files[0].label)} and other label files hold colours ({colours} ...): write a "
                 "label_colors.txt with a line 'red green blue name' for each class"
             )
+        _check_unnamed(valued, values)
         table = _by_values(values, bool(reduce_zero_label), files)
     else:
         table = given
@@ -141,6 +145,24 @@ def table_of(
         findings.add_all("zero_and_255", [pair.label for pair in valued if 255 in pair.seen.codes], printable)
         table = replace(table, values={0: 0, 255: 1}, ignored=table.ignored - {255})
     return table
+
+
+def _check_unnamed(files: Sequence[SeenPair], values: Sequence[int]) -> None:
+    """Refuses label files whose values cannot all be classes, where no class file says which are."""
+    blurred = [pair for pair in files if pair.seen.format in ("JPEG", "MPO")]
+    if blurred:
+        raise ValueError(
+            f"{printable(blurred[0].label)} is a JPEG, which blurs values, so that they cannot be told from classes: "
+            "save label files as PNG, or name the classes in a classes.txt"
+        )
+    if len(values) <= _MANY:
+        return
+    ends = sum(int(pair.seen.counts[np.isin(pair.seen.codes, (0, 255))].sum()) for pair in files)
+    if ends > _MOSTLY * sum(int(pair.seen.counts.sum()) for pair in files):
+        raise ValueError(
+            f"{printable(files[0].label)} and other label files are nearly all 0 and 255, with {len(values) - 2} values "
+            "between, as smoothed masks are: make them 0 and 255 alone, or name the classes in a classes.txt"
+        )
 
 
 def _by_values(values: Sequence[int], reduce_zero_label: bool, files: Sequence[SeenPair]) -> ClassTable:

@@ -107,6 +107,12 @@ def collate_maps(targets: Sequence[Any]) -> Tensor | list[npt.NDArray[np.uint8]]
 
 
 def map_on_canvas(maps: Tensor, canvas: tuple[int, int]) -> Tensor:
-    """Maps `[..., h, w]` of a canvas `(H, W)`, `IGNORED` at the bottom and on the right."""
+    """Maps `[..., h, w]` of a canvas `(H, W)`, `IGNORED` at the bottom and on the right.
+
+    Raises:
+        ValueError: They are larger.
+    """
     bottom, right = canvas[0] - maps.shape[-2], canvas[1] - maps.shape[-1]
+    if bottom < 0 or right < 0:
+        raise ValueError(f"maps of {maps.shape[-2]}x{maps.shape[-1]} pixels on a canvas of {canvas[0]}x{canvas[1]}")
     return F.pad(maps, (0, right, 0, bottom), value=IGNORED) if bottom or right else maps

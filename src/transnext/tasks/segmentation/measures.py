@@ -12,6 +12,8 @@ from transnext.tasks.segmentation.net import IGNORED
 
 TOLERANCE = 0.0075
 """Distance within which borders meet, in diagonals of the picture."""
+_AT_ONCE = 2**22
+"""Pixels that are counted together."""
 Labels = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
@@ -63,11 +65,15 @@ def counts_of(index: int, true: Labels, predicted: Labels, classes: int) -> Imag
             f"{predicted.shape[0]}x{predicted.shape[1]}: they cannot be compared"
         )
     labelled = true != IGNORED
-    known, said = true[labelled].astype(np.int64), predicted[labelled].astype(np.int64)
-    most = max(int(known.max(initial=0)), int(said.max(initial=0)))
-    if most >= classes:
-        raise ValueError(f"image {index} has class {most}, and there are {classes} classes")
-    counts = np.bincount(known * classes + said, minlength=1)
+    counts = np.zeros(classes**2, np.int64)
+    step = max(1, _AT_ONCE // max(1, true.shape[1]))
+    for first in range(0, true.shape[0], step):
+        rows = slice(first, first + step)
+        known, said = (labels[rows][labelled[rows]].astype(np.int64) for labels in (true, predicted))
+        most = max(int(known.max(initial=0)), int(said.max(initial=0)))
+        if most >= classes:
+            raise ValueError(f"image {index} has class {most}, and there are {classes} classes")
+        counts += np.bincount(known * classes + said, minlength=classes**2)
     pairs = np.flatnonzero(counts)
     border_classes, borders = _borders(true, np.where(labelled, predicted, np.uint8(IGNORED)))
     return ImageCounts(
@@ -121,7 +127,7 @@ def _near(points: Ints, others: Ints, radius: int) -> int:
     points, others = points - low, others - low
     height, width = np.maximum(points.max(0), others.max(0)) + radius + 1
     # How many others lie above each place in its column: of a column of any height two look-ups tell if there is one.
-    above = np.zeros((height + 1, width), np.int32)
+    above = np.zeros((height + 1, width), np.uint16 if height < 2**16 else np.int64)
     above[others[:, 0] + 1, others[:, 1]] = 1
     np.cumsum(above, axis=0, out=above)
     near = np.zeros(len(points), bool)

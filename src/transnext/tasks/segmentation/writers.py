@@ -1,10 +1,11 @@
-"""Maps as files: areas of classes as a table, polygons as GeoJSON, masks as a COCO data set. Whole, or not there at all.
+"""Maps as files: areas of classes as a table, polygons as GeoJSON, masks as a COCO data set. Whole, or not at all.
 
 Each is a context manager that gives a function to be called with one map after the other, so that maps need not be
 kept; if the block fails, nothing is written. Maps are uint8 `[H, W]`: classes, and 255 for what is left out.
 """
 
 import csv
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -102,9 +103,7 @@ def geojson(
 
 
 @contextmanager
-def coco_masks(
-    path: str | Path, classes: Sequence[str], *, category_ids: Sequence[int] | None = None
-) -> Iterator[Add]:
+def coco_masks(path: str | Path, classes: Sequence[str], *, category_ids: Sequence[int] | None = None) -> Iterator[Add]:
     """Writes a COCO data set in which each class of a picture is one annotation, its mask as run lengths.
 
     Args:
@@ -168,13 +167,16 @@ def polygons_of(labels: Map) -> Iterator[tuple[int, Polygon]]:
         generator = contourpy.contour_generator(z=part, fill_type="OuterOffset")
         found = cast(tuple[list[Any], list[Any]], generator.filled(0.5, 2.0))
         for points, offsets in zip(*found, strict=True):
-            rings = [points[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+            rings = [points[start:end] for start, end in itertools.pairwise(offsets)]
             # Pixel (0, 0) is point (1, 1) there, and its centre is at (.5, .5) of the picture.
             placed = [_corners(ring) + np.array([left - 0.5, top - 0.5]) for ring in rings]
-            yield place, [
-                ring if (_area(ring) > 0) == (i == 0) else np.ascontiguousarray(ring[::-1])
-                for i, ring in enumerate(placed)
-            ]
+            yield (
+                place,
+                [
+                    ring if (_area(ring) > 0) == (i == 0) else np.ascontiguousarray(ring[::-1])
+                    for i, ring in enumerate(placed)
+                ],
+            )
 
 
 def _corners(ring: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
