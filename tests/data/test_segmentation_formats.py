@@ -305,6 +305,9 @@ def test_values_that_cannot_be_classes_are_refused(tmp_path) -> None:
         picture(root / "images" / path.parent.name / f"{path.stem}.jpg", (300, 300))
     with pytest.raises(ValueError, match="254 values between, as smoothed masks"):
         open_segmentation(root)
+    root = map_set(tmp_path / "other", values=(0, 100, 200), names=("paper", "ink", "red"))
+    with pytest.raises(ValueError, match=r"'paper' is the only class that label files have pixels of.*100, 200"):
+        open_segmentation(root)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -93,6 +93,7 @@ def open_checked(
     if not any(source.pixels[:, :-1].any() for source in sources.values()):
         seen = findings.worst() or next((f"{f.text} ({f.examples[0]})" for f in findings.listed()), "")
         raise ValueError(f"{root}: all pixels are ignored{seen and f': {seen}'}")
+    _check_classes(sources, root, findings)
     _across_splits(sources, findings)
     if sources.keys() == {"train", "test"}:
         sources = {"train": sources["train"], "val": sources["test"]}
@@ -177,6 +178,19 @@ def _instances(path: Path, findings: Findings) -> _Opened:
     sources = objects_as_maps(path, findings)
     root = path if path.is_dir() else path.parent
     return _Opened("COCO instances drawn as maps", root, "0 is the class background; ignored: groups", sources)
+
+
+def _check_classes(sources: Mapping[str, MapSource], root: str, findings: Findings) -> None:
+    """Refuses data in which a single class is left of several because all other values are not declared."""
+    pixels = sum(source.pixels.sum(0) for source in sources.values())
+    present = np.flatnonzero(pixels[:-1])
+    unknown = [f for f in findings.listed() if f.kind in ("value_undeclared", "colour_undeclared")]
+    if len(present) == 1 and len(pixels) > 2 and unknown:
+        name = next(iter(sources.values())).classes[int(present[0])]
+        raise ValueError(
+            f"{root}: {name!r} is the only class that label files have pixels of, all else is ignored: "
+            f"{unknown[0].text} ({unknown[0].examples[0]})"
+        )
 
 
 def _across_splits(sources: Mapping[str, MapSource], findings: Findings) -> None:

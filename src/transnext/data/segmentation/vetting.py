@@ -160,8 +160,8 @@ def _check_unnamed(files: Sequence[SeenPair], values: Sequence[int]) -> None:
     ends = sum(int(pair.seen.counts[np.isin(pair.seen.codes, (0, 255))].sum()) for pair in files)
     if ends > _MOSTLY * sum(int(pair.seen.counts.sum()) for pair in files):
         raise ValueError(
-            f"{printable(files[0].label)} and other label files are nearly all 0 and 255, with {len(values) - 2} values "
-            "between, as smoothed masks are: make them 0 and 255 alone, or name the classes in a classes.txt"
+            f"{printable(files[0].label)} and other label files are nearly all 0 and 255, with {len(values) - 2} "
+            "values between, as smoothed masks are: make them 0 and 255 alone, or name the classes in a classes.txt"
         )
 
 
