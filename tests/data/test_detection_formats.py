@@ -318,7 +318,11 @@ def test_two_files_of_a_split(tmp_path):
 def test_test_validates_where_nothing_else_does(tmp_path):
     assert lengths(open_detection(coco_set(tmp_path / "a", train=3, test=3))) == {"train": 3, "val": 3}
     assert lengths(open_detection(coco_set(tmp_path / "b", test=3))) == {"test": 3}
-    assert lengths(open_detection(coco_set(tmp_path / "c", train=3, val=3, test=3))) == {"train": 3, "val": 3, "test": 3}
+    assert lengths(open_detection(coco_set(tmp_path / "c", train=3, val=3, test=3))) == {
+        "train": 3,
+        "val": 3,
+        "test": 3,
+    }
 
 
 def test_held_out_by_seed(tmp_path):

@@ -119,7 +119,9 @@ def test_classes_of_a_model(tmp_path, caplog):
     assert [len(less.target(i)) for i in range(4)] == [0, 0, 1, 1]
     assert less.target(2).segmentations[0] == source.target(2).segmentations[1]
     assert less.category_ids == (7,)
-    with pytest.raises(ValueError, match=r"^none of the classes of the data \(cat, dog\) is one of the model's \(bird\)$"):
+    with pytest.raises(
+        ValueError, match=r"^none of the classes of the data \(cat, dog\) is one of the model's \(bird\)$"
+    ):
         aligned(source, ["bird"])
 
 
