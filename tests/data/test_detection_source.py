@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from detection_sets import coco_file, coco_image, coco_object, coco_set, picture, square, voc_set
 
+from tests.helpers.detection_sets import coco_file, coco_image, coco_object, coco_set, picture, square, voc_set
 from transnext.data import cached
 from transnext.data.detection import aligned, open_detection, write_coco
 from transnext.data.fingerprint import DataFingerprint, fingerprint

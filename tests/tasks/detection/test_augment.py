@@ -122,7 +122,7 @@ def test_none_is_the_view_of_evaluation_and_has_its_colours() -> None:
         assert view == whole_view((50, 70), preprocessing(mode))
     assert how.recoloured(image) is image
     for preset in ("light", "strong"):
-        assert augmentation(preset=preset, images=ImageConfig(color_jitter=0.0)).recoloured(image) is image
+        assert augmentation(preset=preset, color_jitter=0.0).recoloured(image) is image
         assert len({augmentation(preset=preset).recoloured(image).tobytes() for _ in range(9)}) > 3
 
 

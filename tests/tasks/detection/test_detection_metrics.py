@@ -350,7 +350,7 @@ def test_a_result_says_what_it_goes_by() -> None:
     assert np.array(plain["confusion"]).shape == (5, 5)
 
     boxes = _meter(images, masks=False).result("val")
-    assert list(boxes.metrics) == ["AP", "AP50", "AP75", "AR", "F1"]
+    assert list(boxes.metrics) == ["AP", "AP50", "AP75", "AR", "F1", "threshold"]
     assert boxes.score == boxes.metrics["AP"].value
     assert boxes.to_dict()["mask"] is None
 

@@ -44,6 +44,12 @@ DETECTORS = {
         f"{_ROOM}.dino.official",
     ),
     "d_fine": Detector(f"{_ROOM}.d_fine:d_fine", {None: (8, 16, 32)}, f"{_ROOM}.d_fine"),
+    "mask2former": Detector(
+        f"{_ROOM}.mask2former:mask2former_instances",
+        {None: (4, 8, 16, 32)},
+        "transnext.tasks.segmentation.mask2former.classes",
+        masks=True,
+    ),
 }
 
 
