@@ -3,9 +3,19 @@ import math
 
 import numpy as np
 import pytest
-from detection_sets import coco_file, coco_image, coco_object, coco_set, picture, square, voc_file, voc_set, yolo_set
 from PIL import Image
 
+from tests.helpers.detection_sets import (
+    coco_file,
+    coco_image,
+    coco_object,
+    coco_set,
+    picture,
+    square,
+    voc_file,
+    voc_set,
+    yolo_set,
+)
 from transnext.data.detection import KINDS, check_detection, open_checked, open_detection
 from transnext.data.detection.findings import MAX_EXAMPLES, Findings
 
@@ -121,6 +131,16 @@ def test_objects_without_outline_are_ignored_regions_where_most_have_one(tmp_pat
     assert target.masks()[0].sum() == 25
 
 
+def test_where_masks_are_not_wanted_all_boxes_count(tmp_path):
+    one_image(tmp_path, obj(segmentation=[square(1, 1)]), obj(id=2, bbox="absent", segmentation=[square(9, 9)]))
+    sources, report = open_checked(tmp_path, 0, masks=False)
+    assert not found(report)
+    target = sources["train"].target(0)
+    assert target.segmentations is None
+    assert not target.crowd.any()
+    assert [9, 9, 15, 15] in target.boxes.tolist()
+
+
 def test_outlines_of_few_objects_are_not_used(tmp_path):
     boxless = obj(id=3, bbox="absent", segmentation=[square(2, 1)])
     more = [obj(id=4 + i, bbox=[i, 2, 6, 6]) for i in range(4)]
@@ -174,7 +194,7 @@ def test_duplicates_damaged_images_and_leaks(tmp_path):
     assert found(report) == {"image_damaged": 1, "image_repeated": 1, "content_in_two_splits": 1, "image_empty": 4}
     text = report.text()
     assert text.startswith(f"{tmp_path}: COCO, boxes\n  train  6 images, 2 without objects, 6 objects: cat 4, dog 2\n")
-    assert "1 images with the same content as another: kept\n    " in text
+    assert "images with the same content as another: 1, kept\n    " in text
     assert "train/001.png and " in text
     json.dumps(report.to_dict())
     assert report.to_dict()["findings"][0]["kind"] == "image_damaged"
@@ -262,6 +282,14 @@ def test_yolo_lines(tmp_path):
     assert len(sources["train"].target(0)) == 3
 
 
+def test_voc_files_in_another_encoding(tmp_path):
+    voc_set(tmp_path, train=1)
+    file = tmp_path / "Annotations" / "im000.xml"
+    text = f'<?xml version="1.0" encoding="ISO-8859-1"?>\n{file.read_text().replace("dog", "dög")}'
+    file.write_bytes(text.encode("latin-1"))
+    assert open_detection(tmp_path, 0)["train"].classes == ("cat", "dög")
+
+
 def test_broken_voc_files_cost_their_image(tmp_path):
     voc_set(tmp_path, train=4)
     folder = tmp_path / "Annotations"
@@ -320,10 +348,12 @@ def test_what_cannot_be_left_out_is_one_line(tmp_path, content, message):
 def test_when_nothing_is_left_the_reason_is_named(tmp_path):
     picture(tmp_path / "a.png")
     coco_file(tmp_path / "a.json", [coco_image(1, "a.png", (80, 60))], [coco_object(1, 1)])
-    with pytest.raises(ValueError, match="no image of train can be used: 1 images of another size .*80 x 60 annotated"):
+    with pytest.raises(ValueError, match=r"no image of train can be used: images of another size .*80 x 60 annotated"):
         open_detection(tmp_path)
-    coco_file(tmp_path / "a.json", [coco_image(1, "a.png")], [coco_object(1, 3)])
-    with pytest.raises(ValueError, match="no objects in train: 1 annotations of an image that is not listed"):
+    coco_file(tmp_path / "a.json", [coco_image(1, "a.png")], [coco_object(1, 1, 3)])
+    with pytest.raises(
+        ValueError, match="no objects in train: annotations of a category that is not listed: 1, dropped"
+    ):
         open_detection(tmp_path)
 
 
@@ -332,7 +362,7 @@ def test_opening_says_what_it_dropped(tmp_path, caplog):
     open_detection(tmp_path, 0)
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 2
-    assert "2 boxes of zero or negative size: dropped (a.json: annotation 1: box 5, 5, 5, 5)" in lines[0]
+    assert "boxes of zero or negative size: 2, dropped (a.json: annotation 1: box 5, 5, 5, 5)" in lines[0]
 
 
 def test_findings_keep_few_examples():

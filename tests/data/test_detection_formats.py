@@ -4,8 +4,18 @@ import shutil
 
 import numpy as np
 import pytest
-from detection_sets import coco_file, coco_image, coco_object, coco_set, picture, square, voc_file, voc_set, yolo_set
 
+from tests.helpers.detection_sets import (
+    coco_file,
+    coco_image,
+    coco_object,
+    coco_set,
+    picture,
+    square,
+    voc_file,
+    voc_set,
+    yolo_set,
+)
 from transnext.data.detection import check_detection, open_checked, open_detection
 
 
@@ -64,6 +74,23 @@ def test_places_of_coco_files_and_images(tmp_path, file, folder):
     assert lengths(open_detection(tmp_path / file)) == {"train": 1}
 
 
+def test_files_of_the_same_name_in_two_folders_are_not_mixed_up(tmp_path):
+    picture(tmp_path / "images" / "1.png")
+    picture(tmp_path / "images" / "2.png")
+    names = ["x/1.png", "y/1.png", "z/2.png"]
+    images = [coco_image(i, name) for i, name in enumerate(names)]
+    coco_file(tmp_path / "a.json", images, [coco_object(i, i) for i in range(3)])
+    sources, report = open_checked(tmp_path, 0)
+    assert sources["train"].image_ids == (2,)
+    assert {finding.kind: finding.count for finding in report.findings}["file_missing"] == 2
+
+
+def test_a_folder_of_one_split(tmp_path):
+    picture(tmp_path / "test" / "a.png")
+    coco_file(tmp_path / "test" / "_annotations.coco.json", [coco_image(1, "a.png")], [coco_object(1, 1)])
+    assert lengths(open_detection(tmp_path)) == {"test": 1}
+
+
 def test_captions_beside_instances_are_left_alone(tmp_path):
     coco_set(tmp_path, train=2, val=2)
     for name in ("captions_train", "person_keypoints_train"):
@@ -99,7 +126,7 @@ def test_roboflow(tmp_path):
 def test_splits_with_other_ids_and_order_of_categories(tmp_path):
     for split, categories in (("train", ((3, "cat"), (5, "dog"))), ("val", ((1, "dog"), (2, "cat")))):
         picture(tmp_path / split / "a.png", seed=len(split))
-        objects = [coco_object(1, 1, dict((b, a) for a, b in categories)["dog"])]
+        objects = [coco_object(1, 1, {name: i for i, name in categories}["dog"])]
         coco_file(tmp_path / f"{split}.json", [coco_image(1, "a.png")], objects, categories)
     sources = open_detection(tmp_path)
     assert sources["train"].classes == sources["val"].classes == ("cat", "dog")
@@ -318,7 +345,11 @@ def test_two_files_of_a_split(tmp_path):
 def test_test_validates_where_nothing_else_does(tmp_path):
     assert lengths(open_detection(coco_set(tmp_path / "a", train=3, test=3))) == {"train": 3, "val": 3}
     assert lengths(open_detection(coco_set(tmp_path / "b", test=3))) == {"test": 3}
-    assert lengths(open_detection(coco_set(tmp_path / "c", train=3, val=3, test=3))) == {"train": 3, "val": 3, "test": 3}
+    assert lengths(open_detection(coco_set(tmp_path / "c", train=3, val=3, test=3))) == {
+        "train": 3,
+        "val": 3,
+        "test": 3,
+    }
 
 
 def test_held_out_by_seed(tmp_path):

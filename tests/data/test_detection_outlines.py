@@ -44,9 +44,12 @@ def test_areas_of_many_masks_at_once():
     pixels = np.array([mask.size for mask in masks])
     areas = outlines.checked_areas(counts, pixels)
     assert areas.tolist() == [int(mask.sum()) for mask in masks]
-    assert areas.tolist() == coco_mask.area(
-        [{"size": list(mask.shape), "counts": c} for mask, c in zip(masks, counts, strict=True)]
-    ).tolist()
+    assert (
+        areas.tolist()
+        == coco_mask.area(
+            [{"size": list(mask.shape), "counts": c} for mask, c in zip(masks, counts, strict=True)]
+        ).tolist()
+    )
 
 
 @pytest.mark.parametrize(

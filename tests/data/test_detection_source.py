@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from detection_sets import coco_file, coco_image, coco_object, coco_set, picture, square, voc_set
 
+from tests.helpers.detection_sets import coco_file, coco_image, coco_object, coco_set, picture, square, voc_set
 from transnext.data import cached
 from transnext.data.detection import aligned, open_detection, write_coco
 from transnext.data.fingerprint import DataFingerprint, fingerprint
@@ -119,7 +119,9 @@ def test_classes_of_a_model(tmp_path, caplog):
     assert [len(less.target(i)) for i in range(4)] == [0, 0, 1, 1]
     assert less.target(2).segmentations[0] == source.target(2).segmentations[1]
     assert less.category_ids == (7,)
-    with pytest.raises(ValueError, match=r"^none of the classes of the data \(cat, dog\) is one of the model's \(bird\)$"):
+    with pytest.raises(
+        ValueError, match=r"^none of the classes of the data \(cat, dog\) is one of the model's \(bird\)$"
+    ):
         aligned(source, ["bird"])
 
 

@@ -17,14 +17,15 @@ from transnext.data.names import printable
 
 
 def check_detection(
-    data: str | os.PathLike[str], val_fraction: float = 0.2, seed: int = 0, pixels: bool = True
+    data: str | os.PathLike[str], val_fraction: float = 0.2, seed: int = 0, masks: bool = True, pixels: bool = True
 ) -> DataReport:
     """Check images with annotated objects.
 
     Args:
-        data: As in `open_detection`, and so are the next two.
+        data: As in `open_detection`, and so are the next three.
         val_fraction: Share held out where the data come without splits.
         seed: Chooses what is held out.
+        masks: Whether outlines are wanted.
         pixels: Whether to decode every image, which finds damaged ones, and to compare their files, which finds
             duplicates.
 
@@ -33,7 +34,7 @@ def check_detection(
         ValueError: There is something that cannot be left out; see `open_detection`.
         OSError: A file cannot be read.
     """
-    sources, report = open_checked(data, val_fraction, seed)
+    sources, report = open_checked(data, val_fraction, seed, masks)
     if not pixels:
         return report
     more = Findings()

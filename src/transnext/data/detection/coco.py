@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -266,9 +267,12 @@ class _FileFinder:
                 f"{printable(file)}: its images are not there: looked for {shown(probed[0])} and others in {looked}"
             )
         self._folders.sort(key=lambda folder: -hits[folder])
+        self._times = Counter(map(_last, names))
 
     def path(self, name: str) -> str:
-        for candidate in (name, _last(name)):
+        last = _last(name)
+        # a/1.jpg and b/1.jpg are not both 1.jpg.
+        for candidate in (name, last) if self._times[last] == 1 else (name,):
             for path in (os.path.join(folder, candidate) for folder in self._folders):  # noqa: PTH118 - per image
                 if os.path.isfile(path):  # noqa: PTH113
                     return os.path.normpath(path)

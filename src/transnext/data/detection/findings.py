@@ -97,7 +97,7 @@ class Finding:
     @property
     def text(self) -> str:
         """One line, without examples."""
-        return f"{self.count:,} {KINDS[self.kind].text}: {self.action}"
+        return f"{KINDS[self.kind].text}: {self.count:,}, {self.action}"
 
 
 class Findings:

@@ -20,6 +20,7 @@ from transnext.data.detection.voc import find_voc, read_voc
 from transnext.data.detection.yolo import YoloSet, find_yolo, read_yolo, yolo_set
 from transnext.data.image_files import log
 from transnext.data.names import printable
+from transnext.data.split_names import split_of_folder
 
 _LOOKED_FOR = (
     "COCO (annotations/instances_*.json, <split>/_annotations.coco.json, *.json with images and annotations), "
@@ -28,12 +29,14 @@ _LOOKED_FOR = (
 )
 NAMED_DETECTION_SETS: dict[str, Callable[[], Mapping[str, DetectionSource]]] = {"scenes": scene_splits}
 """Sets that are known by name: functions that give the splits."""
+=======
+_PARTS = frozenset({"annotations", "images", "labels", "jpegimages"})
 _UNSAID = frozenset({"kept", "kept as negatives", "kept like all others", "left out"})
 """What was done about findings that are shown by a check alone."""
 
 
 def open_detection(
-    data: str | os.PathLike[str], val_fraction: float = 0.2, seed: int = 0
+    data: str | os.PathLike[str], val_fraction: float = 0.2, seed: int = 0, masks: bool = True
 ) -> dict[str, DetectionSource]:
     """Open images with annotated objects in COCO JSON, YOLO text files or Pascal VOC, or a set by name.
 
@@ -48,6 +51,8 @@ def open_detection(
             that name in the current directory; write `./scenes` for the folder.
         val_fraction: Share of the images, or groups, held out where the data come without splits.
         seed: Chooses them.
+        masks: Whether outlines are wanted. Where most objects have one, those without are then ignored regions: of a
+            box alone it is not known which pixels are the object. Without, all boxes count, and opening is faster.
 
     Returns:
         The splits in order, `train` first; all have the same classes.
@@ -62,7 +67,7 @@ def open_detection(
         if os.path.isdir(name):  # noqa: PTH112
             log(name, f"the set of this name is taken; write ./{name} for the folder")
         return dict(NAMED_DETECTION_SETS[name]())
-    sources, report = open_checked(data, val_fraction, seed)
+    sources, report = open_checked(data, val_fraction, seed, masks)
     for finding in report.findings:
         if finding.action not in _UNSAID:
             log(report.data, f"{finding.text} ({finding.examples[0]})")
@@ -70,7 +75,7 @@ def open_detection(
 
 
 def open_checked(
-    data: str | os.PathLike[str], val_fraction: float = 0.2, seed: int = 0
+    data: str | os.PathLike[str], val_fraction: float = 0.2, seed: int = 0, masks: bool = True
 ) -> tuple[dict[str, DetectionSource], DataReport]:
     """Open as `open_detection` does, and return what was found instead of logging it."""
     if not 0 <= val_fraction < 1:
@@ -79,7 +84,7 @@ def open_checked(
     layout = _layout(Path(os.fspath(data)))
     raw = _with_same_classes(layout.read(findings), findings)
     root = str(layout.root)
-    sources = {split.name: vetted(split, root, findings) for split in raw}
+    sources = {split.name: vetted(split, root, findings, masks) for split in raw}
     sources = {name: sources[name] for name in ordered_names(list(sources))}
     for name, source in sources.items():
         if not len(source):
@@ -151,7 +156,9 @@ def _below_wrappers(path: Path) -> Path:
     """Return the folder itself, or the only one in it, as archives often have it."""
     for _ in range(3):
         entries = [entry for entry in path.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
-        if len(entries) != 1 or not entries[0].is_dir() or entries[0].name in ("train", "images", "annotations"):
+        if len(entries) != 1 or not entries[0].is_dir():
+            break
+        if split_of_folder(entries[0].name) or entries[0].name.lower() in _PARTS:
             break
         path = entries[0]
     return path

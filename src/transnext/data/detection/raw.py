@@ -126,8 +126,8 @@ def one_line(error: BaseException) -> str:
     return " ".join(printable(str(error)).split())[:200] or type(error).__name__
 
 
-def read_text(path: str, limit: int) -> str:
-    """Reads a text file in UTF-8.
+def read_bytes(path: str, limit: int) -> bytes:
+    """Reads a file.
 
     Args:
         path: The file.
@@ -135,7 +135,7 @@ def read_text(path: str, limit: int) -> str:
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: It cannot be read, is larger, or is no UTF-8.
+        ValueError: It cannot be read, or is larger.
     """
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - ten thousands of small files
@@ -146,6 +146,12 @@ def read_text(path: str, limit: int) -> str:
         raise ValueError(f"{printable(path)} cannot be read: {one_line(error)}") from None
     if len(data) > limit:
         raise ValueError(f"{printable(path)} is larger than the limit of {limit:,} bytes")
+    return data
+
+
+def read_text(path: str, limit: int) -> str:
+    """Reads a text file in UTF-8; arguments and errors as of `read_bytes`, and a ValueError for other texts."""
+    data = read_bytes(path, limit)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

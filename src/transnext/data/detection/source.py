@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,11 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from transnext.data.image_files import log
 from transnext.data.images import read_image
 from transnext.data.instances import Annotation
 from transnext.data.names import PackedNames, printable
-
-_logger = logging.getLogger("transnext")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +239,7 @@ def aligned(source: DetectionSource, classes: Sequence[str]) -> DetectionSource:
     if not kept.all():
         unknown = [name for i, name in enumerate(source.classes) if i not in taken]
         dropped = len(kept) - int(kept.sum())
-        _logger.warning("%d objects of classes that the model does not know dropped: %s", dropped, _listing(unknown))
+        log(source.root, f"{dropped} objects of classes that the model does not know dropped: {_listing(unknown)}")
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])[source.objects.starts]
     objects = source.objects.take(np.flatnonzero(kept), starts)
     id_of = {new: source.category_ids[old] for old, new in taken.items()}

@@ -23,7 +23,7 @@ _CLIPPED = 0.1
 """A box that reaches out of the picture by less, pixels, is no news: digits are rounded in files."""
 
 
-def vetted(raw: RawSplit, root: str, findings: Findings) -> DetectionSource:
+def vetted(raw: RawSplit, root: str, findings: Findings, masks: bool = True) -> DetectionSource:
     """Check a split against its images and within itself.
 
     Reads the head of each image file, and decodes no pixels.
@@ -32,9 +32,10 @@ def vetted(raw: RawSplit, root: str, findings: Findings) -> DetectionSource:
         raw: The split.
         root: Folder of the data set.
         findings: What was wrong is noted here.
+        masks: Whether outlines are wanted.
     """
     images = _Images(raw, findings)
-    objects = _Vetting(raw, images, findings).objects()
+    objects = _Vetting(raw, images, findings, masks).objects()
     kept = [image for image, place in zip(raw.images, images.place.tolist(), strict=True) if place >= 0]
     ids: npt.NDArray[np.int64] | PackedNames
     if all(isinstance(image.id, int) for image in kept):
@@ -113,11 +114,12 @@ def _header(image: RawImage) -> Header | tuple[str, str]:
 class _Vetting:
     """Objects of a split on their way; `alive` are those not dropped yet."""
 
-    def __init__(self, raw: RawSplit, images: _Images, findings: Findings) -> None:
+    def __init__(self, raw: RawSplit, images: _Images, findings: Findings, masks: bool) -> None:
         listed = raw.objects
         self._raw = raw
         self._findings = findings
         self._images = images
+        self._wanted = masks
         number = len(listed)
         self.image = np.array(listed.images, np.int64).reshape(number)
         self.label = np.array(listed.labels, np.int32).reshape(number)
@@ -127,7 +129,8 @@ class _Vetting:
         self.size = images.annotated[self.image]
         self.alive = images.place[self.image] >= 0
         if raw.relative:
-            self.box *= np.tile(self.size[:, ::-1], 2)
+            with np.errstate(over="ignore"):
+                self.box *= np.tile(self.size[:, ::-1], 2)
 
     def objects(self) -> Objects:
         """The objects that are left, by image."""
@@ -184,8 +187,8 @@ class _Vetting:
         given = np.array([outline is not None for outline in raw.objects.outlines], bool).reshape(number)
         with_outline, alive = int((given & self.alive).sum()), int(self.alive.sum())
         areas = np.zeros(number, np.int64)
-        used = 2 * with_outline >= alive and with_outline > 0
-        if with_outline and not used:
+        used = self._wanted and 2 * with_outline >= alive and with_outline > 0
+        if self._wanted and with_outline and not used:
             self._note("outlines_unused", given & ~self.boxless)
         counts = [b""] * number
         chosen = self.alive & given & (self.boxless | used)
@@ -209,7 +212,7 @@ class _Vetting:
         for i in np.flatnonzero(missing).tolist():
             height, width = self.size[i].tolist()
             counts[i] = outlines.rectangle(self.box[i].tolist(), (height, width))
-            areas[i] = round(float(np.prod(self.box[i, 2:] - self.box[i, :2])))
+            areas[i] = max(1, round(float(np.prod(self.box[i, 2:] - self.box[i, :2]))))
         return counts, areas
 
     def _masks(self, chosen: npt.NDArray[np.int64], counts: list[bytes]) -> None:
@@ -228,7 +231,8 @@ class _Vetting:
                     other_size[i] = outline.size != (height, width)
                 elif outline is not None and all(np.isfinite(part).all() for part in outline):
                     scale = np.array([width, height]) if self._raw.relative else np.ones(2)
-                    shapes.append([(part.reshape(-1, 2) * scale).reshape(-1) for part in outline])
+                    with np.errstate(over="ignore"):
+                        shapes.append([(part.reshape(-1, 2) * scale).reshape(-1) for part in outline])
                     places.append(i)
                 else:
                     not_finite[i] = True

@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from transnext.data.detection.findings import Findings, shown
-from transnext.data.detection.raw import RawImage, RawSplit, one_line, read_text, roboflow_group
+from transnext.data.detection.raw import RawImage, RawSplit, one_line, read_bytes, read_text, roboflow_group
 from transnext.data.image_files import FolderListing
 from transnext.data.names import printable
 from transnext.data.split_names import split_of_folder
@@ -159,15 +159,12 @@ def _tree(file: Path) -> ElementTree.Element:
         ValueError: It is broken.
         OSError: It cannot be read.
     """
-    text = read_text(str(file), _MAX_XML)
-    if "<!DOCTYPE" in text:  # a few lines of entities make billions of letters
+    data = read_bytes(str(file), _MAX_XML)
+    if b"<!DOCTYPE" in data.replace(b"\0", b""):  # a few lines of entities make billions of letters
         raise ValueError("it has a DOCTYPE, which annotations have not")
     try:
-        # As bytes: a declared encoding does not fit text that is decoded already.
-        return ElementTree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text).encode())
-    except ElementTree.ParseError as error:
-        raise ValueError(f"broken XML: {one_line(error)}") from None
-    except UnicodeEncodeError as error:
+        return ElementTree.fromstring(data)
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter two: encodings
         raise ValueError(f"broken XML: {one_line(error)}") from None
 
 

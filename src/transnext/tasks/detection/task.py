@@ -24,11 +24,12 @@ from transnext.tasks.detection.config import DetectionConfig
 from transnext.tasks.detection.images import DetectionImages, collate_objects, placed_sample
 from transnext.tasks.detection.metrics import DetectionMeter
 from transnext.tasks.detection.net import DetectionNet, Found
+from transnext.tasks.detection.nets import DETECTORS
 from transnext.tasks.detection.objective import DetectionObjective
 from transnext.tasks.detection.rare_classes import repeat_factors
 from transnext.tasks.detection.results import DetectionResult
 from transnext.tasks.detection.starting import fresh_net, load_detector, model_args, rebuilt_net
-from transnext.tasks.task import Asked, Loaded, Look, Meter, Objective, Task
+from transnext.tasks.task import WHOLE, Asked, Loaded, Look, Meter, Objective, Task
 
 SIDES = {"small": 320, "base": 640, "released": 800}
 """Trained image side for each size of head, pixels, unless another is given."""
@@ -69,18 +70,18 @@ class Detection(Task):
     @classmethod
     def open(cls, config: TrainConfig[Any]) -> tuple["Detection", dict[str, Source]]:
         """See `Task.open`."""
-        sources = open_detection(config.data, config.images.val_fraction, config.seed)
-        first = next(iter(sources.values()))
-        outlined = all(source.has_masks for source in sources.values())
         masks = config.task.masks
-        if masks and not outlined:
+        wanted = DETECTORS[config.task.detector].masks if masks is None else masks
+        sources = open_detection(config.data, config.images.val_fraction, config.seed, masks=wanted)
+        first = next(iter(sources.values()))
+        with_masks = wanted and all(source.has_masks for source in sources.values())
+        if masks and not with_masks:
             raise ValueError(f"{config.data} has boxes alone, no outlines: leave out --masks")
-        with_masks = outlined and config.task.detector == "mask_rcnn" if masks is None else masks
         metadata = {
             "class_names": list(first.classes),
             "category_ids": list(first.category_ids),
             "with_masks": with_masks,
-            "most_objects": max(int(source.per_image().max(initial=0)) for source in sources.values()),
+            "most_objects": max(int(source.per_image().sum(1).max(initial=0)) for source in sources.values()),
         }
         if config.task.threshold is not None:
             metadata["threshold"] = config.task.threshold
@@ -183,7 +184,9 @@ class Detection(Task):
 
     def sources(self, data: str, val_fraction: float, seed: int, model: str = "the model") -> dict[str, Source]:
         """See `Task.sources`; the data may lack classes that the model has, and have others, which do not count."""
-        found = open_detection(data, val_fraction or 0.2, seed)
+        found = open_detection(data, val_fraction, seed, masks=self.with_masks)
+        if val_fraction == 0 and list(found) == ["train"]:
+            found = {WHOLE: found["train"]}
         return {split: aligned(source, self.class_names) for split, source in found.items()}
 
     def facts(self) -> list[str]:

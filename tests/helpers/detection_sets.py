@@ -74,7 +74,9 @@ def voc_set(root: Path, **splits: int) -> Path:
         for _ in range(count):
             name = f"im{number:03}"
             picture(root / "JPEGImages" / f"{name}.png", seed=number)
-            voc_file(root / "Annotations" / f"{name}.xml", f"{name}.png", [("dog", 1, 2, 11, 12), ("cat", 5, 5, 40, 30)])
+            voc_file(
+                root / "Annotations" / f"{name}.xml", f"{name}.png", [("dog", 1, 2, 11, 12), ("cat", 5, 5, 40, 30)]
+            )
             names.append(name)
             number += 1
         (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names))
