@@ -1,6 +1,6 @@
 """Scenes composed of the bundled drawings: a set with boxes and outlines by name, drawn when it is asked for.
 
-Each scene shows one to six drawings of eight classes, of any size and place, before a plain, shaded or noisy ground.
+Each scene shows one to six drawings of six classes, of any size and place, before a plain, shaded or noisy ground.
 Splits are those of the drawings (`transnext.data.emoji`):
 
 | split   | drawings                                  | scenes |
@@ -25,7 +25,7 @@ from transnext.data.names import PackedNames
 
 SCENES = {"train": 360, "val": 60, "shift": 60}
 """Scenes of each split."""
-SCENE_CLASSES = ("face", "hand", "mammal", "plant", "building", "vehicle", "clock", "heart")
+SCENE_CLASSES = ("face", "hand", "building", "vehicle", "clock", "heart")
 """Classes of the drawings that are used, which a small network tells apart soon."""
 SCENE_SIZE = (192, 256)
 """`(H, W)` of a scene, pixels."""
