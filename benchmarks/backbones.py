@@ -62,7 +62,9 @@ def seconds_of_update(config: TrainConfig[Any]) -> tuple[float, int]:
     images = task.images(sources["train"], preprocessing, config)
     objective = task.objective(net, preprocessing, config)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-6)
-    loader = train_loader(images, config.batch_size, 0, workers=0, collate=partial(collate, targets=task.collate))
+    loader = train_loader(
+        images, batch_size=config.batch_size, seed=0, workers=0, collate=partial(collate, targets=task.collate)
+    )
     start = 0.0
     for number, batch in enumerate(loader.epoch(0)):
         if number == _WARM_UP:

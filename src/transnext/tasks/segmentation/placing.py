@@ -1,0 +1,98 @@
+"""From scores over a canvas to the pixels of the picture."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+VALUES_AT_ONCE = 2**24
+"""Of scores that are brought to the size of the picture together."""
+
+
+def resize_scores(
+    scores: Tensor,
+    canvas: tuple[int, int],
+    size: tuple[int, int],
+    original: tuple[int, int],
+    *,
+    values_at_once: int = VALUES_AT_ONCE,
+) -> Iterator[tuple[slice, Tensor]]:
+    """Scores of every pixel of a picture, some rows at a time, so that memory does not grow with its height.
+
+    As the released code has it: bilinear between the centres of pixels, first to the canvas, then, without the padding,
+    to the picture.
+
+    Args:
+        scores: `[classes, h, w]`, over the canvas, of one image.
+        canvas: `(H, W)` of what the network saw.
+        size: `(H, W)` of what was image in it, in its top left corner.
+        original: `(H, W)` of the picture.
+        values_at_once: About how many numbers are made at once; one row at least.
+
+    Yields:
+        Rows of the picture, from top to bottom, and their scores, float32 `[classes, rows, W]`.
+
+    Raises:
+        ValueError: The image is larger than the canvas, or something is empty.
+    """
+    if not all(1 <= inner <= outer for inner, outer in zip(size, canvas, strict=True)) or min(original) < 1:
+        raise ValueError(f"an image of {size} on a canvas of {canvas}, for a picture of {original} pixels")
+    scores = scores.float()
+    shrunk = max(1.0, size[0] / original[0])
+    values_of_row = len(scores) * (shrunk * canvas[1] + original[1])
+    step = max(1, int(values_at_once / values_of_row))
+    for start in range(0, original[0], step):
+        rows = slice(start, min(start + step, original[0]))
+        above, below, share = _neighbours(rows, size[0], original[0])
+        first, last = int(above[0]), int(below[-1]) + 1
+        upper, lower, part = _neighbours(slice(first, last), scores.shape[1], canvas[0])
+        on_canvas = _columns(_between(scores, upper, lower, part), canvas[1])[..., : size[1]]
+        yield rows, _columns(_between(on_canvas, above - first, below - first, share), original[1])
+
+
+def class_map(
+    scores: Tensor,
+    canvas: tuple[int, int],
+    size: tuple[int, int],
+    original: tuple[int, int],
+    *,
+    values_at_once: int = VALUES_AT_ONCE,
+) -> Tensor:
+    """The likeliest class of every pixel of a picture, uint8 `[H, W]`; see `resize_scores`.
+
+    Raises:
+        ValueError: See `resize_scores`; or there are more classes than a byte tells apart.
+    """
+    if len(scores) > 256:
+        raise ValueError(f"{len(scores)} classes do not fit a map of bytes: expected 256 at most")
+    classes = torch.empty(original, dtype=torch.uint8, device=scores.device)
+    for rows, of_rows in resize_scores(scores, canvas, size, original, values_at_once=values_at_once):
+        classes[rows] = of_rows.max(0).indices.to(torch.uint8)  # argmax takes twice as long
+    return classes
+
+
+def _neighbours(rows: slice, source: int, target: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows above and below each of some rows of a resized map in its source, and the share of the lower one.
+
+    Args:
+        rows: Of the resized map.
+        source: Rows of the source.
+        target: Rows of the resized map.
+    """
+    places = (torch.arange(rows.start, rows.stop, dtype=torch.float64) + 0.5) * (source / target) - 0.5
+    places = places.clamp(0, source - 1)
+    above = places.long()
+    return above, (above + 1).clamp(max=source - 1), (places - above).float()
+
+
+def _between(x: Tensor, above: Tensor, below: Tensor, share: Tensor) -> Tensor:
+    """Rows of `[C, h, w]` between two others each."""
+    above, below, share = (t.to(x.device) for t in (above, below, share))
+    return torch.lerp(x[:, above], x[:, below], share[:, None])
+
+
+def _columns(x: Tensor, width: int) -> Tensor:
+    """`[C, h, w]` with another number of columns."""
+    resized: Tensor = F.interpolate(x[None], size=(x.shape[1], width), mode="bilinear", align_corners=False)[0]
+    return resized
