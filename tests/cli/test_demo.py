@@ -31,13 +31,16 @@ def test_it_trains_answers_and_names_the_page(quick, tmp_path, monkeypatch, caps
         found = re.findall(rf"^  scenes/{split}/\d{{4}}: \d .*\n    found: .+$", out, re.MULTILINE)
         assert len(found) == number
     page = Path(re.search(r"Look at (.+)$", out.strip()).group(1))
-    assert page.parent == Path("runs/demo_detect") and "<html" in page.read_text()
+    assert page.parent == Path("runs/demo_detect")
+    assert "<html" in page.read_text()
     results = json.loads((page.parent / "results.json").read_text())
-    assert set(results) == {"train", "val", "shift"} and results["val"]["mask"] is not None
+    assert set(results) == {"train", "val", "shift"}
+    assert results["val"]["mask"] is not None
 
     (page.parent / "of the first").touch()
     main(["demo", "detect"])  # which it replaces
-    assert page.exists() and not (page.parent / "of the first").exists()
+    assert page.exists()
+    assert not (page.parent / "of the first").exists()
 
 
 def test_other_runs_are_not_replaced(quick, tmp_path, capsys):

@@ -63,23 +63,28 @@ def test_drawings_hide_no_more_than_a_part_of_another(few):
 
 def test_splits_share_no_drawings():
     drawings = {split: set(np.concatenate(scenes._drawings(split)).tolist()) for split in scenes.SCENES}
-    assert not drawings["train"] & drawings["val"] and not drawings["train"] & drawings["shift"]
+    assert not drawings["train"] & drawings["val"]
+    assert not drawings["train"] & drawings["shift"]
     emoji = load_emoji()
     assert {emoji.class_names[emoji.labels[i]] for i in drawings["val"]} == set(scenes.SCENE_CLASSES)
 
 
 def test_it_is_a_detection_source(few):
     copy = pickle.loads(pickle.dumps(few))
-    assert np.array_equal(copy.load(7), few.load(7)) and copy.target(7).boxes.tolist() == few.target(7).boxes.tolist()
-    assert few.name(7) == "scenes/train/0007" and list(few.names_below())[7] == "train/0007"
+    assert np.array_equal(copy.load(7), few.load(7))
+    assert copy.target(7).boxes.tolist() == few.target(7).boxes.tolist()
+    assert few.name(7) == "scenes/train/0007"
+    assert list(few.names_below())[7] == "train/0007"
     assert few.per_image().sum() == sum(few.object_counts().values()) == len(few.objects)
     assert few.version(7) != few.version(8)
 
     part = few.subset([9, 3])
-    assert part.name(0) == "scenes/train/0009" and np.array_equal(part.load(0), few.load(9))
+    assert part.name(0) == "scenes/train/0009"
+    assert np.array_equal(part.load(0), few.load(9))
     assert part.version(1) == few.version(3)
     other = aligned(few, ("clock", "Face"))
-    assert isinstance(other, DetectionSource) and other.object_counts()["clock"] == few.object_counts()["clock"]
+    assert isinstance(other, DetectionSource)
+    assert other.object_counts()["clock"] == few.object_counts()["clock"]
     assert np.array_equal(other.load(3), few.load(3))
 
 

@@ -56,9 +56,9 @@ def demo_config(output: Path) -> TrainConfig[Any]:
         image_size=192,
         fit="shortest",
         max_detections=20,
-        epochs=4,
+        epochs=3,
         batch_size=4,
-        lr=1e-3,
+        lr=1.5e-3,
         seed=1,
     )
 
