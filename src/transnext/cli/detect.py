@@ -25,7 +25,8 @@ def train(
 ) -> None:
     """Train a detector, evaluate it on every split and write a report.
 
-    DATA are images with boxes or outlines: COCO JSON, YOLO text files or Pascal VOC, found by what is there.
+    DATA are images with boxes or outlines: COCO JSON, YOLO text files or Pascal VOC, found by what is there; or scenes,
+    which are composed of the bundled drawings.
 
     Args:
         config: What to train, on what and how.
@@ -61,7 +62,7 @@ def evaluate(
 
     Args:
         model: A run folder, a checkpoint of ours or of the released code, or the name of a released detector.
-        data: A folder, a COCO file or a data.yaml.
+        data: A folder, a COCO file, a data.yaml, or scenes.
         splits: Which splits; all by default.
         image_size: Side that images are brought to, pixels; the trained one by default.
         batch_size: Images in a forward pass.

@@ -12,6 +12,7 @@ import numpy as np
 from transnext.data.detection.coco import find_coco, read_coco
 from transnext.data.detection.findings import DataReport, Findings, SplitSummary
 from transnext.data.detection.raw import RawSplit
+from transnext.data.detection.scenes import scene_splits
 from transnext.data.detection.source import DetectionSource, with_free_ids
 from transnext.data.detection.splits import held_out, ordered_names
 from transnext.data.detection.vetting import vetted
@@ -26,6 +27,8 @@ _LOOKED_FOR = (
     "YOLO (data.yaml, images/train with labels/train or train/images with train/labels), "
     "Pascal VOC (Annotations/*.xml with JPEGImages, or XML files next to images)"
 )
+NAMED_DETECTION_SETS: dict[str, Callable[[], Mapping[str, DetectionSource]]] = {"scenes": scene_splits}
+"""Sets that are known by name: functions that give the splits."""
 _PARTS = frozenset({"annotations", "images", "labels", "jpegimages"})
 _UNSAID = frozenset({"kept", "kept as negatives", "kept like all others", "left out"})
 """What was done about findings that are shown by a check alone."""
@@ -34,7 +37,7 @@ _UNSAID = frozenset({"kept", "kept as negatives", "kept like all others", "left 
 def open_detection(
     data: str | os.PathLike[str], val_fraction: float = 0.2, seed: int = 0, masks: bool = True
 ) -> dict[str, DetectionSource]:
-    """Open images with annotated objects in COCO JSON, YOLO text files or Pascal VOC.
+    """Open images with annotated objects in COCO JSON, YOLO text files or Pascal VOC, or a set by name.
 
     The format is found by what is there. Splits are those of the data, by their customary names or what they are called
     there; `test` is `val` if there is no other beside `train`. Where nothing but `train` is there, images are held out,
@@ -43,7 +46,8 @@ def open_detection(
     a line for each kind; `check_detection` lists it.
 
     Args:
-        data: A folder, a COCO file, or a `data.yaml`.
+        data: A folder, a COCO file, a `data.yaml`, or a name in `NAMED_DETECTION_SETS`, which wins over a folder of
+            that name in the current directory; write `./scenes` for the folder.
         val_fraction: Share of the images, or groups, held out where the data come without splits.
         seed: Chooses them.
         masks: Whether outlines are wanted. Where most objects have one, those without are then ignored regions: of a
@@ -57,6 +61,11 @@ def open_detection(
         ValueError: It is none of these formats or more than one, a file is broken, or nothing is left of it.
         OSError: A file cannot be read.
     """
+    name = os.fspath(data)
+    if name in NAMED_DETECTION_SETS:
+        if os.path.isdir(name):  # noqa: PTH112
+            log(name, f"the set of this name is taken; write ./{name} for the folder")
+        return dict(NAMED_DETECTION_SETS[name]())
     sources, report = open_checked(data, val_fraction, seed, masks)
     for finding in report.findings:
         if finding.action not in _UNSAID:
