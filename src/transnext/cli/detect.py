@@ -11,6 +11,7 @@ from transnext.cli.check import check
 from transnext.cli.eval import evaluate as evaluate_model
 from transnext.cli.train import run
 from transnext.config import TrainConfig
+from transnext.extras import require
 from transnext.tasks.detection.config import DetectionConfig
 
 __all__ = ["check", "evaluate", "predict", "train"]
@@ -129,6 +130,7 @@ def predict(
         yolo: Also write YOLO labels to this folder.
         polygons: With --yolo write outlines, not boxes.
     """
+    require("transnext detect predict", "pycocotools", "supervision", extra="detect")
     from transnext.cli.detecting import Asked, detect
 
     detect(

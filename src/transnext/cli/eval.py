@@ -22,7 +22,7 @@ def evaluate(
     splits: tuple[str, ...] = (),
     image_size: int | None = None,
     flip: bool = False,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     workers: int = 1,
     device: str = "auto",
     val_fraction: float | None = None,
@@ -41,7 +41,7 @@ def evaluate(
             it.
         image_size: Side of the square that images are brought to, pixels; the trained one by default.
         flip: Average the probabilities of each image and its mirror image, which takes twice the time.
-        batch_size: Images in a forward pass.
+        batch_size: Images in a forward pass; by default 128 of 224 pixels, fewer of larger ones.
         workers: Processes that read images.
         device: auto, cpu, cuda or mps.
         val_fraction: Share held out where the data come without splits; by default as in training, for the data that

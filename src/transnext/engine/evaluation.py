@@ -1,5 +1,6 @@
 """Evaluation of a trained model on a data set, in one call."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ class Evaluator:
             `Loaded`.
         image_size: Side of the square that images are brought to, pixels; the trained one by default.
         flip: Average the probabilities of each image and its mirror image, which takes twice the time.
-        batch_size: Images in a forward pass.
+        batch_size: Images in a forward pass; by default 128 of 224 pixels, fewer of larger ones.
         workers: Processes that read images.
         device: "auto", "cpu", "cuda" or "mps".
         quiet: Show no progress.
@@ -44,17 +45,18 @@ class Evaluator:
         *,
         image_size: int | None = None,
         flip: bool = False,
-        batch_size: int = 128,
+        batch_size: int | None = None,
         workers: int = 1,
         device: str = "auto",
         quiet: bool = True,
     ) -> None:
-        check_number("batch_size", batch_size, 1)
+        check_number("batch_size", 1 if batch_size is None else batch_size, 1)
         check_number("workers", workers, 0, MAX_WORKERS)
         self.device = pick_device(device)
         self.loaded = load(model, image_size=image_size, device=self.device)
         self.flip = flip
-        self.batch_size = batch_size
+        pixels = math.prod(self.loaded.preprocessing.input_size[1:])
+        self.batch_size = batch_size or min(128, max(1, 128 * 224**2 // pixels))
         self.workers = workers
         self.display = Display(enabled=not quiet)
 
@@ -161,7 +163,7 @@ def evaluate(
     splits: Sequence[str] = (),
     image_size: int | None = None,
     flip: bool = False,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     workers: int = 1,
     device: str = "auto",
     val_fraction: float | None = None,
