@@ -18,7 +18,7 @@ from transnext.engine.loader import eval_loader, naming_dead_workers
 from transnext.engine.run_folder import RunFolder
 from transnext.limits import MAX_WORKERS, check_number
 from transnext.loaded import load
-from transnext.tasks.task import WHOLE, Loaded, Result
+from transnext.tasks.task import DEFAULT_TASK, WHOLE, Loaded, Result
 
 
 class Evaluator:
@@ -59,6 +59,19 @@ class Evaluator:
         self.batch_size = batch_size or min(128, max(1, 128 * 224**2 // pixels))
         self.workers = workers
         self.display = Display(enabled=not quiet)
+
+    def require_classifier(self, study: str) -> None:
+        """Refuses a model of another task.
+
+        Args:
+            study: What is to be measured.
+
+        Raises:
+            ValueError: It is no classifier.
+        """
+        task = self.loaded.task.name
+        if task != DEFAULT_TASK:
+            raise ValueError(f"{study} can be measured of classifiers, and {self.loaded.name} is a model of {task}")
 
     def images(self, source: Source, preprocessing: Preprocessing | None = None) -> LabelledImages:
         """The images of a source as the model wants them."""
