@@ -14,6 +14,7 @@ from transnext.version import __version__
 
 if TYPE_CHECKING:
     from transnext.engine.evaluation import Evaluator
+    from transnext.tasks.task import Loaded
 
 
 def evaluate(
@@ -53,11 +54,57 @@ def evaluate(
     if json_file is not None:
         check_writable(json_file)
 
+    measure(
+        model,
+        data,
+        splits,
+        image_size=image_size,
+        flip=flip,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        val_fraction=val_fraction,
+        seed=seed,
+        json_file=json_file,
+    )
+
+
+def measure(
+    model: str,
+    data: str,
+    splits: tuple[str, ...],
+    *,
+    loaded: "Loaded | None" = None,
+    image_size: int | None = None,
+    flip: bool = False,
+    batch_size: int | None = None,
+    workers: int = 1,
+    device: str = "auto",
+    val_fraction: float | None = None,
+    seed: int | None = None,
+    json_file: Path | None = None,
+) -> None:
+    """Evaluates a model of any task, prints a table, and writes the results if that is asked for.
+
+    Args:
+        model: As in `evaluate`, and so are the others.
+        data: Images with what is to be found in them.
+        splits: Which.
+        loaded: The model, if it is open.
+        image_size: See `evaluate`.
+        flip: See `evaluate`.
+        batch_size: See `evaluate`.
+        workers: See `evaluate`.
+        device: See `evaluate`.
+        val_fraction: See `evaluate`.
+        seed: See `evaluate`.
+        json_file: See `evaluate`.
+    """
     from transnext.engine.evaluation import Evaluator
     from transnext.tasks.table import results_table
 
     evaluator = Evaluator(
-        model,
+        loaded or model,
         image_size=image_size,
         flip=flip,
         batch_size=batch_size,

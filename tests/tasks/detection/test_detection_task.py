@@ -1,4 +1,4 @@
-"""Detection with the engine: what a run leaves behind, and that it is the same however it was interrupted or divided."""
+"""Detection with the engine: what a run leaves behind, and that it is the same however interrupted or divided."""
 
 import json
 import math
@@ -17,14 +17,13 @@ from safetensors.torch import load_file
 import transnext
 from tests.helpers.rectangles import CATEGORY_IDS, COLOURS, rectangle_config, rectangle_set
 from transnext.config import TrainConfig
-from transnext.data import UnreadableImage
 from transnext.engine import train, trainer
 from transnext.engine.build import build_net, open_task
 from transnext.engine.evaluation import evaluate
 from transnext.engine.optim import make_optimizer
 from transnext.engine.run_folder import RunFolder
 from transnext.loaded import load
-from transnext.models.checkpoint import read_checkpoint, read_tensors
+from transnext.models.checkpoint import read_tensors
 from transnext.studies.report import report as report_again
 from transnext.tasks.detection.net import DetectionNet
 from transnext.tasks.detection.starting import model_args, rebuilt_net
@@ -47,11 +46,6 @@ def no_report(monkeypatch) -> None:
     monkeypatch.setattr(trainer, "write_report", lambda *_: None)  # takes longer than the training
 
 
-@pytest.fixture(scope="module")
-def rectangles(tmp_path_factory) -> Path:
-    return rectangle_set(tmp_path_factory.mktemp("rectangles"))
-
-
 def weights(run: Path | str, name: str = "last") -> dict[str, torch.Tensor]:
     return load_file(Path(run) / f"{name}.safetensors")
 
@@ -72,15 +66,6 @@ def same_numbers(a, b, path="") -> None:
             same_numbers(one, other, f"{path}/{i}")
     else:
         assert a == (pytest.approx(b, abs=1e-6) if isinstance(b, float) else b), path
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, rectangles) -> tuple[TrainConfig, trainer.TrainResult]:
-    """A Mask R-CNN that knows the rectangles."""
-    output = tmp_path_factory.mktemp("trained") / "run"
-    options = {"model": "transnext_pico.emoji", "pretrained": True, "augment": "none", "hflip": 0.0, "ema": 0.5}
-    config = rectangle_config(rectangles, output, epochs=10, batch_size=2, lr=2e-3, **options)
-    return config, train(config, quiet=True)
 
 
 def test_it_learns(trained) -> None:
@@ -329,7 +314,9 @@ def test_frozen_stages_keep_their_weights(rectangles, tmp_path, no_report) -> No
     task, _ = open_task(config)
     start = {name: value.clone() for name, value in build_net(task, config).state_dict().items()}
     now = weights(train(config, quiet=True).folder)
-    kept = [name for name in start if name.startswith(("backbone.body.model.stages.0.", "backbone.body.model.stages.1."))]
+    kept = [
+        name for name in start if name.startswith(("backbone.body.model.stages.0.", "backbone.body.model.stages.1."))
+    ]
     assert kept
     assert all(torch.equal(start[name], now[name]) for name in kept)
     moved = [name for name in start if "stages.3." in name and start[name].ndim > 1]
