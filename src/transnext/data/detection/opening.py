@@ -21,6 +21,7 @@ from transnext.data.detection.yolo import YoloSet, find_yolo, read_yolo, yolo_se
 from transnext.data.image_files import log
 from transnext.data.names import printable
 from transnext.data.split_names import split_of_folder
+from transnext.extras import require
 
 _LOOKED_FOR = (
     "COCO (annotations/instances_*.json, <split>/_annotations.coco.json, *.json with images and annotations), "
@@ -79,6 +80,7 @@ def open_checked(
     """Open as `open_detection` does, and return what was found instead of logging it."""
     if not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction must be at least 0 and less than 1, got {val_fraction}")
+    require("reading annotated objects", "pycocotools", "yaml", extra="detect")
     findings = Findings()
     layout = _layout(Path(os.fspath(data)))
     raw = _with_same_classes(layout.read(findings), findings)
