@@ -29,7 +29,6 @@ _LOOKED_FOR = (
 )
 NAMED_DETECTION_SETS: dict[str, Callable[[], Mapping[str, DetectionSource]]] = {"scenes": scene_splits}
 """Sets that are known by name: functions that give the splits."""
-_PARTS = frozenset({"annotations", "images", "labels", "jpegimages"})
 _UNSAID = frozenset({"kept", "kept as negatives", "kept like all others", "left out"})
 """What was done about findings that are shown by a check alone."""
 
