@@ -75,6 +75,7 @@ class Augmentation:
             "light": cls(jitter=(0.8, 1.25), colour=task.color_jitter, visible=0.2),
             "released": {
                 "mask_rcnn": cls(),
+                "mask2former": cls(jitter=(0.1, 2.0)),
                 "dino": cls(dino=True),
                 "d_fine": cls(zoom_out=0.5, iou_crop=0.8, distort=distort, visible=0.2),
             }[task.detector],

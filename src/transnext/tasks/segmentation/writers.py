@@ -1,14 +1,14 @@
-"""Maps as files: areas of classes as a table, polygons as GeoJSON, masks as a COCO data set. Whole, or not at all.
+"""Maps as files, whole or not there at all: areas of classes as a table, polygons as GeoJSON, masks as a COCO data set.
 
 Each is a context manager that gives a function to be called with one map after the other, so that maps need not be
 kept; if the block fails, nothing is written. Maps are uint8 `[H, W]`: classes, and 255 for what is left out.
 """
 
 import csv
-import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -167,7 +167,7 @@ def polygons_of(labels: Map) -> Iterator[tuple[int, Polygon]]:
         generator = contourpy.contour_generator(z=part, fill_type="OuterOffset")
         found = cast(tuple[list[Any], list[Any]], generator.filled(0.5, 2.0))
         for points, offsets in zip(*found, strict=True):
-            rings = [points[start:end] for start, end in itertools.pairwise(offsets)]
+            rings = [points[start:end] for start, end in pairwise(offsets)]
             # Pixel (0, 0) is point (1, 1) there, and its centre is at (.5, .5) of the picture.
             placed = [_corners(ring) + np.array([left - 0.5, top - 0.5]) for ring in rings]
             yield (
