@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.ops import roi_align
 
+from tests.helpers.pasting import paste_masks
 from transnext.data.instances import Instances
 from transnext.tasks.detection.mask_rcnn.align import aligned
 from transnext.tasks.detection.mask_rcnn.anchors import anchor_boxes, on_own_canvas
@@ -18,7 +19,6 @@ from transnext.tasks.detection.mask_rcnn.boxes import decode, encode, iou
 from transnext.tasks.detection.mask_rcnn.matching import IGNORED, NEGATIVE, match, sample
 from transnext.tasks.detection.mask_rcnn.pooling import level_of, pool
 from transnext.tasks.detection.mask_rcnn.roi_heads import MaskPredictor, mask_targets
-from transnext.tasks.detection.paste import paste_masks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -32,6 +32,17 @@ class Found:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def take(self, which: Tensor) -> "Found":
+        """Some of the objects, by places int64 `[n]` or bool `[N]`, on any device."""
+        which = which.to(self.boxes.device)
+        return replace(
+            self,
+            boxes=self.boxes[which],
+            scores=self.scores[which],
+            labels=self.labels[which],
+            masks=None if self.masks is None else self.masks[which],
+        )
 
 
 class DetectionNet(HeadedNet):
