@@ -78,6 +78,8 @@ def open_checked(
     """Open as `open_detection` does, and return what was found instead of logging it."""
     if not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction must be at least 0 and less than 1, got {val_fraction}")
+    if os.fspath(data) in NAMED_DETECTION_SETS:
+        raise ValueError(f"{os.fspath(data)} are composed and not read from files: there is nothing to check")
     require("reading annotated objects", "pycocotools", "yaml", extra="detect")
     findings = Findings()
     layout = _layout(Path(os.fspath(data)))
