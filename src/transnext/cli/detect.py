@@ -8,9 +8,10 @@ from rich.console import Console
 
 from transnext.atomic import check_writable
 from transnext.cli.check import check
-from transnext.cli.eval import evaluate as evaluate_model
+from transnext.cli.eval import check_splitting, measure
 from transnext.cli.train import run
 from transnext.config import TrainConfig
+from transnext.extras import require
 from transnext.tasks.detection.config import DetectionConfig
 
 __all__ = ["check", "evaluate", "predict", "train"]
@@ -34,13 +35,13 @@ def train(
         resume: Go on with the run in --output: auto from its newest whole checkpoint, or from the one at this path.
             Options that are not given are then those of the run.
         accept_changed: What may be others than the run was started with, for example data, epochs or lr.
-        preview: Write a page of training images with their objects, as the network will see them, and end.
+        preview: Write a page of training images with their objects, as the network will see them first, and end.
     """
     if preview is None:
         run(config, resume, accept_changed)
         return
     check_writable(preview)
-    from transnext.tasks.detection.previewing import write_preview
+    from transnext.cli.previewing import write_preview
 
     number = write_preview(config, preview)
     Console(soft_wrap=True, highlight=False).print(f"{number} training pictures: {preview}", markup=False)
@@ -73,11 +74,17 @@ def evaluate(
         seed: Decides what is held out; by default as in training.
         json_file: Also write the results, all of COCO's numbers, those of each class and the confusion, to this file.
     """
-    evaluate_model(
+    check_splitting(val_fraction, seed)
+    if json_file is not None:
+        check_writable(json_file)
+    from transnext.engine.device import pick_device
+    from transnext.predict import Detector
+
+    measure(
         model,
         data,
         splits,
-        image_size=image_size,
+        loaded=Detector(model, image_size=image_size, device=pick_device(device)).loaded,
         batch_size=batch_size,
         workers=workers,
         device=device,
@@ -130,6 +137,7 @@ def predict(
         yolo: Also write YOLO labels to this folder.
         polygons: With --yolo write outlines, not boxes.
     """
+    require("transnext detect predict", "pycocotools", "supervision", extra="detect")
     from transnext.cli.detecting import Asked, detect
 
     detect(

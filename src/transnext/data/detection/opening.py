@@ -14,13 +14,13 @@ from transnext.data.detection.findings import DataReport, Findings, SplitSummary
 from transnext.data.detection.raw import RawSplit
 from transnext.data.detection.scenes import scene_splits
 from transnext.data.detection.source import DetectionSource, with_free_ids
-from transnext.data.detection.splits import held_out, ordered_names
 from transnext.data.detection.vetting import vetted
 from transnext.data.detection.voc import find_voc, read_voc
 from transnext.data.detection.yolo import YoloSet, find_yolo, read_yolo, yolo_set
-from transnext.data.image_files import log
+from transnext.data.image_files import below_wrappers, log
 from transnext.data.names import printable
-from transnext.data.split_names import split_of_folder
+from transnext.data.splits import held_out, ordered_names
+from transnext.extras import require
 
 _LOOKED_FOR = (
     "COCO (annotations/instances_*.json, <split>/_annotations.coco.json, *.json with images and annotations), "
@@ -29,7 +29,6 @@ _LOOKED_FOR = (
 )
 NAMED_DETECTION_SETS: dict[str, Callable[[], Mapping[str, DetectionSource]]] = {"scenes": scene_splits}
 """Sets that are known by name: functions that give the splits."""
-_PARTS = frozenset({"annotations", "images", "labels", "jpegimages"})
 _UNSAID = frozenset({"kept", "kept as negatives", "kept like all others", "left out"})
 """What was done about findings that are shown by a check alone."""
 
@@ -81,6 +80,7 @@ def open_checked(
         raise ValueError(f"val_fraction must be at least 0 and less than 1, got {val_fraction}")
     if os.fspath(data) in NAMED_DETECTION_SETS:
         raise ValueError(f"{os.fspath(data)} are composed and not read from files: there is nothing to check")
+    require("reading annotated objects", "pycocotools", "yaml", extra="detect")
     findings = Findings()
     layout = _layout(Path(os.fspath(data)))
     raw = _with_same_classes(layout.read(findings), findings)
@@ -125,7 +125,7 @@ def _layout(path: Path) -> _Layout:
         raise ValueError(f"{where} is neither a folder nor a COCO file (.json) or YOLO data.yaml")
     if not os.path.isdir(path):  # noqa: PTH112
         raise FileNotFoundError(f"there is no folder or file {where}")
-    root = _below_wrappers(path)
+    root = below_wrappers(path)
     layouts = []
     if coco := find_coco(root):
         layouts.append(_coco(coco, root))
@@ -151,18 +151,6 @@ def _coco(files: Mapping[str, Path], root: Path) -> _Layout:
 
 def _yolo(found: YoloSet, root: Path) -> _Layout:
     return _Layout("YOLO", root, lambda findings: [read_yolo(found, split, root, findings) for split in found.images])
-
-
-def _below_wrappers(path: Path) -> Path:
-    """Return the folder itself, or the only one in it, as archives often have it."""
-    for _ in range(3):
-        entries = [entry for entry in path.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
-        if len(entries) != 1 or not entries[0].is_dir():
-            break
-        if split_of_folder(entries[0].name) or entries[0].name.lower() in _PARTS:
-            break
-        path = entries[0]
-    return path
 
 
 def _with_same_classes(splits: list[RawSplit], findings: Findings) -> list[RawSplit]:

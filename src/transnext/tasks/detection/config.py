@@ -6,7 +6,7 @@ from typing import Literal
 from transnext.choices import PlaceMode
 from transnext.limits import MAX_SIDE, check_numbers
 
-Detector = Literal["d_fine", "mask_rcnn", "dino"]
+Detector = Literal["d_fine", "mask_rcnn", "mask2former", "dino"]
 HeadSize = Literal["small", "released", "base"]
 Preset = Literal["none", "light", "released", "strong"]
 
@@ -16,7 +16,8 @@ class DetectionConfig:
     """The objects: what finds them, and how their pictures are drawn, cut and augmented."""
 
     detector: Detector = "mask_rcnn"
-    """d_fine (no NMS, quick), mask_rcnn (outlines, too), or dino (slow, for large data and pretrained weights)."""
+    """d_fine (no NMS, quick), mask_rcnn (outlines, too), mask2former (needs outlines, no NMS), or dino (slow, for large
+    data and pretrained weights)."""
     head_size: HeadSize = "small"
     """Size of all that stands on the backbone: small for small data and CPUs; d_fine has base, the others released."""
     scales: Literal[4, 5] = 4

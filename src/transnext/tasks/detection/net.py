@@ -58,7 +58,7 @@ class DetectionNet(HeadedNet):
 
         Args:
             images: float32 `[B, 3, H, W]`, normalised, 0 beyond the size of each; sides are multiples of 32.
-            sizes: int64 `[B, 2]`: rows and columns that are image.
+            sizes: int64 `[B, 2]`: rows and columns that are image, on any device.
             targets: Objects of each image; none in some or in all is usual.
         """
 

@@ -137,7 +137,6 @@ class Dino(DetectionNet):
     """
 
     with_masks = False
-    backbone: Backbone
 
     def __init__(self, backbone: Backbone, num_classes: int, scales: int, size: DinoSize) -> None:
         super().__init__()
@@ -182,10 +181,6 @@ class Dino(DetectionNet):
         self.backbone.set_grad_checkpointing(enable)
         self.encoder.grad_checkpointing = enable
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters that are not decayed, beside those of one dimension."""
-        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
-
     def slow_parameters(self) -> set[str]:
         """See `DetectionNet.slow_parameters`: not all of the backbone, as in the released configurations."""
         return {name for name, _ in self.named_parameters() if lr_scale(name) < 1}
@@ -196,6 +191,7 @@ class Dino(DetectionNet):
         `loss_cls`, `loss_bbox` and `loss_iou` are those of the last layer, with `d0.`, `d1.`, ... before them of the
         first, second, ...; `enc_loss_*` of the encoder's proposals, `dn_loss_*` of denoising.
         """
+        sizes = sizes.to(images.device)
         objects = Objects.of(targets, sizes)
         denoising = Denoising.of(
             objects,
@@ -230,6 +226,7 @@ class Dino(DetectionNet):
 
     def detect(self, images: Tensor, sizes: Tensor) -> list[Found]:
         """See `DetectionNet.detect`: the likeliest `max_detections` of all queries and classes."""
+        sizes = sizes.to(images.device)
         memory, levels = self.encode(images, sizes)
         predictions = self.predict(self.decode(self.propose(memory, levels), memory, levels))
         every = predictions.logits[-1].sigmoid().flatten(1)

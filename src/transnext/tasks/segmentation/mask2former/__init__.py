@@ -1,0 +1,1 @@
+"""Mask2Former: masks and their classes from queries, for pixels, objects and both."""
