@@ -22,6 +22,7 @@ from PIL import Image
 from transnext.data.detection.source import DetectionSource, Objects
 from transnext.data.emoji import SPLITS, load_emoji
 from transnext.data.names import PackedNames
+from transnext.extras import require
 
 SCENES = {"train": 360, "val": 60, "shift": 60}
 """Scenes of each split."""
@@ -94,8 +95,9 @@ def draw_scenes(split: str, count: int | None = None, seed: int = 0) -> SceneIma
         seed: Other seeds give other scenes.
 
     Raises:
-        ValueError: There is no such split.
+        ValueError: There is no such split, or a package is missing.
     """
+    require("composing scenes", "pycocotools", extra="detect")
     from pycocotools import mask as run_lengths
 
     if split not in SCENES:
