@@ -56,8 +56,17 @@ def convert_checkpoint(
     weights = checkpoint.state_dict
     if names == "official":
         weights = {ours_to_official(key): tensor for key, tensor in weights.items()}
-    write_weights(target, weights, checkpoint.metadata, overwrite=overwrite)
+    write_weights(target, weights, _of_backbone(checkpoint.metadata), overwrite=overwrite)
     return checkpoint
+
+
+def _of_backbone(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is to be said of the backbone of a detector or segmenter of ours; of a classifier all that was said."""
+    args = metadata.get("model_args")
+    if not isinstance(args, dict) or not isinstance(args.get("backbone"), dict):
+        return metadata
+    own = {name: value for name, value in args["backbone"].items() if name != "strides"}
+    return {"architecture": metadata.get("architecture"), "model_args": {**own, "num_classes": 0}}
 
 
 def check_conversion(target: str | Path, names: str, *, overwrite: bool) -> None:
