@@ -142,8 +142,9 @@ def objects_in(view: View, annotation: Annotation, *, masks: bool, visible: floa
     for i in np.flatnonzero(kept).tolist():
         mask, bounds = _outline(annotation, i)
         part = view.of_mask(mask, bounds)
-        share = part.sum() / max(1.0, mask.sum() * view.scales[0] * view.scales[1])
-        kept[i] = part.any() and share >= visible
+        seen, whole_area = (np.count_nonzero(pixels.view(bool)) for pixels in (part, mask))
+        share = seen / max(1.0, whole_area * view.scales[0] * view.scales[1])
+        kept[i] = seen > 0 and share >= visible
         if kept[i] and cut[i]:
             boxes[i] = box_of(part)
             kept[i] = large_enough(boxes[i])
