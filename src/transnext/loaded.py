@@ -5,18 +5,16 @@ from pathlib import Path
 import torch
 
 from transnext.export import is_exported, open_exported
-from transnext.models.checkpoint import read_tensors
-from transnext.tasks.classification.loading import load_classifier
-from transnext.tasks.detection.released import fetched, is_released_name, kind_of_released
-from transnext.tasks.task import DEFAULT_TASK, Loaded, task_class
+from transnext.tasks.opening import open_trained
+from transnext.tasks.task import Loaded
 
 
 def load(model: str | Path | Loaded, *, image_size: int | None = None, device: str | torch.device = "cpu") -> Loaded:
     """A trained model, ready to be asked.
 
     Args:
-        model: An exported file, a run folder, a checkpoint, a model name with pretrained weights, or a `Loaded`, which
-            stays as it is.
+        model: An exported file, a run folder, a checkpoint, a hub folder of a detector, a model name with pretrained
+            weights, or a `Loaded`, which stays as it is.
         image_size: Side of the square that images are brought to, pixels; the trained one by default.
         device: Where to put it; exported files stay on the CPU.
 
@@ -29,24 +27,6 @@ def load(model: str | Path | Loaded, *, image_size: int | None = None, device: s
     elif is_exported(model):
         loaded = open_exported(model, image_size)
     else:
-        path = Path(model) / "best.safetensors" if Path(model).is_dir() else Path(model)
-        if is_released_name(path):
-            path = fetched(str(path))
-        name = _task_of(path)
-        if name == DEFAULT_TASK:
-            loaded = load_classifier(model, image_size=image_size, device=device)
-        else:
-            loaded = task_class(name).load(path, image_size=image_size, device=device)
+        loaded = open_trained(model, image_size=image_size, device=device)
     loaded.task.check(loaded)
     return loaded
-
-
-def _task_of(path: Path) -> str:
-    """Name of the task of a checkpoint; what does not say it, and is no released detector, is a classifier."""
-    if not path.is_file():
-        return DEFAULT_TASK
-    tensors, metadata = read_tensors(path)
-    if kind_of_released(tensors) is not None:
-        return "detection"
-    name: str = metadata.get("task", DEFAULT_TASK)
-    return name

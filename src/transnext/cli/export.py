@@ -27,19 +27,19 @@ def export(
     license: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a model for another runtime, and compare the file with PyTorch.
+    """Write a classifier or detector for another runtime, and compare the file with PyTorch.
 
     Args:
         model: A run folder, a checkpoint, or a model name; with --checkpoint the name of its architecture.
         output: The file (.pt2, .onnx or .xml) or, for hf, the folder.
-        format: torch (torch.export), onnx, openvino, or hf (a folder for timm and transformers); by the suffix of the
-            output if it is not given.
+        format: torch (torch.export; not for detectors), onnx, openvino, or hf (a folder for timm and transformers, of
+            detectors for transnext); by the suffix of the output if it is not given.
         checkpoint: Weights to take instead of pretrained ones.
         image_size: Size of the images, pixels, one number or height and width; the trained one by default.
-        fixed_size: Take images of that size alone, with the position bias computed beforehand.
+        fixed_size: Take images of that size alone, with the position bias computed beforehand; detectors always do.
         features_only: Give the maps of the stages and not logits.
         out_indices: Which stages, counted from 0; all by default.
-        opset: Version of the ONNX operators.
+        opset: Version of the ONNX operators; of detectors 17 to 20.
         int8: Quantise to 8-bit integers (onnx, openvino); needs --calibration.
         calibration: Images to measure ranges on for --int8: a set by name (emoji) or a folder.
         license: Licence of the weights, as an SPDX name; known for those that come by name.
@@ -75,7 +75,7 @@ def _lines(result: "ExportResult", opset: int) -> list[str]:
     from transnext.export.checking import MAX_DIFFERENCE
 
     info = result.info
-    height, width = info.preprocessing.input_size[1:]
+    height, width = info.image_size
     size = f"{height}x{width}"
     if info.size_multiple is not None:
         size += f" or any multiples of {info.size_multiple}"
@@ -83,10 +83,16 @@ def _lines(result: "ExportResult", opset: int) -> list[str]:
         "torch": "torch.export",
         "onnx": f"ONNX opset {opset}",
         "openvino": "OpenVINO",
-        "hf": "for timm and transformers",
+        "hf": "for timm and transformers" if info.task != "detection" else "for transnext",
     }
     lines = [f"{result.path}: {what[result.format]}, {info.precision}, images of {size} to {', '.join(info.outputs)}"]
-    lines += [f"  {'x'.join(map(str, c.shape)):>14}  differs from PyTorch by {c.difference:.1e}" for c in result.checks]
+    if info.task == "detection" and result.format != "hf":
+        lines.append(f"  pictures: {info.preprocessing.crop_mode}; images in a call: {info.batch or 'any number'}")
+    for check in result.checks:
+        objects = "" if check.objects is None else f" ({check.objects} objects)"
+        lines.append(
+            f"  {'x'.join(map(str, check.shape)):>14}  differs from PyTorch by {check.difference:.1e}{objects}"
+        )
     if info.precision == "fp32":
         lines.append(f"  allowed: {MAX_DIFFERENCE:.0e}")
     return lines

@@ -16,11 +16,13 @@ class SizeCheck:
 
     Attributes:
         shape: Of the images, `(B, C, H, W)`.
-        difference: Largest absolute difference of any output.
+        difference: Largest absolute difference of any output; of boxes in sides of the image.
+        objects: Objects that were compared; None of a model that finds none.
     """
 
     shape: tuple[int, int, int, int]
     difference: float
+    objects: int | None = None
 
 
 def shapes_to_check(channels: int, size: tuple[int, int], multiple: int | None) -> list[tuple[int, int, int, int]]:

@@ -23,6 +23,7 @@ from transnext.export.running import ExportedModel
 from transnext.limits import MAX_SIDE, check_number
 from transnext.models import TransNeXt
 from transnext.tasks.classification.loading import load_classifier
+from transnext.tasks.opening import open_trained
 from transnext.tasks.task import Loaded
 from transnext.version import __version__
 
@@ -59,22 +60,22 @@ def export_model(
     license: str | None = None,
     overwrite: bool = False,
 ) -> ExportResult:
-    """Writes a classifier or a feature backbone for another runtime, runs the file, and compares it with PyTorch.
+    """Writes a classifier, a detector or a backbone for another runtime, runs the file, and compares it with PyTorch.
 
-    The file consists of plain operators and takes any number of images. It is there if it passed the comparison, or not
-    at all.
+    The file consists of plain operators and takes any number of images, of a Mask R-CNN one. It is there if it passed
+    the comparison, or not at all.
 
     Args:
-        model: What `load_classifier` takes, or a loaded `Loaded`; with `checkpoint` the name of its architecture.
+        model: What `open_trained` takes, or a loaded `Loaded`; with `checkpoint` the name of its architecture.
         output: The file, whose suffix says the format (.pt2, .onnx, .xml), or the folder for "hf".
         format: "torch", "onnx", "openvino" or "hf"; by the suffix if None.
         checkpoint: Weights to take instead of pretrained ones.
         image_size: Size of the images, pixels, one number or `(H, W)`; the trained one by default.
         fixed_size: Take images of that size alone, for which the position bias is computed now. Without it, a TransNeXt
-            takes all multiples of the stride of its last map; other models always have a fixed size.
+            takes all multiples of the stride of its last map; other models and detectors always have a fixed size.
         features_only: Give the maps of the stages, NCHW, as `features_only` of timm does, and not logits.
         out_indices: Which stages; all if None.
-        opset: Of ONNX.
+        opset: Of ONNX; for detectors 17 to 20.
         calibration: Quantise to int8 with the images of this set or folder (OpenVINO and ONNX).
         license: Licence of the weights, as an SPDX name; for weights that come by name that of their configuration.
         overwrite: Whether the output may exist.
@@ -109,6 +110,16 @@ def export_model(
     classifier = _load(model, checkpoint)
     weights = sum(t.nbytes for t in classifier.model.state_dict().values())
     check_writable(output, folder=format == "hf", overwrite=overwrite, num_bytes=weights)
+    if classifier.task.name == "detection":
+        if features_only or calibration is not None:
+            asked = "--int8" if calibration is not None else "--features-only"
+            raise ValueError(f"{asked} is for classifiers, and {classifier.name} is a detector: leave it out")
+        from transnext.export.detectors import write_detector  # imports torchvision's detectors
+
+        info, found = write_detector(classifier, output, format, image_size=image_size, opset=opset, license=license)
+        return ExportResult(path=output, format=format, info=info, checks=tuple(found))
+    if classifier.task.name != "classification":
+        raise ValueError(f"{classifier.name} is a model of {classifier.task.name}, which cannot be exported")
     if license is None and checkpoint is None and not _is_file(model):
         license = getattr(classifier.model, "pretrained_cfg", {}).get("license")
     if format == "hf" and getattr(classifier.model, "num_classes", 1) == 0:
@@ -169,7 +180,7 @@ def _load(model: str | Path | Loaded, checkpoint: str | Path | None) -> Loaded:
             raise ValueError("a checkpoint is given for a model that is loaded already")
         return replace(model, model=model.model.eval())
     if checkpoint is None:
-        return load_classifier(model)
+        return open_trained(model)
     if not timm.is_model(str(model).split(".")[0]):
         raise ValueError(
             f"{model} is no model name, which --checkpoint needs: give the checkpoint as MODEL and leave it out"

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from transnext.data.joint import MULTIPLE
 from transnext.data.preprocessing import Preprocessing
 
 KEY = "transnext"
@@ -17,7 +18,7 @@ class ExportInfo:
 
     Attributes:
         architecture: Name of the model.
-        task: "classification", or "features" for the maps of the stages.
+        task: "classification", "detection", or "features" for the maps of the stages.
         outputs: Names of the outputs, in order.
         class_names: What the classes are called; empty for features.
         preprocessing: What images must look like.
@@ -25,6 +26,8 @@ class ExportInfo:
         precision: "fp32" or "int8".
         license: Licence of the weights, as an SPDX name; None if it was not said.
         transnext_version: Of the package that wrote the file.
+        batch: Images in a call; None for any number.
+        metadata: What the task keeps beside the names of the classes, for example the threshold of a detector.
     """
 
     architecture: str
@@ -36,6 +39,16 @@ class ExportInfo:
     precision: str
     license: str | None
     transnext_version: str
+    batch: int | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """`(H, W)` of what the network is given; a detector gets pictures on a canvas of multiples of 32."""
+        height, width = self.preprocessing.input_size[1:]
+        if self.task != "detection":
+            return height, width
+        return -(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE
 
     def to_strings(self) -> dict[str, str]:
         """JSON for each field, those of the preprocessing among them."""
@@ -61,7 +74,10 @@ class ExportInfo:
                 {f.name: json.loads(strings[f.name]) for f in fields(Preprocessing)}
             )
             values: dict[str, Any] = {
-                f.name: json.loads(strings[f.name]) for f in fields(cls) if f.name != "preprocessing"
+                f.name: json.loads(strings[f.name])
+                for f in fields(cls)
+                # Files of classifiers were once written without the last two.
+                if f.name != "preprocessing" and (f.name in strings or f.name not in ("batch", "metadata"))
             }
         except (KeyError, ValueError, TypeError) as error:
             raise ValueError(

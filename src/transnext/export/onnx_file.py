@@ -140,12 +140,13 @@ class OnnxFile:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no common base but this
             raise ValueError(f"{path} cannot be read as ONNX: {error}") from None
-        self._input = self._session.get_inputs()[0].name
+        self._inputs = [value.name for value in self._session.get_inputs()]
         self.strings: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
 
-    def __call__(self, images: Tensor) -> list[Tensor]:
-        """Images `[B, C, H, W]`, float32 on the CPU, to the outputs."""
-        return [torch.from_numpy(out) for out in self._session.run(None, {self._input: images.numpy()})]
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """Images `[B, C, H, W]`, float32 on the CPU, and further inputs if the file has some, to the outputs."""
+        given = {name: value.numpy() for name, value in zip(self._inputs, inputs, strict=True)}
+        return [torch.from_numpy(out) for out in self._session.run(None, given)]
 
 
 @contextlib.contextmanager

@@ -28,6 +28,18 @@ def convert(program: ExportedProgram, info: ExportInfo) -> Any:
         return openvino.convert_model(path)
 
 
+def converted(onnx: Any) -> Any:
+    """The OpenVINO model of an `onnx.ModelProto`."""
+    import onnx as library
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        with naming(path):
+            library.save(onnx, path)
+        return openvino.convert_model(path)
+
+
 def write(model: Any, path: Path, info: ExportInfo) -> None:
     """Writes an OpenVINO model, float32 as it is, with what it says of itself in `rt_info`."""
     import openvino
@@ -62,7 +74,7 @@ class OpenVINOFile:
             name: model.get_rt_info([KEY, name]).astype(str) for name in ENTRIES if model.has_rt_info([KEY, name])
         }
 
-    def __call__(self, images: Tensor) -> list[Tensor]:
-        """Images `[B, C, H, W]`, float32 on the CPU, to the outputs."""
-        outputs = self._run(images.numpy())
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """Images `[B, C, H, W]`, float32 on the CPU, and further inputs if the file has some, to the outputs."""
+        outputs = self._run([value.numpy() for value in inputs])
         return [torch.from_numpy(outputs[i].copy()) for i in range(len(outputs))]

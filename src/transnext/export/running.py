@@ -1,5 +1,6 @@
 """Exported files as models again, in the runtime that they are for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -11,7 +12,9 @@ from transnext.export.openvino_file import OpenVINOFile
 from transnext.export.program import smallest_program
 from transnext.export.torch_file import TorchFile
 from transnext.tasks.classification.loading import loaded_classifier
-from transnext.tasks.task import Loaded
+from transnext.tasks.detection.net import Found
+from transnext.tasks.detection.plain import found_in
+from transnext.tasks.task import Loaded, task_class
 
 _FILES: dict[str, type[TorchFile | OnnxFile | OpenVINOFile]] = {
     ".pt2": TorchFile,
@@ -59,9 +62,21 @@ class ExportedModel(nn.Module):
         Raises:
             ValueError: The file is not for images of this size.
         """
-        self.check_size((int(images.shape[-2]), int(images.shape[-1])))
-        outputs = self._run(images.detach().float().cpu().contiguous())
+        outputs = self.run(images)
         return outputs[0] if self.info.task == "classification" else outputs
+
+    def run(self, images: Tensor, *inputs: Tensor) -> list[Tensor]:
+        """All outputs, float32 on the CPU.
+
+        Args:
+            images: `[B, 3, H, W]`, normalised.
+            inputs: Further inputs if the file has some, on the CPU.
+
+        Raises:
+            ValueError: The file is not for images of this size.
+        """
+        self.check_size((int(images.shape[-2]), int(images.shape[-1])))
+        return self._run(images.detach().float().cpu().contiguous(), *inputs)
 
     def check_size(self, size: tuple[int, int]) -> None:
         """Refuses images of a size that the file is not for.
@@ -72,7 +87,7 @@ class ExportedModel(nn.Module):
         Raises:
             ValueError: It is not.
         """
-        multiple, fixed = self.info.size_multiple, self.info.preprocessing.input_size[1:]
+        multiple, fixed = self.info.size_multiple, self.info.image_size
         shown = f"{self.path} cannot take images of {size[0]}x{size[1]}"
         if multiple is None and size != fixed:
             raise ValueError(f"{shown}: it was exported for {fixed[0]}x{fixed[1]} alone")
@@ -82,8 +97,30 @@ class ExportedModel(nn.Module):
             raise ValueError(f"{shown}: their sides must be at least {smallest_program(multiple)}")
 
 
+class ExportedDetector(nn.Module):
+    """An exported file that is called as the detector in it was.
+
+    Args:
+        file: The file.
+    """
+
+    is_exported = True
+
+    def __init__(self, file: ExportedModel) -> None:
+        super().__init__()
+        self.file = file
+
+    def forward(self, images: Tensor, sizes: Tensor) -> list[Found]:
+        """Objects of each image, on the CPU; see `DetectionNet.detect`."""
+        sizes = sizes.cpu()
+        if self.file.info.batch is None:
+            return found_in(self.file.run(images, sizes))
+        parts = zip(images.split(self.file.info.batch), sizes.split(self.file.info.batch), strict=True)
+        return [found for part, size in parts for found in found_in(self.file.run(part, size))]
+
+
 def open_exported(path: str | Path, image_size: int | None = None) -> Loaded:
-    """The classifier in an exported file.
+    """The classifier or detector in an exported file.
 
     Args:
         path: A file written by `export_model`.
@@ -91,14 +128,17 @@ def open_exported(path: str | Path, image_size: int | None = None) -> Loaded:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It cannot be read, holds no classifier, or is not for this size.
+        ValueError: It cannot be read, holds neither, or is not for this size.
     """
     model = ExportedModel(path).eval()
     info = model.info
-    if info.task != "classification":
-        raise ValueError(f"{path} gives the maps {', '.join(info.outputs)} and not classes")
+    if info.task == "features":
+        raise ValueError(f"{path} gives the maps {', '.join(info.outputs)} and not classes or objects")
     preprocessing = info.preprocessing
     if image_size is not None:
         preprocessing = preprocessing.resized(image_size)
-    model.check_size(preprocessing.input_size[1:])
-    return loaded_classifier(model, info.class_names, preprocessing, str(path))
+    model.check_size(replace(info, preprocessing=preprocessing).image_size)
+    if info.task == "classification":
+        return loaded_classifier(model, info.class_names, preprocessing, str(path))
+    task = task_class(info.task)(metadata={"class_names": list(info.class_names), **info.metadata})
+    return Loaded(model=ExportedDetector(model).eval(), task=task, preprocessing=preprocessing, name=str(path))

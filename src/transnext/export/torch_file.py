@@ -43,10 +43,10 @@ class TorchFile:
             raise ValueError(f"{path} cannot be read as a program of torch.export: {_first_line(error)}") from None
         self.strings: dict[str, str] = json.loads(entries[_ENTRY] or "{}")
 
-    def __call__(self, images: Tensor) -> list[Tensor]:
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """Images `[B, C, H, W]`, float32 on the CPU, to the outputs."""
         with torch.no_grad():
-            out = self._run(images)
+            out = self._run(*inputs)
         return [out] if isinstance(out, Tensor) else list(out)
 
 

@@ -45,7 +45,11 @@ def answers(
             whole = to_bytes(whole_picture)
             found.append(
                 detect_in_tiles(
-                    lambda crops: _of_crops(loaded, crops), whole, tile, overlap=overlap, threshold=threshold
+                    lambda crops: _of_crops(loaded, crops, asked.inputs.device),
+                    whole,
+                    tile,
+                    overlap=overlap,
+                    threshold=threshold,
                 )
             )
             size = (whole_picture.height, whole_picture.width)
@@ -69,10 +73,9 @@ def answers(
     return answered
 
 
-def _of_crops(loaded: Loaded, crops: list[Tensor]) -> list[Found]:
-    """Objects of each crop, uint8 `[3, h, w]`, in its pixels."""
+def _of_crops(loaded: Loaded, crops: list[Tensor], device: torch.device) -> list[Found]:
+    """Objects of each crop, uint8 `[3, h, w]`, in its pixels, found by a model on a device."""
     task, preprocessing = loaded.task, loaded.preprocessing
-    device = next(loaded.model.parameters()).device
     samples = [placed_sample(picture(crop), preprocessing, i) for i, crop in enumerate(crops)]
     batch = collate(samples, targets=list)
     found = task.raw(loaded.model, task.inputs(batch.images.to(device), batch.sizes, preprocessing), batch.sizes)

@@ -128,16 +128,28 @@ class DFine(DetectionNet):
 
     def detect(self, images: Tensor, sizes: Tensor) -> list[Found]:
         """The likeliest pairs of query and class, `max_detections` at most; those beyond the image are left out."""
+        boxes, scores, labels = self.ranked(images, sizes)
+        is_there = (boxes[..., 2:] > boxes[..., :2]).all(-1)
+        return [
+            Found(boxes=box[there], scores=score[there], labels=label[there])
+            for box, score, label, there in zip(boxes, scores, labels, is_there, strict=True)
+        ]
+
+    def ranked(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The likeliest pairs of query and class, as many of each image; those beyond it have no area.
+
+        Args:
+            images: See `detect`.
+            sizes: See `detect`.
+
+        Returns:
+            Boxes `[B, K, 4]`, scores `[B, K]` and labels `[B, K]`, as in `Found`.
+        """
         logits, boxes = self.queries(images)
         scores, places = logits.sigmoid().flatten(1).topk(min(self.max_detections, logits[0].numel()))
         chosen = boxes.gather(1, (places // self.num_classes).unsqueeze(-1).expand(-1, -1, 4))
         limits = sizes.to(boxes).flip(1).repeat(1, 2).unsqueeze(1)
-        inside = torch.minimum(chosen.clamp(min=0), limits)
-        is_there = (inside[..., 2:] > inside[..., :2]).all(-1)
-        return [
-            Found(boxes=box[there], scores=score[there], labels=label[there])
-            for box, score, label, there in zip(inside, scores, places % self.num_classes, is_there, strict=True)
-        ]
+        return torch.minimum(chosen.clamp(min=0), limits), scores, places % self.num_classes
 
     def queries(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs of every query.

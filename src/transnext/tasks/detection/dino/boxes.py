@@ -38,3 +38,9 @@ def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
     union = (area_a + area_b - shared).clamp(min=_EPSILON)
     hull = hull.clamp(min=_EPSILON)
     return shared / union - (hull - union) / hull
+
+
+def rows_at(values: Tensor, places: Tensor) -> Tensor:
+    """Rows of each image, `[B, N, d]` at places `[B, K]` to `[B, K, d]`."""
+    # Not take_along_dim, which exporters of ONNX do not know.
+    return values.gather(1, places.unsqueeze(-1).expand(-1, -1, values.shape[-1]))

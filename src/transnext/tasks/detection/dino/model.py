@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from transnext.data.instances import Instances
 from transnext.models.backbone import Backbone
-from transnext.tasks.detection.dino.boxes import corners, inverse_sigmoid
+from transnext.tasks.detection.dino.boxes import corners, inverse_sigmoid, rows_at
 from transnext.tasks.detection.dino.denoising import Denoising
 from transnext.tasks.detection.dino.layers import (
     Decoder,
@@ -226,6 +226,21 @@ class Dino(DetectionNet):
 
     def detect(self, images: Tensor, sizes: Tensor) -> list[Found]:
         """See `DetectionNet.detect`: the likeliest `max_detections` of all queries and classes."""
+        return [
+            Found(boxes=box, scores=score, labels=label)
+            for box, score, label in zip(*self.ranked(images, sizes), strict=True)
+        ]
+
+    def ranked(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The likeliest pairs of query and class, as many of each image.
+
+        Args:
+            images: See `detect`.
+            sizes: See `detect`.
+
+        Returns:
+            Boxes `[B, K, 4]`, scores `[B, K]` and labels `[B, K]`, as in `Found`.
+        """
         sizes = sizes.to(images.device)
         memory, levels = self.encode(images, sizes)
         predictions = self.predict(self.decode(self.propose(memory, levels), memory, levels))
@@ -235,12 +250,7 @@ class Dino(DetectionNet):
         sides = torch.cat((columns, rows, columns, rows), -1).float()
         boxes = corners(predictions.boxes[-1]) * sides
         boxes = torch.minimum(boxes.clamp(min=0), sides)
-        boxes = boxes.take_along_dim((places // self.num_classes)[..., None], 1)
-        labels = places % self.num_classes
-        return [
-            Found(boxes=box, scores=score, labels=label)
-            for box, score, label in zip(boxes, scores, labels, strict=True)
-        ]
+        return rows_at(boxes, places // self.num_classes), scores, places % self.num_classes
 
     def encode(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Levels]:
         """The tokens of images after the encoder, `[B, T, d]`, and what they are; see `losses`."""
@@ -259,9 +269,9 @@ class Dino(DetectionNet):
         boxes, there = levels.proposals()
         tokens = self.memory_trans_norm(self.memory_trans_fc(memory.masked_fill(~there[..., None], 0)))
         logits = self.cls_branches[-1](tokens).float()
-        best = logits.amax(-1).topk(min(self._size.num_queries, logits.shape[1]))[1][..., None]
-        moved = self.reg_branches[-1](tokens.take_along_dim(best, 1)).float() + boxes.take_along_dim(best, 1)
-        return Proposals(logits.take_along_dim(best, 1), moved)
+        best = logits.amax(-1).topk(min(self._size.num_queries, logits.shape[1]))[1]
+        moved = self.reg_branches[-1](rows_at(tokens, best)).float() + rows_at(boxes, best)
+        return Proposals(rows_at(logits, best), moved)
 
     def decode(
         self, proposals: Proposals, memory: Tensor, levels: Levels, denoising: Denoising | None = None
