@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers.rectangles import CATEGORY_IDS, COLOURS, rectangle_set
+from tests.helpers.rectangles import CATEGORY_IDS, COLOURS, rectangle_config, rectangle_set
 from transnext.cli import main
 from transnext.data.detection import open_detection
+from transnext.engine.build import build_net, open_task
 from transnext.tasks.detection.video import video_facts, write_video
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -367,3 +368,15 @@ def test_what_is_printed_is_not_cut_off(run, images, capsys, monkeypatch) -> Non
     main(["detect", "predict", str(images / "0.png"), "--model", run, *CPU])
     assert str(images / "0.png") in capsys.readouterr().out
     assert os.environ["COLUMNS"] == "30"
+
+
+def test_info_says_how_the_backbone_runs(run, capsys) -> None:
+    main(["info", run])
+    assert "blocks" in capsys.readouterr().out
+
+
+def test_a_backbone_without_stochastic_depth(rectangles, tmp_path, capsys) -> None:
+    args = ["detect", "train", str(rectangles), "--model", "vgg11", "--output", str(tmp_path / "r"), *CPU]
+    assert "vgg11 has no stochastic depth: use --drop-path 0" in fails(capsys, *args)
+    config = rectangle_config(rectangles, tmp_path / "r", model="vgg11", drop_path=0.0, masks=False)
+    assert build_net(open_task(config)[0], config).backbone.strides == [4, 8, 16, 32]
