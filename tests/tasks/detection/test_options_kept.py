@@ -16,7 +16,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_the_limit_of_detections_is_kept(detector) -> None:
-    net = build_net(detector, Backbone("resnet18", strides_of(detector)), 2, size="small")
+    masks = DETECTORS[detector].masks
+    net = build_net(detector, Backbone("resnet18", strides_of(detector)), 2, size="small", masks=masks)
     net.max_detections = 7
     again = rebuilt_net("resnet18", model_args(net))
     assert again.max_detections == 7
