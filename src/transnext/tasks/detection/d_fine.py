@@ -97,6 +97,11 @@ class DFine(DetectionNet):
         self.max_detections = max_detections
         self.head = _head(backbone.channels, num_classes, {**SIZES[size], **overrides})
 
+    @property
+    def num_queries(self) -> int:
+        """See `DetectionNet.num_queries`."""
+        return int(self.head.config.num_queries)
+
     def args(self) -> dict[str, Any]:
         """Arguments that build the network again, of `nets.build_net`."""
         return {

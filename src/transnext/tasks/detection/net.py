@@ -73,6 +73,11 @@ class DetectionNet(HeadedNet):
             targets: Objects of each image; none in some or in all is usual.
         """
 
+    @property
+    def num_queries(self) -> int | None:
+        """Most objects of an image that it has a place for while it is trained; None if there is no such limit."""
+        return None
+
     @abstractmethod
     def detect(self, images: Tensor, sizes: Tensor) -> list[Found]:
         """Objects of each image, all that the network would name whatever their score; see `losses`."""

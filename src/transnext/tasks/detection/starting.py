@@ -1,6 +1,7 @@
 """The network of a detector to begin with: new, behind trained backbones, from another detector, as it was saved."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +14,7 @@ from transnext.models.checkpoint.loading import SOURCE_ARGS
 from transnext.models.variants import pretrain_size
 from transnext.tasks.detection.config import HeadSize
 from transnext.tasks.detection.net import DetectionNet
-from transnext.tasks.detection.nets import DETECTORS, build_net, replace_classes, strides_of
+from transnext.tasks.detection.nets import build_net, replace_classes, strides_of
 from transnext.tasks.detection.released import (
     fetched,
     holds_detector,
@@ -29,7 +30,9 @@ _SAID = ("architecture", "model_args", "class_names", "category_ids", "with_mask
 """Entries that the checkpoint of a detector must have."""
 
 
-def fresh_net(config: TrainConfig[Any], classes: Sequence[str], masks: bool) -> tuple[DetectionNet, list[str]]:
+def fresh_net(
+    config: TrainConfig[Any], classes: Sequence[str], masks: bool, most_objects: int = 0
+) -> tuple[DetectionNet, list[str]]:
     """The network to train.
 
     Args:
@@ -37,6 +40,7 @@ def fresh_net(config: TrainConfig[Any], classes: Sequence[str], masks: bool) -> 
             which the rows of classes of the same names are taken, too.
         classes: Names of the classes.
         masks: Outlines are to be told, too.
+        most_objects: Objects in the densest image.
 
     Returns:
         The network, and what is to be said of its first weights.
@@ -49,14 +53,24 @@ def fresh_net(config: TrainConfig[Any], classes: Sequence[str], masks: bool) -> 
     if checkpoint is not None and (is_released_name(checkpoint) or holds_detector(checkpoint)):
         return _from_detector(checkpoint, config, classes, masks)
     own = config.task
-    scales = own.scales if len(DETECTORS[own.detector].strides) > 1 else None
-    strides = strides_of(own.detector, scales)
+    strides = strides_of(own.detector, own.scales)
     backbone = Backbone(config.model, strides, pretrained=config.start.pretrained, **_backbone_args(config))
     if checkpoint is not None:
         backbone.load_weights(checkpoint)
-    net = build_net(own.detector, backbone, len(classes), masks=masks, size=own.head_size, scales=scales)
+    said = []
     first = "pretrained weights" if config.start.pretrained else checkpoint
-    return net, [] if first is None else [f"The backbone begins with {first}, the rest with random weights."]
+    if first is not None:
+        said.append(f"The backbone begins with {first}, the rest with random weights.")
+    if own.num_queries is not None and own.detector == "mask_rcnn":
+        raise ValueError("mask_rcnn has no queries: leave out --num-queries")
+    more: dict[str, Any] = {} if own.num_queries is None else {"num_queries": own.num_queries}
+    build = partial(build_net, own.detector, backbone, len(classes), masks=masks, size=own.head_size, scales=own.scales)
+    net = build(**more)
+    if own.num_queries is None and net.num_queries is not None and net.num_queries < most_objects:
+        queries = -(-most_objects // 100) * 100
+        said.append(f"{queries} queries, not {net.num_queries}: an image has up to {most_objects} objects.")
+        net = build(num_queries=queries)
+    return net, said
 
 
 def rebuilt_net(name: str, saved: Mapping[str, Any]) -> DetectionNet:

@@ -15,6 +15,7 @@ from transnext.config import TrainConfig
 from transnext.data import LabelledImages, Sample, Source
 from transnext.data.detection.opening import open_detection
 from transnext.data.detection.source import aligned
+from transnext.data.instances import Annotation
 from transnext.data.joint import normalised_canvas
 from transnext.data.preprocessing import Preprocessing
 from transnext.extras import require
@@ -96,7 +97,7 @@ class Detection(Task):
         """See `Task.build`."""
         if saved_args is not None:
             return rebuilt_net(config.model, saved_args)
-        net, said = fresh_net(config, self.class_names, self.with_masks)
+        net, said = fresh_net(config, self.class_names, self.with_masks, self.metadata["most_objects"])
         self.notes.extend(said)
         # COCO's limit of 100 would cut the objects of denser images.
         dense = -(-self.metadata["most_objects"] // 100) * 100
@@ -128,7 +129,7 @@ class Detection(Task):
         threshold = config.task.repeat_factor
         if not threshold:
             return None
-        return lambda: repeat_factors([source.target(i).labels for i in range(len(source))], threshold)
+        return lambda: repeat_factors([_present(source.target(i)) for i in range(len(source))], threshold)
 
     def objective(self, net: nn.Module, preprocessing: Preprocessing, config: TrainConfig[Any]) -> Objective:
         """See `Task.objective`."""
@@ -248,3 +249,8 @@ def check_options(
         from transnext.tasks.detection.answers import class_places  # imports supervision
 
         class_places(known, classes)
+
+
+def _present(annotation: Annotation) -> npt.NDArray[np.int64]:
+    """Classes of the objects that are trained on."""
+    return annotation.labels[~annotation.crowd]

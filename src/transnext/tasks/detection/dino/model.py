@@ -171,6 +171,11 @@ class Dino(DetectionNet):
         nn.init.xavier_uniform_(self.memory_trans_fc.weight)
         nn.init.xavier_uniform_(self.query_embedding.weight)
 
+    @property
+    def num_queries(self) -> int:
+        """See `DetectionNet.num_queries`."""
+        return self._size.num_queries
+
     def args(self) -> dict[str, Any]:
         """See `DetectionNet.args`."""
         size = {**asdict(self._size), "max_detections": self.max_detections}
