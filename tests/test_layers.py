@@ -11,7 +11,7 @@ import transnext
 SOURCE = Path(transnext.__file__).parent
 
 LEVELS: tuple[set[str], ...] = (
-    {"version", "choices", "errors", "limits", "lazily", "atomic"},
+    {"version", "choices", "errors", "extras", "limits", "lazily", "atomic"},
     {"config"},
     {"ops"},
     {"models", "data"},

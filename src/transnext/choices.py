@@ -6,8 +6,9 @@ DEFAULT_MODEL = "transnext_pico.emoji"
 """The classifier that comes with the package."""
 MIN_OPSET = 13
 """Of ONNX, the oldest that runtimes of today are tested with."""
-SET_NAMES = ("emoji", "fashion_mnist")
-"""Sets of images that are known by name; `transnext.data.NAMED_SETS` opens them."""
+SET_NAMES = {"classification": ("emoji", "fashion_mnist"), "detection": ("scenes",)}
+"""Sets of images that are known by name, by task; `transnext.data.NAMED_SETS` opens those of classes, and
+`transnext.data.detection.NAMED_DETECTION_SETS` those of objects."""
 MEMORY = "memory"
 """In place of a folder: decoded images are kept in memory."""
 OPSET = 20

@@ -290,7 +290,7 @@ class TrainConfig(Generic[TaskConfig]):
         options = self.options()
         for name in PATHS:
             path = options[name]
-            is_name = path in {"data": SET_NAMES, "cache": (MEMORY,)}.get(name, ())
+            is_name = path in {"data": SET_NAMES.get(self.task_name, ()), "cache": (MEMORY,)}.get(name, ())
             if path is not None and not is_name and "://" not in path:
                 changed[name] = os.path.abspath(Path(base, path))  # noqa: PTH100 - Path.resolve follows links
         return self.but(**changed)

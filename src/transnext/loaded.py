@@ -22,11 +22,15 @@ def load(model: str | Path | Loaded, *, image_size: int | None = None, device: s
         FileNotFoundError: There is no such file or folder, nor a model of that name.
         ValueError: It cannot be read, or cannot be asked anything: it has no classes, for example.
     """
-    if isinstance(model, Loaded):
-        loaded = model
-    elif is_exported(model):
-        loaded = open_exported(model, image_size)
-    else:
-        loaded = open_trained(model, image_size=image_size, device=device)
+    loaded = opened(model, image_size=image_size, device=device)
     loaded.task.check(loaded)
     return loaded
+
+
+def opened(model: str | Path | Loaded, *, image_size: int | None = None, device: str | torch.device = "cpu") -> Loaded:
+    """A trained model as `load` gives it, which perhaps cannot be asked anything."""
+    if isinstance(model, Loaded):
+        return model
+    if is_exported(model):
+        return open_exported(model, image_size)
+    return open_trained(model, image_size=image_size, device=device)

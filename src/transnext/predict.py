@@ -144,8 +144,19 @@ class Predictor:
                     reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
                     read.append(Skipped(name, error.reason if isinstance(error, UnreadableImage) else reason))
             good = [item for item in read if not isinstance(item, Skipped)]
-            predictions = iter(self._predict(good, options) if good else ())
-            yield from (item if isinstance(item, Skipped) else next(predictions) for item in read)
+            predictions = self._by_place(good, options)
+            yield from (item if isinstance(item, Skipped) else predictions[item.sample.index] for item in read)
+
+    def _by_place(self, read: Sequence[_Read], options: dict[str, Any]) -> dict[int, Any]:
+        """Answers by the place of the image; a batch has images of one canvas, as networks may see their padding."""
+        on_canvas: dict[tuple[int, ...], list[_Read]] = {}
+        for item in read:
+            on_canvas.setdefault(item.sample.canvas or item.sample.image.shape[1:], []).append(item)
+        return {
+            item.sample.index: answer
+            for alike in on_canvas.values()
+            for item, answer in zip(alike, self._predict(alike, options), strict=True)
+        }
 
     def _predict(self, read: Sequence[_Read], options: dict[str, Any]) -> list[Any]:
         task = self.loaded.task

@@ -2,16 +2,23 @@
 
 import inspect
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 from PIL import Image
 
+from tests.helpers.rectangles import rectangle_set
 from transnext.cli import main
-from transnext.cli.main import COMMANDS, _function
+from transnext.cli.main import COMMANDS, GROUPS, TASK_OF, _function
 from transnext.config import TrainConfig
+from transnext.data.preprocessing import Preprocessing
+from transnext.loaded import load
+from transnext.models.backbone import Backbone
 from transnext.models.variants import WEIGHTS
+from transnext.tasks.detection.nets import build_net
+from transnext.tasks.detection.task import Detection
+from transnext.tasks.task import Loaded
 
 REACHED = "the work would begin here"
 FROM_THE_END = {"--out-indices"}
@@ -37,9 +44,9 @@ def options_of(config: Any) -> list[tuple[str, int]]:
     return found
 
 
-def options(command: str) -> list[tuple[str, int]]:
-    function = _function(command, command)
-    found = options_of(TrainConfig(data="")) if command == "train" else []
+def options(command: str, module: str | None = None, task: str = "classification") -> list[tuple[str, int]]:
+    function = _function(command, module or command)
+    found = options_of(TrainConfig.of(task, data="")) if command == "train" else []
     for name, annotation in get_type_hints(function).items():
         if is_dataclass(annotation):
             hints = get_type_hints(annotation)
@@ -61,6 +68,12 @@ def options_of_studies() -> list[tuple[str, str, int]]:
 
 OPTIONS = [(command, *option) for command in COMMANDS if command != "study" for option in options(command)]
 OPTIONS += options_of_studies()
+OPTIONS += [
+    (f"{group} {command}", *option)
+    for group, modules in GROUPS.items()
+    for command, module in modules.items()
+    for option in options(command, module, TASK_OF[group])
+]
 
 
 def test_groups_of_options_are_found() -> None:
@@ -75,11 +88,21 @@ def here(tmp_path_factory):
     weights = next(WEIGHTS.glob("*pico*emoji*.safetensors"))
     (folder / "best.safetensors").write_bytes(weights.read_bytes())
     (folder / "config.json").write_text(TrainConfig(data="emoji").to_json())
+    rectangle_set(folder / "rectangles", train=3, val=1)
     return folder
 
 
+@pytest.fixture(scope="module")
+def detector():
+    """A detector that is open, of two classes."""
+    net = build_net("mask_rcnn", Backbone("transnext_pico"), 2, masks=True, size="small").eval()
+    task = Detection(metadata={"class_names": ["green", "red"], "category_ids": [3, 7], "with_masks": True})
+    preprocessing = Preprocessing.of_model(net.backbone.net).with_places("fit", (64, 64))
+    return Loaded(model=net, task=task, preprocessing=preprocessing, name="a detector")
+
+
 @pytest.fixture
-def arguments(here, monkeypatch):
+def arguments(here, detector, monkeypatch):
     """What each command is given beside the option, with the work taken out of them."""
 
     def reached(*_: object, **__: object) -> None:
@@ -93,8 +116,20 @@ def arguments(here, monkeypatch):
         "transnext.export.exporting.trace",
     ):
         monkeypatch.setattr(place, reached)
+
+    def opened(model, *, image_size=None, device="cpu"):
+        if model != "detector":
+            return load(model, image_size=image_size, device=device)
+        asked = detector.preprocessing if image_size is None else detector.preprocessing.resized(image_size)
+        return replace(detector, preprocessing=asked)
+
+    for place in ("transnext.predict.load", "transnext.engine.evaluation.load"):
+        monkeypatch.setattr(place, opened)
     model = "transnext_pico.emoji"
     return {
+        "detect train": [str(here / "rectangles"), "--device", "cpu"],
+        "detect eval": ["detector", str(here / "rectangles"), "--device", "cpu"],
+        "detect predict": [str(here / "a.png"), "--model", "detector", "--device", "cpu"],
         "train": ["emoji"],
         "eval": [model, "emoji", "--device", "cpu"],
         "study corruptions": [model, "emoji", "--device", "cpu"],
@@ -108,11 +143,14 @@ def arguments(here, monkeypatch):
 
 
 def test_there_are_options() -> None:
-    assert len(OPTIONS) >= 61
+    assert len(OPTIONS) >= 105
+    assert {("detect train", f"--{name}", 1) for name in ("train-tiles", "max-detections", "lr")} <= set(OPTIONS)
+    assert ("detect train", "--jitter", 2) in OPTIONS
+    assert {("detect predict", f"--{name}", 1) for name in ("threshold", "tile", "overlap")} <= set(OPTIONS)
     assert ("train", "--crop-scale", 2) in OPTIONS
     assert ("study sizes", "--scales", 1) in OPTIONS
     commands = {command.partition(" ")[0] for command, *_ in OPTIONS}
-    assert commands == {"train", "eval", "study", "predict", "export", "report", "bench"}
+    assert commands >= {"train", "eval", "study", "predict", "export", "report", "bench", "detect"}
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1000000000"])

@@ -6,9 +6,20 @@ import sys
 
 import pytest
 
-from transnext.cli.main import COMMANDS
+from transnext.cli.main import COMMANDS, GROUPS
 
-HEAVY = ("torch", "timm", "torchvision", "matplotlib", "accelerate", "numpy")
+HEAVY = (
+    "torch",
+    "timm",
+    "torchvision",
+    "matplotlib",
+    "accelerate",
+    "numpy",
+    "transformers",
+    "supervision",
+    "scipy",
+    "av",
+)
 
 
 def python(code: str, **env: str) -> str:
@@ -33,7 +44,20 @@ print("\\n", *sys.modules)
     return set(python(code).splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("args", [("--help",), ("--version",), (), ("trian",), ("--frobnicate",)])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--help",),
+        ("--version",),
+        (),
+        ("trian",),
+        ("--frobnicate",),
+        ("detect",),
+        ("detect", "--help"),
+        ("detect", "predcit"),
+        *((group, command, "--help") for group, commands in GROUPS.items() for command in commands),
+    ],
+)
 def test_nothing_heavy_is_imported_to_answer(args) -> None:
     assert not after(args) & set(HEAVY)
 
@@ -49,7 +73,13 @@ def test_help_lists_the_commands() -> None:
     out = subprocess.run([sys.executable, "-m", "transnext", "--help"], capture_output=True, text=True).stdout
     for command in COMMANDS:
         assert f" {command} " in out
+    for group in GROUPS:
+        assert f" {group} " in out
     assert "Say what images show." in out
+    out = subprocess.run([sys.executable, "-m", "transnext", "detect", "--help"], capture_output=True, text=True).stdout
+    for command in GROUPS["detect"]:
+        assert f" {command} " in out
+    assert "Find objects in images and videos." in out
 
 
 def test_predict_and_models_import_no_trainer(tmp_path) -> None:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from transnext.choices import SET_NAMES
 from transnext.data import NAMED_SETS, LabelledImages, Sample, Skipped, collate, eval_transform, open_dataset
 from transnext.data.datasets import FolderImages
+from transnext.data.detection import NAMED_DETECTION_SETS
 from transnext.data.folder import FolderIndex, scan_image_folder
 
 TRANSFORM = eval_transform((3, 16, 16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", 1.0)
@@ -193,4 +194,5 @@ def test_neither_name_nor_path():
 
 
 def test_the_names_that_the_command_line_shows_are_those_of_the_sets():
-    assert tuple(NAMED_SETS) == SET_NAMES
+    assert tuple(NAMED_SETS) == SET_NAMES["classification"]
+    assert tuple(NAMED_DETECTION_SETS) == SET_NAMES["detection"]

@@ -17,7 +17,8 @@ from tests.helpers.detection_sets import (
     yolo_set,
 )
 from transnext.data.detection import KINDS, check_detection, open_checked, open_detection
-from transnext.data.detection.findings import MAX_EXAMPLES, Findings
+from transnext.data.detection.findings import Findings
+from transnext.data.findings import MAX_EXAMPLES
 
 
 def found(report):

@@ -1,12 +1,9 @@
 """Pretrained weights from the hub, downloaded for real from a small server on this machine."""
 
 import json
-import os
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,10 @@ import torch
 from timm.models import get_pretrained_cfg
 from torch import nn
 
+from tests.helpers.hub import Hub, client_settings, serve
 from transnext.models.checkpoint import convert_checkpoint, save_checkpoint
+
+__all__ = ["serve"]
 
 HUB = {
     "transnext_micro.in1k": ("transnext-micro-224-1k", 224),
@@ -45,51 +45,6 @@ for line in sys.stdin:
 """
 
 
-class Hub(ThreadingHTTPServer):
-    """Serves files as the hub does, and counts the downloads."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.files = files
-        self.downloads: list[str] = []
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def do_GET(self) -> None:
-        body = self._answer()
-        if body is not None:
-            self.server.downloads.append(self.path)
-            self.wfile.write(body)
-
-    def _answer(self) -> bytes | None:
-        body = self.server.files.get(self.path)
-        if body is None:
-            self.send_response(404)
-            known = any(path.split("/resolve/")[0] == self.path.split("/resolve/")[0] for path in self.server.files)
-            self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return None
-        self.send_response(200)
-        self.send_header("X-Repo-Commit", "0123456789abcdef0123456789abcdef01234567")
-        self.send_header("ETag", f'"{len(body)}-{sum(body[:1000])}"')
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Content-Type", "application/octet-stream")
-        self.end_headers()
-        return body
-
-    def log_message(self, *_: Any) -> None: ...
-
-
 def _path(tag: str) -> str:
     repository = HUB[tag][0]
     return f"/DaiShiResearch/{repository}/resolve/main/{repository.replace('-', '_')}.pth"
@@ -97,14 +52,10 @@ def _path(tag: str) -> str:
 
 def _create(url: str, home: Path, calls: list[tuple[str, dict[str, Any]]], offline: bool = False) -> list[dict]:
     """What `create_model(..., pretrained=True)` gives in a fresh process: the client reads its settings at import."""
-    env = {key: value for key, value in os.environ.items() if not key.upper().endswith("_PROXY")}
-    env |= {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_OFFLINE": str(int(offline)), "NO_PROXY": "127.0.0.1"}
-    env |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
-    env.pop("HF_HUB_CACHE", None)
     result = subprocess.run(
         [sys.executable, "-c", CHILD],
         input="\n".join(json.dumps(call) for call in calls),
-        env=env,
+        env=client_settings(url, home, offline),
         capture_output=True,
         text=True,
         timeout=120,
@@ -127,22 +78,6 @@ def released(micro: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> byte
     save_checkpoint(folder / "ours.safetensors", micro.state_dict(), {})
     convert_checkpoint(folder / "ours.safetensors", folder / "official.pth", "official")
     return (folder / "official.pth").read_bytes()
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[dict[str, bytes]], Hub]]:
-    hubs = []
-
-    def _serve(files: dict[str, bytes]) -> Hub:
-        hub = Hub(files)
-        threading.Thread(target=hub.serve_forever, daemon=True).start()
-        hubs.append(hub)
-        return hub
-
-    yield _serve
-    for hub in hubs:
-        hub.shutdown()
-        hub.server_close()
 
 
 @pytest.mark.parametrize("tag", HUB)

@@ -5,15 +5,22 @@ from typing import Literal
 
 
 def convert(
-    source: Path, target: Path, /, *, names: Literal["ours", "official"] = "ours", overwrite: bool = False
+    source: Path,
+    target: Path,
+    /,
+    *,
+    names: Literal["ours", "official"] = "ours",
+    backbone: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Write a checkpoint with other parameter names or in another format.
 
     Args:
-        source: Checkpoint to read: a torch file or safetensors, with released names or ours, of a classifier or of a
-            dense model, whose backbone is taken.
+        source: Checkpoint to read: a torch file or safetensors, with released names or ours, of a classifier, of a
+            detector, or of another dense model, whose backbone is taken.
         target: File to write; its suffix, .safetensors or .pth, decides the format.
         names: Parameter names to write: ours, or official for the released code.
+        backbone: Of a detector, too, take the backbone alone.
         overwrite: Replace the target if it exists.
 
     Raises:
@@ -21,9 +28,18 @@ def convert(
         ValueError: The source cannot be read, or the target exists or has another suffix.
     """
     from transnext.models.checkpoint import convert_checkpoint
+    from transnext.models.checkpoint.writing import check_conversion
+    from transnext.tasks.detection.converting import convert_detector
+    from transnext.tasks.detection.released import holds_detector
 
+    check_conversion(target, names, overwrite=overwrite)
+    whose = names.replace("ours", "our")
+    if not backbone and holds_detector(source):
+        number = convert_detector(source, target, names, overwrite=overwrite)
+        print(f"{target}: {number} parameters of a detector with {whose} names")
+        return
     checkpoint = convert_checkpoint(source, target, names, overwrite=overwrite)
-    print(f"{target}: {len(checkpoint.state_dict)} parameters with {names.replace('ours', 'our')} names")
+    print(f"{target}: {len(checkpoint.state_dict)} parameters with {whose} names")
     if checkpoint.dropped:
         parts = sorted({key.split(".")[0] for key in checkpoint.dropped})
         print(f"left out {len(checkpoint.dropped)} tensors that are not the backbone's parameters: {', '.join(parts)}")

@@ -8,9 +8,10 @@ from rich.console import Console
 
 from transnext.atomic import check_writable
 from transnext.cli.check import check
-from transnext.cli.eval import evaluate as evaluate_model
+from transnext.cli.eval import check_splitting, measure
 from transnext.cli.train import run
 from transnext.config import TrainConfig
+from transnext.extras import require
 from transnext.tasks.detection.config import DetectionConfig
 
 __all__ = ["check", "evaluate", "predict", "train"]
@@ -25,7 +26,8 @@ def train(
 ) -> None:
     """Train a detector, evaluate it on every split and write a report.
 
-    DATA are images with boxes or outlines: COCO JSON, YOLO text files or Pascal VOC, found by what is there.
+    DATA are images with boxes or outlines: COCO JSON, YOLO text files or Pascal VOC, found by what is there; or scenes,
+    which are composed of the bundled drawings.
 
     Args:
         config: What to train, on what and how.
@@ -33,13 +35,13 @@ def train(
         resume: Go on with the run in --output: auto from its newest whole checkpoint, or from the one at this path.
             Options that are not given are then those of the run.
         accept_changed: What may be others than the run was started with, for example data, epochs or lr.
-        preview: Write a page of training images with their objects, as the network will see them, and end.
+        preview: Write a page of training images with their objects, as the network will see them first, and end.
     """
     if preview is None:
         run(config, resume, accept_changed)
         return
     check_writable(preview)
-    from transnext.tasks.detection.previewing import write_preview
+    from transnext.cli.previewing import write_preview
 
     number = write_preview(config, preview)
     Console(soft_wrap=True, highlight=False).print(f"{number} training pictures: {preview}", markup=False)
@@ -61,7 +63,7 @@ def evaluate(
 
     Args:
         model: A run folder, a checkpoint of ours or of the released code, or the name of a released detector.
-        data: A folder, a COCO file or a data.yaml.
+        data: A folder, a COCO file, a data.yaml, or scenes.
         splits: Which splits; all by default.
         image_size: Side that images are brought to, pixels; the trained one by default.
         batch_size: Images in a forward pass.
@@ -72,11 +74,17 @@ def evaluate(
         seed: Decides what is held out; by default as in training.
         json_file: Also write the results, all of COCO's numbers, those of each class and the confusion, to this file.
     """
-    evaluate_model(
+    check_splitting(val_fraction, seed)
+    if json_file is not None:
+        check_writable(json_file)
+    from transnext.engine.device import pick_device
+    from transnext.predict import Detector
+
+    measure(
         model,
         data,
         splits,
-        image_size=image_size,
+        loaded=Detector(model, image_size=image_size, device=pick_device(device)).loaded,
         batch_size=batch_size,
         workers=workers,
         device=device,
@@ -129,6 +137,7 @@ def predict(
         yolo: Also write YOLO labels to this folder.
         polygons: With --yolo write outlines, not boxes.
     """
+    require("transnext detect predict", "pycocotools", "supervision", extra="detect")
     from transnext.cli.detecting import Asked, detect
 
     detect(

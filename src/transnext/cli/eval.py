@@ -14,6 +14,7 @@ from transnext.version import __version__
 
 if TYPE_CHECKING:
     from transnext.engine.evaluation import Evaluator
+    from transnext.tasks.task import Loaded
 
 
 def evaluate(
@@ -22,7 +23,7 @@ def evaluate(
     splits: tuple[str, ...] = (),
     image_size: int | None = None,
     flip: bool = False,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     workers: int = 1,
     device: str = "auto",
     val_fraction: float | None = None,
@@ -41,7 +42,7 @@ def evaluate(
             it.
         image_size: Side of the square that images are brought to, pixels; the trained one by default.
         flip: Average the probabilities of each image and its mirror image, which takes twice the time.
-        batch_size: Images in a forward pass.
+        batch_size: Images in a forward pass; by default 128 of 224 pixels, fewer of larger ones.
         workers: Processes that read images.
         device: auto, cpu, cuda or mps.
         val_fraction: Share held out where the data come without splits; by default as in training, for the data that
@@ -53,11 +54,57 @@ def evaluate(
     if json_file is not None:
         check_writable(json_file)
 
+    measure(
+        model,
+        data,
+        splits,
+        image_size=image_size,
+        flip=flip,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        val_fraction=val_fraction,
+        seed=seed,
+        json_file=json_file,
+    )
+
+
+def measure(
+    model: str,
+    data: str,
+    splits: tuple[str, ...],
+    *,
+    loaded: "Loaded | None" = None,
+    image_size: int | None = None,
+    flip: bool = False,
+    batch_size: int | None = None,
+    workers: int = 1,
+    device: str = "auto",
+    val_fraction: float | None = None,
+    seed: int | None = None,
+    json_file: Path | None = None,
+) -> None:
+    """Evaluates a model of any task, prints a table, and writes the results if that is asked for.
+
+    Args:
+        model: As in `evaluate`, and so are the others.
+        data: Images with what is to be found in them.
+        splits: Which.
+        loaded: The model, if it is open.
+        image_size: See `evaluate`.
+        flip: See `evaluate`.
+        batch_size: See `evaluate`.
+        workers: See `evaluate`.
+        device: See `evaluate`.
+        val_fraction: See `evaluate`.
+        seed: See `evaluate`.
+        json_file: See `evaluate`.
+    """
     from transnext.engine.evaluation import Evaluator
     from transnext.tasks.table import results_table
 
     evaluator = Evaluator(
-        model,
+        loaded or model,
         image_size=image_size,
         flip=flip,
         batch_size=batch_size,

@@ -64,14 +64,17 @@ def _kernels() -> str:
 def _of_model(name: str, device: torch.device) -> dict[str, str]:
     """Rows of a model: its blocks and kernels in inference and in training, in float32 and under autocast."""
     from transnext.data.preprocessing import Preprocessing
+    from transnext.loaded import opened
     from transnext.models import TransNeXt
     from transnext.models.variants import create
-    from transnext.tasks.classification.loading import load_classifier
+    from transnext.tasks.headed import HeadedNet
 
     path = Path(name)
     if path.exists() or len(path.parts) > 1 or path.suffix in (".safetensors", ".pth", ".pt"):
-        loaded = load_classifier(name)
+        loaded = opened(name)
         net, size = loaded.model, loaded.preprocessing.input_size
+        if isinstance(net, HeadedNet):  # what stands on the backbone runs as PyTorch runs it
+            net = net.backbone.net
     else:
         net = create(name, {})
         size = Preprocessing.of_model(net).input_size

@@ -30,7 +30,10 @@ COMMANDS = (
     "bench",
 )
 """Each is the function of its name in the module of its name; `eval` is called `evaluate`."""
-GROUPS = {"detect": {"train": "detect", "eval": "detect", "predict": "detect", "check": "check"}}
+GROUPS = {
+    "detect": {"train": "detect", "eval": "detect", "predict": "detect", "check": "check"},
+    "demo": {"detect": "demo"},
+}
 """Commands that have commands of their own, and the module of each."""
 TASK_OF = {"detect": "detection"}
 """Task of a group of commands."""

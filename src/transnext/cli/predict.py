@@ -9,6 +9,7 @@ from rich.console import Console
 
 from transnext.atomic import check_writable, replacing, write_atomically
 from transnext.choices import DEFAULT_MODEL
+from transnext.cli.main import TASK_OF
 from transnext.cli.pictures import marked_folder, picture_files
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ def predict(
             raise FileNotFoundError(f"no file {file}")
     pictures = iter(() if look is None else picture_files(look, images, found, "-looks.png"))
     predictor = Predictor(model, image_size=image_size, device=pick_device(device))
+    task = predictor.loaded.task.name
+    if group := next((group for group, of in TASK_OF.items() if of == task), None):
+        raise ValueError(f"{model} is a model of {task}: use transnext {group} predict")
     options: dict[str, Any] = {} if look is None else {"look": True}
     if top_k is not None or predictor.loaded.class_names:
         options["top_k"] = _TOP_K if top_k is None else top_k

@@ -48,7 +48,7 @@ class _Study:
     def evaluator(self, image_size: int | None = None) -> "Evaluator":
         from transnext.engine.evaluation import Evaluator
 
-        return Evaluator(
+        evaluator = Evaluator(
             self.model,
             image_size=image_size,
             flip=self.flip,
@@ -57,6 +57,8 @@ class _Study:
             device=self.device,
             quiet=False,
         )
+        evaluator.require_classifier(type(self).__name__.lower())
+        return evaluator
 
     def write(self, evaluator: "Evaluator", values: dict[str, Any], **settings: Any) -> None:
         """Writes the JSON file if one is asked for."""

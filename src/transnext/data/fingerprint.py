@@ -15,6 +15,7 @@ from transnext.data.decoded import CachedImages
 from transnext.data.detection.source import DetectionSource
 from transnext.data.names import printable
 from transnext.data.sample import Source
+from transnext.data.segmentation.source import MapSource
 from transnext.data.shards import ShardedImages
 
 MAX_NAMES = 10_000
@@ -113,6 +114,12 @@ def _split(source: Any, keep_names: bool) -> SplitFingerprint:
             tuple(map(printable, names)) if keep_names else None,
             source.object_counts(),
         )
+    if isinstance(source, MapSource):
+        return SplitFingerprint(
+            {"images": len(names)},
+            _digest(names, source.annotation_bytes()),
+            tuple(map(printable, names)) if keep_names else None,
+        )
     if not hasattr(source, "classes"):
         return SplitFingerprint(
             {"images": len(names)}, _digest(names, b""), tuple(map(printable, names)) if keep_names else None
@@ -129,7 +136,7 @@ def _split(source: Any, keep_names: bool) -> SplitFingerprint:
 def _names(source: Source) -> Iterator[str]:
     return (
         source.names_below()
-        if isinstance(source, (FolderImages, DetectionSource))
+        if isinstance(source, (FolderImages, DetectionSource, MapSource))
         else map(source.name, range(len(source)))
     )
 

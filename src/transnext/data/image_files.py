@@ -11,6 +11,7 @@ from pathlib import Path
 
 from transnext.data.images import image_extensions, recognise, unreadable_extensions, why_not_readable
 from transnext.data.names import printable
+from transnext.data.split_names import split_of_folder
 
 OUTPUT_MARK = ".transnext"
 """A file in folders that this package makes and that hold pictures, so that these are not taken for data."""
@@ -21,6 +22,8 @@ _RUN_FILES = frozenset({"metrics.jsonl", "checkpoints", "best.safetensors", "las
 _SYSTEM_FOLDERS = frozenset(
     {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 )
+_PARTS = frozenset({"annotations", "images", "labels", "jpegimages"})
+"""Folders in data sets, beside those with the name of a split."""
 _MAX_KINDS = 5
 _HEAD = 32
 _logger = logging.getLogger("transnext")
@@ -42,6 +45,33 @@ def log(folder: str, line: str) -> None:
     """Log a line about a folder, in the first of several processes."""
     if os.environ.get("RANK", "0") == "0":
         _logger.warning("%s: %s", printable(folder), line)
+
+
+def file_version(path: str) -> str:
+    """Return size and time of a file; see `transnext.data.decoded.VersionedSource`.
+
+    Raises:
+        FileNotFoundError: It is gone.
+    """
+    try:
+        status = Path(path).stat()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError):  # the reader says it better
+        return "unknown"
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def below_wrappers(path: Path) -> Path:
+    """Return a folder itself, or the only one in it, as archives often have it."""
+    for _ in range(3):
+        entries = [entry for entry in path.iterdir() if not is_ignored(entry.name)]
+        if len(entries) != 1 or not entries[0].is_dir():
+            break
+        if split_of_folder(entries[0].name) or entries[0].name.lower() in _PARTS:
+            break
+        path = entries[0]
+    return path
 
 
 def is_ignored(name: str) -> bool:

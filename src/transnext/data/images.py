@@ -55,6 +55,12 @@ _ORIENTATIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# After rows and columns have changed places, from orientation 5 on: whether x and y are counted from the other side.
+_FLIPS = {
+    1: (False, False), 2: (True, False), 3: (True, True), 4: (False, True),
+    5: (False, False), 6: (True, False), 7: (True, True), 8: (False, True),
+}  # fmt: skip
+
 
 class UnreadableImage(ValueError):  # noqa: N818 - the name says what it is; callers catch it to skip an image
     """A file that exists but cannot be read as an image.
@@ -112,6 +118,34 @@ def read_image(source: str | os.PathLike[str] | BinaryIO | bytes, min_side: int 
     name = getattr(source, "name", None)
     stream = source if source.seekable() else io.BytesIO(source.read())
     return _read_stream(stream, name if isinstance(name, str) else "<stream>", min_side)
+
+
+def read_stored(path: str | os.PathLike[str]) -> Image.Image:
+    """Read the pixels of an image file as they are stored: in their own mode, neither converted nor turned.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        UnreadableImage: As in `read_image`.
+    """
+    name = os.fspath(path)
+    with _open_file(name) as stream:
+        try:
+            image = _identify(stream)
+            if image.width * image.height > MAX_PIXELS:
+                raise _RefusedError(f"{image.width} x {image.height} is more than the limit of {MAX_PIXELS} pixels")
+            _allocate_large_tiff(image)
+            image.load()
+        except Exception as error:  # as in `_read_stream`
+            raise UnreadableImage(name, _reason(error)) from None
+    return image
+
+
+def turned_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn stored pixels `[H, W, ...]` by an orientation of EXIF, 1 to 8."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    flip_x, flip_y = _FLIPS[orientation]
+    return pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
 
 class Header(NamedTuple):

@@ -275,6 +275,11 @@ def normalised_canvas(
     return F.pad(x, (0, right, 0, bottom))
 
 
+def seen_size(size: tuple[int, int], multiple: int = MULTIPLE) -> tuple[int, int]:
+    """`(H, W)` of what `normalised_canvas` makes of a batch of this size."""
+    return _multiple(size[0], multiple), _multiple(size[1], multiple)
+
+
 def on_canvas(targets: InstanceBatch, canvas: tuple[int, int]) -> InstanceBatch:
     """The objects of a batch with masks of its whole canvas `(H, W)`, padded at the bottom and on the right."""
     if targets.masks is None:

@@ -137,6 +137,13 @@ class LabelledImages(Dataset[Sample | Skipped]):
             return image
         return Sample(self.transform(image), self.source.target(index), index)
 
+    def canvas(self, index: int) -> tuple[int, int] | None:
+        """`(H, W)` on which image `index` lies when it is evaluated, before it is read; None if all lie on one.
+
+        Networks may see the padding of an image, so that batches of one canvas alone give what each image gives.
+        """
+        return None
+
     def read(self, index: int) -> Image.Image | Skipped:
         """The image as the source has it, or why there is none."""
         try:

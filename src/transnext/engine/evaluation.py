@@ -1,5 +1,6 @@
 """Evaluation of a trained model on a data set, in one call."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from transnext.engine.loader import eval_loader, naming_dead_workers
 from transnext.engine.run_folder import RunFolder
 from transnext.limits import MAX_WORKERS, check_number
 from transnext.loaded import load
-from transnext.tasks.task import WHOLE, Loaded, Result
+from transnext.tasks.task import DEFAULT_TASK, WHOLE, Loaded, Result
 
 
 class Evaluator:
@@ -28,7 +29,7 @@ class Evaluator:
             `Loaded`.
         image_size: Side of the square that images are brought to, pixels; the trained one by default.
         flip: Average the probabilities of each image and its mirror image, which takes twice the time.
-        batch_size: Images in a forward pass.
+        batch_size: Images in a forward pass; by default 128 of 224 pixels, fewer of larger ones.
         workers: Processes that read images.
         device: "auto", "cpu", "cuda" or "mps".
         quiet: Show no progress.
@@ -44,19 +45,33 @@ class Evaluator:
         *,
         image_size: int | None = None,
         flip: bool = False,
-        batch_size: int = 128,
+        batch_size: int | None = None,
         workers: int = 1,
         device: str = "auto",
         quiet: bool = True,
     ) -> None:
-        check_number("batch_size", batch_size, 1)
+        check_number("batch_size", 1 if batch_size is None else batch_size, 1)
         check_number("workers", workers, 0, MAX_WORKERS)
         self.device = pick_device(device)
         self.loaded = load(model, image_size=image_size, device=self.device)
         self.flip = flip
-        self.batch_size = batch_size
+        pixels = math.prod(self.loaded.preprocessing.input_size[1:])
+        self.batch_size = batch_size or min(128, max(1, 128 * 224**2 // pixels))
         self.workers = workers
         self.display = Display(enabled=not quiet)
+
+    def require_classifier(self, study: str) -> None:
+        """Refuses a model of another task.
+
+        Args:
+            study: What is to be measured.
+
+        Raises:
+            ValueError: It is no classifier.
+        """
+        task = self.loaded.task.name
+        if task != DEFAULT_TASK:
+            raise ValueError(f"{study} can be measured of classifiers, and {self.loaded.name} is a model of {task}")
 
     def images(self, source: Source, preprocessing: Preprocessing | None = None) -> LabelledImages:
         """The images of a source as the model wants them."""
@@ -161,7 +176,7 @@ def evaluate(
     splits: Sequence[str] = (),
     image_size: int | None = None,
     flip: bool = False,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     workers: int = 1,
     device: str = "auto",
     val_fraction: float | None = None,

@@ -324,9 +324,9 @@ def eval_loader(
     timeout: float = 0,
     collate: Collate = collate,
 ) -> EvalLoader:
-    """Batches that hold every image once, over all processes together.
+    """Batches that hold every image once, over all processes together, each of images of one canvas.
 
-    They are in order, but for shards each worker reads its own part.
+    They are in order within each canvas, but for shards each worker reads its own part.
 
     Args:
         images: The images with their deterministic transform.
@@ -340,8 +340,10 @@ def eval_loader(
     if shards_of(images.source) is not None:
         batches = evaluation_batches(len(images), batch_size, workers, rank, world_size)
     else:
-        indices = range(rank, len(images), world_size)
-        batches = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
+        on_canvas: dict[tuple[int, int] | None, list[int]] = {}
+        for index in range(rank, len(images), world_size):
+            on_canvas.setdefault(images.canvas(index), []).append(index)
+        batches = [alike[i : i + batch_size] for alike in on_canvas.values() for i in range(0, len(alike), batch_size)]
     return EvalLoader(images, batches, workers, timeout, collate)
 
 

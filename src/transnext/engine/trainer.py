@@ -358,7 +358,9 @@ class Trainer:
 
     def _evaluate_all(self) -> list[Result]:
         model = self._evaluated_model()
-        load_checkpoint(model, self.folder.best)
+        saved = load_checkpoint(model, self.folder.best).metadata
+        self.task = self.task.chosen(saved)
+        self.evaluation = dataclasses.replace(self.evaluation, task=self.task)
         return [self._evaluate(split, model) for split in self.splits]
 
     # State

@@ -217,10 +217,10 @@ def trained_sizes(model: nn.Module) -> dict[str, Any]:
 
 
 def create(name: str, args: Mapping[str, Any], **kwargs: Any) -> nn.Module:
-    """`timm.create_model` with an unknown name reported in one line.
+    """`timm.create_model` with an unknown name reported in one line, and no stochastic depth where there is none.
 
     Raises:
-        ValueError: timm knows no such model.
+        ValueError: timm knows no such model, or it has no stochastic depth and is asked for it.
     """
     if not timm.is_model(name.split(".")[0]):
         ours: Sequence[str] = timm.list_models("transnext_*")
@@ -231,6 +231,12 @@ def create(name: str, args: Mapping[str, Any], **kwargs: Any) -> nn.Module:
         if "tag" not in str(error):
             raise
         raise ValueError(f"{error} `transnext models` lists the weights that there are") from None
+    except TypeError as error:
+        if "drop_path_rate" not in str(error) or "drop_path_rate" not in args:
+            raise
+        if args["drop_path_rate"]:
+            raise ValueError(f"{name} has no stochastic depth: use --drop-path 0") from None
+        return create(name, {key: value for key, value in args.items() if key != "drop_path_rate"}, **kwargs)
     return model
 
 

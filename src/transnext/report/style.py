@@ -107,6 +107,7 @@ caption { padding-bottom: .5rem; color: var(--soft); text-align: left; font-size
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15.5rem), 1fr)); gap: .9rem;
   margin: 0; padding: 0; list-style: none; }
 .cards.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 9.5rem), 1fr)); }
+.cards.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); }
 .card { padding: .6rem; border: 1px solid var(--line); border-radius: .75rem; min-width: 0; }
 .pictures { display: flex; gap: .4rem; }
 .pictures img { flex: 1 1 0; min-width: 0; width: 100%; height: auto; aspect-ratio: 1; object-fit: contain;

@@ -67,6 +67,9 @@ def report(
     check_writable(folder.path, folder=True)
     config = folder.config(data)
     evaluator = Evaluator(run, batch_size=batch_size, workers=workers, device=device, quiet=quiet)
+    for study, asked in (("robustness", robustness), ("scales", scales)):
+        if asked:
+            evaluator.require_classifier(study)
     splits = evaluator.open(config.data, config.images.val_fraction, config.seed)
     state = saved_state("auto", folder) if data is None else None
     if state is not None and "data" in state:

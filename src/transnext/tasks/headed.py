@@ -30,6 +30,10 @@ class HeadedNet(nn.Module, ABC):
         """
         self.backbone.set_grad_checkpointing(enable)
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles the backbone, in place; shapes in heads follow from what is in an image. See `nn.Module.compile`."""
+        self.backbone.compile(*args, **kwargs)
+
     def no_weight_decay(self) -> set[str]:
         """Names of parameters not to decay, beside biases and one-dimensional ones."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}

@@ -1,32 +1,44 @@
 """Results as a table on a terminal, and numbers in it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
 from transnext.report.text import NOTHING
 from transnext.tasks.task import Result
 
+MOST_COLUMNS = 8
+"""Columns beside the first one that a terminal has room for."""
+
 
 def results_table(results: Sequence[Result]) -> Table:
-    """A row for each split, a column for each metric and its interval."""
-    table = Table(title="Results")
-    metrics = results[0].metrics.values() if results else ()
-    table.add_column("split")
-    table.add_column("images", justify="right")
-    for metric in metrics:
-        table.add_column(metric.title, justify="right")
-        if metric.interval is not None:
-            table.add_column("95 % interval", justify="right")
-    table.add_column("images/s", justify="right")
+    """A row for each split, a column for each metric and its interval; the other way round where there are many."""
+    names = ["images"]
+    columns: list[list[str]] = []
     for result in results:
-        cells = [result.split, str(result.num_images)]
+        cells = [str(result.num_images)]
+        names = ["images"]
         for metric in result.metrics.values():
+            names.append(metric.title)
             cells.append(metric.text())
             if metric.interval is not None:
+                names.append("95 % interval")
                 cells.append(interval_text(metric.interval))
+        names.append("images/s")
         speed = result.images_per_second
-        table.add_row(*cells, NOTHING if speed is None else f"{speed:.0f}")
+        columns.append([*cells, NOTHING if speed is None else f"{speed:.0f}"])
+    splits = [result.split for result in results]
+    if len(names) > MOST_COLUMNS:
+        return _table(["", *splits], ([name, *cells] for name, *cells in zip(names, *columns, strict=True)))
+    return _table(["split", *names], ([split, *cells] for split, cells in zip(splits, columns, strict=True)))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title="Results")
+    for number, name in enumerate(head):
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

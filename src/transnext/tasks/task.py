@@ -175,6 +175,14 @@ class Task(ABC):
     def objective(self, net: nn.Module, preprocessing: Preprocessing, config: TrainConfig[Any]) -> Objective:
         """What training minimises."""
 
+    def chosen(self, saved: Mapping[str, Any]) -> "Task":
+        """The task with what was chosen in validation, as a model that is opened again has it.
+
+        Args:
+            saved: Entries of the checkpoint.
+        """
+        return self
+
     @abstractmethod
     def meter(self) -> Meter[Any]:
         """An empty meter."""

@@ -357,7 +357,7 @@ def test_two_processes_are_one(tmp_path) -> None:
 
 def test_presets_and_arguments() -> None:
     net = build(num_classes=4, num_queries=30, size="base")
-    assert net.args() == {"num_classes": 4, "size": "base", "num_queries": 30}
+    assert net.args() == {"max_detections": 300, "num_classes": 4, "size": "base", "num_queries": 30}
     again = build_net("d_fine", Backbone("transnext_pico", strides_of("d_fine")), **net.args())
     again.load_state_dict(net.state_dict())
     assert len(again.head.decoder.layers) == SIZES["base"]["decoder_layers"]

@@ -7,11 +7,13 @@ import pytest
 import supervision as sv
 import torch
 from matplotlib.path import Path
+from pycocotools import mask as run_lengths
 from scipy.ndimage import binary_fill_holes
 
 from transnext.data import Frame
 from transnext.tasks.detection.answers import ObjectsFound, class_places, objects
 from transnext.tasks.detection.net import Found
+from transnext.tasks.detection.placing import place
 
 CLASSES = ["RBC", "WBC", "µ-Plättchen"]
 
@@ -33,7 +35,7 @@ def _found(boxes, scores=None, labels=None, masks=None, masks_of="box") -> Found
     )
 
 
-def _sampled(mask: np.ndarray, box: np.ndarray, size: tuple[int, int], beyond: str) -> np.ndarray:
+def _sampled(mask: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Values of a mask over a box at the pixel centres of a picture, float64; pixel by pixel."""
     h, w = mask.shape
     out = np.zeros(size)
@@ -45,9 +47,7 @@ def _sampled(mask: np.ndarray, box: np.ndarray, size: tuple[int, int], beyond: s
             for i in (int(np.floor(v)), int(np.floor(v)) + 1):
                 for j in (int(np.floor(u)), int(np.floor(u)) + 1):
                     weight = (1 - abs(v - i)) * (1 - abs(u - j))
-                    if beyond == "edge":
-                        total += weight * mask[min(max(i, 0), h - 1), min(max(j, 0), w - 1)]
-                    elif 0 <= i < h and 0 <= j < w:
+                    if 0 <= i < h and 0 <= j < w:
                         total += weight * mask[i, j]
             out[r, c] = total
     return out
@@ -128,27 +128,36 @@ def test_masks_over_boxes_lie_in_the_picture(seed) -> None:
     inside = (np.clip(placed[:, 2:], 0, size[::-1]) > np.clip(placed[:, :2], 0, size[::-1])).all(1)
     assert np.asarray(answer.mask).shape == (inside.sum(), *size)
     for got, mask, box in zip(answer.mask, masks[inside], placed[inside], strict=True):
-        _agree(got, _sampled(mask.astype(np.float64), box, size, "zero"))
+        _agree(got, _sampled(mask.astype(np.float64), box, size))
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_masks_over_the_canvas_lie_in_the_picture_up_to_its_edge(seed) -> None:
-    rng = np.random.default_rng(seed)
-    masks = rng.random((4, 8, 12), np.float32) * 0.4
-    masks[0, :3, :2] += 0.5
-    masks[1, 5:, 7:] += 0.5
-    masks[2, 3, 4] += 0.55
-    scale, offset, size, canvas = np.array([1.3, 1.1]), np.array([0.0, -0.5]), (33, 60), (32, 48)
-    found = _found([[0, 0, 40, 30]] * 4, masks=torch.from_numpy(masks), masks_of="canvas")
-    answer = objects(found, _frame(size, tuple(scale), tuple(offset)), "a", CLASSES, canvas=canvas)
-    box = np.array([*offset, *(np.array(canvas[::-1]) * scale + offset)])
-    for got, mask in zip(answer.mask, masks, strict=True):
-        _agree(got, _sampled(mask.astype(np.float64), box, size, "edge"))
-    assert answer.mask[0][0, 0]
-    assert not answer.mask[3].any()
-    assert answer.outlines()[3] == []
-    with pytest.raises(ValueError, match="size"):
-        objects(found, _frame(size), "a", CLASSES)
+@pytest.mark.parametrize("masks_of", ["box", "canvas"])
+@pytest.mark.parametrize("size", [(27, 41), (32, 48), (31, 8)])
+def test_masks_are_those_of_an_evaluation(size, masks_of) -> None:
+    canvas, original = (32, 48), (61, 89)
+    rng = np.random.default_rng(size[0])
+    masks = torch.from_numpy(rng.random((6, 8, 12), np.float32)) * 0.6
+    masks[1, -4:, -6:] += 0.4  # at the edge of the input, or in the padding
+    masks[2, 3, 4] = 0.99
+    masks[3] = 1
+    masks[4] = 0
+    boxes = torch.rand(6, 2).mul(20)
+    boxes = torch.cat([boxes, boxes + torch.rand(6, 2) * 20 + 1], 1).clamp(max=torch.tensor([size[1], size[0]] * 2))
+    boxes[:, :2] = torch.minimum(boxes[:, :2], boxes[:, 2:] - 0.5)
+    found = _found(boxes.numpy(), np.linspace(0.9, 0.4, 6, dtype=np.float32), masks=masks, masks_of=masks_of)
+    frame = _frame(original, (original[1] / size[1], original[0] / size[0]))
+    answer = objects(found, frame, "a", CLASSES, canvas=canvas)
+    placed = place(found, frame, size, canvas)
+    np.testing.assert_array_equal(answer.xyxy, placed.boxes)
+    decoded = run_lengths.decode(list(placed.segmentations)).transpose(2, 0, 1).astype(bool)
+    np.testing.assert_array_equal(np.asarray(answer.mask), decoded)
+    assert decoded[3].any()
+    assert not decoded[4].any()
+    assert answer.outlines()[4] == []
+    if masks_of == "canvas":
+        assert decoded[3].all(), "up to the edge of the picture"
+        with pytest.raises(ValueError, match="size"):
+            objects(found, frame, "a", CLASSES)
 
 
 def _odd_masks() -> np.ndarray:

@@ -19,15 +19,14 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
+from tests.helpers.pasting import paste_masks
 from transnext.data import Batch, Frame
 from transnext.data.instances import Annotation
 from transnext.tasks.detection.coco_eval import Judged, coco_numbers, limit_for
-from transnext.tasks.detection.coco_json import coco_results
 from transnext.tasks.detection.curves import DEFAULT_THRESHOLD, confusion_matrix, sweep
 from transnext.tasks.detection.matching import outcomes_of, overlaps
 from transnext.tasks.detection.metrics import DetectionMeter
 from transnext.tasks.detection.net import Found
-from transnext.tasks.detection.paste import paste_masks
 from transnext.tasks.detection.placing import Placed, place
 
 CATEGORY_IDS = [3, 7, 8, 90]
@@ -128,7 +127,7 @@ def _pycocotools(images: list[Judged], kind: str, limit: int) -> COCOeval:
         "categories": [{"id": number, "name": name} for number, name in zip(CATEGORY_IDS, NAMES, strict=True)],
         "annotations": annotations,
     }
-    rows = json.loads(json.dumps(coco_results([(im.index, im.found) for im in images], CATEGORY_IDS, kind)))
+    rows = [row for image in images for row in _rows(image, kind)]
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         if rows:
@@ -144,6 +143,21 @@ def _pycocotools(images: list[Judged], kind: str, limit: int) -> COCOeval:
         if limit == 100:  # its summary knows no other
             evaluation.summarize()
     return evaluation
+
+
+def _rows(image: Judged, kind: str) -> list[dict[str, Any]]:
+    """Results in COCO's format; those of masks have no box, by which pycocotools would tell sizes."""
+    rows = []
+    for i, (box, score, label) in enumerate(
+        zip(image.found.boxes.astype(float), image.found.scores.tolist(), image.found.labels.tolist(), strict=True)
+    ):
+        row: dict[str, Any] = {"image_id": image.index, "category_id": CATEGORY_IDS[label], "score": score}
+        if kind == "box":
+            row["bbox"] = [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()]
+        else:
+            row["segmentation"] = copy.deepcopy(image.found.segmentations[i])
+        rows.append(row)
+    return rows
 
 
 def _mean(values: np.ndarray) -> float:
@@ -559,21 +573,3 @@ def test_numbers_that_are_not_finite_are_left_out_and_said() -> None:
     result = meter.result("val")
     assert result.metrics["mask_AP"].value == 1
     assert result.notes == ["2 found objects had numbers that are not finite and were left out"]
-
-
-def test_rows_for_coco() -> None:
-    image = next(image for image in _images(0) if len(image.found) > 2)
-    rows = coco_results([(42, image.found)], CATEGORY_IDS)
-    first = rows[0]
-    assert list(first) == ["image_id", "category_id", "bbox", "segmentation", "score"]
-    assert first["image_id"] == 42
-    assert first["category_id"] == CATEGORY_IDS[image.found.labels[0]]
-    x0, y0, x1, y1 = image.found.boxes[0].astype(float)
-    assert first["bbox"] == [x0, y0, x1 - x0, y1 - y0]
-    assert json.loads(json.dumps(rows)) == rows
-    decoded = run_lengths.decode({**first["segmentation"], "counts": first["segmentation"]["counts"].encode()})
-    np.testing.assert_array_equal(decoded, _decoded(image.found)[0])
-    assert "segmentation" not in coco_results([(42, image.found)], CATEGORY_IDS, "box")[0]
-    assert "bbox" not in coco_results([(42, image.found)], CATEGORY_IDS, "mask")[0]
-    with pytest.raises(ValueError, match="no outlines"):
-        coco_results([(1, _images(0, masks=False, found_in=1.0)[0].found)], CATEGORY_IDS, "mask")

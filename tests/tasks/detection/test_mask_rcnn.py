@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.helpers.pasting import paste_masks
 from transnext.data.instances import Instances
 from transnext.models.backbone import Backbone
 from transnext.tasks.detection.mask_rcnn.boxes import iou
@@ -16,7 +17,6 @@ from transnext.tasks.detection.mask_rcnn.classes import replace_classes
 from transnext.tasks.detection.mask_rcnn.model import PRESETS, MaskRCNN, mask_rcnn
 from transnext.tasks.detection.mask_rcnn.official import args_of_released, from_released, to_released
 from transnext.tasks.detection.net import Found
-from transnext.tasks.detection.paste import paste_masks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

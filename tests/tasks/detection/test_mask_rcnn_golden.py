@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from tests.helpers.detection_golden import DetectionGolden, read_detection_golden
+from tests.helpers.pasting import paste_masks
 from transnext.data.instances import Instances
 from transnext.tasks.detection.mask_rcnn.matching import IGNORED, NEGATIVE
 from transnext.tasks.detection.mask_rcnn.model import MaskRCNN, mask_rcnn
 from transnext.tasks.detection.mask_rcnn.official import args_of_released, from_released, to_released
 from transnext.tasks.detection.mask_rcnn.roi_heads import mask_targets
 from transnext.tasks.detection.net import Found
-from transnext.tasks.detection.paste import paste_masks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

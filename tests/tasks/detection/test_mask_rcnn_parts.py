@@ -8,14 +8,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
+from torchvision.ops import roi_align
 
+from tests.helpers.pasting import paste_masks
 from transnext.data.instances import Instances
+from transnext.tasks.detection.mask_rcnn.align import aligned
 from transnext.tasks.detection.mask_rcnn.anchors import anchor_boxes, on_own_canvas
 from transnext.tasks.detection.mask_rcnn.boxes import decode, encode, iou
 from transnext.tasks.detection.mask_rcnn.matching import IGNORED, NEGATIVE, match, sample
 from transnext.tasks.detection.mask_rcnn.pooling import level_of, pool
-from transnext.tasks.detection.mask_rcnn.roi_heads import mask_targets
-from transnext.tasks.detection.paste import paste_masks
+from transnext.tasks.detection.mask_rcnn.roi_heads import MaskPredictor, mask_targets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -171,6 +174,54 @@ def test_pooling() -> None:
     assert row == len(pooled)
     assert set(level_of(torch.cat(boxes), strides).tolist()) == {0, 1, 2}
     assert pool(maps, strides, [torch.zeros(0, 4)] * 2, 7).shape == (0, 3, 7, 7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("map_size", [(1, 1), (5, 40), (24, 17)])
+def test_the_gradient_of_pooling_is_that_of_torchvision(map_size, dtype) -> None:
+    torch.manual_seed(sum(map_size))
+    corners = torch.rand(40, 2) * 110 - 15
+    sides = torch.exp(torch.rand(40, 2) * 5.5) - 1  # many samples in a cell, one, none
+    rois = torch.cat([torch.randint(2, (40, 1)).float(), corners, corners + sides], dim=1)
+    rois[0, 1:] = torch.tensor([8.0, 8, 8, 8])
+    rois[1, 1:] = torch.tensor([4.0, 300, 60, 400])  # beside the map
+    rois[2, 1:] = torch.tensor([2.0, 2, 2 + 4 * 7 * 3, 2 + 4 * 7 * 2])  # cells of whole numbers of samples
+    maps = torch.randn(2, 3, *map_size).to(dtype)
+    # torchvision rounds sums to bfloat16 one after the other.
+    exact = maps.float().requires_grad_() if dtype == torch.bfloat16 else maps.clone().requires_grad_()
+    expected = roi_align(exact, rois.to(exact.dtype), 7, 0.25, sampling_ratio=0, aligned=True)
+    own = maps.clone().requires_grad_()
+    pooled = aligned(own, rois.to(exact.dtype), 7, 0.25)
+    assert pooled.dtype == dtype
+    assert torch.equal(pooled.to(exact.dtype), expected.to(dtype).to(exact.dtype))
+    gradient = torch.randn(pooled.shape).to(dtype)
+    expected.backward(gradient.to(exact.dtype))
+    pooled.backward(gradient)
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 0.02}[dtype]
+    difference = (own.grad.double() - exact.grad.double()).abs().max()
+    assert difference <= tolerance * exact.grad.abs().max()
+
+
+@pytest.mark.parametrize("rois", [torch.zeros(0, 5), torch.tensor([[0.0, 4, 4, 4, 4], [0, 900, 900, 950, 950]])])
+def test_nothing_pooled_has_a_gradient_of_nothing(rois) -> None:
+    maps = torch.randn(1, 2, 6, 6, requires_grad=True)
+    aligned(maps, rois, 7, 0.25).sum().backward()
+    assert not maps.grad.any()
+
+
+@pytest.mark.parametrize(("boxes", "classes"), [(5, 3), (1, 1), (0, 4)])
+def test_finer_masks_are_those_of_a_transposed_convolution(boxes, classes) -> None:
+    torch.manual_seed(boxes)
+    head = MaskPredictor(6, 6, classes).double()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(boxes, 6, 5, 7, dtype=torch.float64)
+    expected, own = MaskRCNNPredictor.forward(head, x), head(x)
+    torch.testing.assert_close(own, expected, rtol=1e-12, atol=1e-12)
+    inputs = list(head.parameters())
+    weights = torch.randn_like(own)
+    for found, true in zip(*(torch.autograd.grad(y, inputs, weights) for y in (own, expected)), strict=True):
+        torch.testing.assert_close(found, true, rtol=1e-11, atol=1e-11)
 
 
 def test_mask_targets_are_the_masks_in_the_boxes() -> None:

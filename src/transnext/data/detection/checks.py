@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 from transnext.data.detection.findings import DataReport, Findings
 from transnext.data.detection.opening import open_checked
-from transnext.data.detection.source import DetectionSource
-from transnext.data.images import UnreadableImage, read_image
-from transnext.data.names import printable
+from transnext.data.file_checks import check_files
 
 
 def check_detection(
@@ -38,34 +32,5 @@ def check_detection(
     if not pixels:
         return report
     more = Findings()
-    _check_files(sources, more)
+    check_files({split: source.paths for split, source in sources.items()}, more)
     return replace(report, findings=more.listed() + report.findings)
-
-
-def _check_files(sources: Mapping[str, DetectionSource], findings: Findings) -> None:
-    first: dict[bytes, tuple[str, str]] = {}
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-        for split, source in sources.items():
-            for path, (digest, reason) in zip(source.paths, threads.map(_digest, source.paths), strict=True):
-                name = printable(path)
-                if reason:
-                    findings.add("image_damaged", f"{name}: {reason}")
-                if not digest:
-                    continue
-                other_split, other = first.setdefault(digest, (split, path))
-                if other != path:
-                    kind = "image_repeated" if other_split == split else "content_in_two_splits"
-                    findings.add(kind, f"{name} and {printable(other)}")
-
-
-def _digest(path: str) -> tuple[bytes, str]:
-    """Return a hash of a file, and why it is no image; empty if it is one."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        return b"", (error.strerror or "cannot be read").lower()
-    try:
-        read_image(content)
-    except UnreadableImage as error:
-        return hashlib.blake2b(content, digest_size=16).digest(), error.reason
-    return hashlib.blake2b(content, digest_size=16).digest(), ""

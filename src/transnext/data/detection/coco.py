@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transnext.data.detection.findings import Findings, shown
+from transnext.data.annotation_values import number, one_line, roboflow_group, whole
+from transnext.data.detection.findings import Findings
 from transnext.data.detection.outlines import parsed
-from transnext.data.detection.raw import RawImage, RawSplit, number, one_line, roboflow_group, whole
+from transnext.data.detection.raw import RawImage, RawSplit
+from transnext.data.findings import shown
 from transnext.data.names import printable
 from transnext.data.split_names import split_of_folder
 
@@ -67,11 +69,11 @@ def read_coco(file: Path, root: Path, split: str, findings: Findings) -> RawSpli
         ValueError: It is broken, or no COCO file of instances, or none of its images is there.
         OSError: It cannot be read.
     """
-    document = _document(file)
-    classes, ids, parent = _categories(document["categories"], file)
+    document = read_document(file)
+    classes, ids, parent = read_categories(document["categories"], file)
     describe = _Describe(file.name)
     raw = RawSplit(split, classes, ids, parent=parent, describe=describe)
-    places = _images(document["images"], _image_folders(file, root, split), raw, file, findings)
+    places = _images(document["images"], image_folders(file, root, split), raw, file, findings)
     _objects(document["annotations"], places, {number: place for place, number in enumerate(ids)}, raw, findings)
     return raw
 
@@ -87,7 +89,13 @@ class _Describe:
         return f"{self._name}: annotation {shown(number)}" + (f" (entry {index})" if number is None else "")
 
 
-def _document(file: Path) -> dict[str, Any]:
+def read_document(file: Path) -> dict[str, Any]:
+    """Return what a COCO file holds, with lists of `images`, `annotations` and `categories`.
+
+    Raises:
+        ValueError: It is broken, or none.
+        OSError: It cannot be read.
+    """
     where = printable(file)
     try:
         document = json.loads(file.read_bytes())
@@ -107,8 +115,12 @@ def _document(file: Path) -> dict[str, Any]:
     return document
 
 
-def _categories(entries: list[Any], file: Path) -> tuple[list[str], list[int], str | None]:
-    """Return names, ids and the one that may stand above all others, in the order of the ids."""
+def read_categories(entries: list[Any], file: Path) -> tuple[list[str], list[int], str | None]:
+    """Return names, ids and the one that may stand above all others, in the order of the ids.
+
+    Raises:
+        ValueError: There are none, one has no name or number, or two have the same.
+    """
     where = printable(file)
     names: dict[int, str] = {}
     above: dict[str, Any] = {}
@@ -146,7 +158,7 @@ def _images(
             findings.add("image_entry", f"{file.name}: entry {i} of images")
         else:
             usable.append((number, name, entry))
-    finder = _FileFinder(folders, [name for _, name, _ in usable], file)
+    finder = FileFinder(folders, [name for _, name, _ in usable], file)
     names_of: dict[int | str, str] = {}
     ambiguous: set[int | str] = set()
     for number, name, _ in usable:
@@ -252,7 +264,7 @@ def _group(entry: dict[str, Any], name: str) -> str | None:
     return roboflow_group(name)
 
 
-class _FileFinder:
+class FileFinder:
     """Finds files of images in the folder that has most of them, and else in others."""
 
     def __init__(self, folders: Sequence[Path], names: Sequence[str], file: Path) -> None:
@@ -270,6 +282,7 @@ class _FileFinder:
         self._times = Counter(map(_last, names))
 
     def path(self, name: str) -> str:
+        """The path of a file, or where it should be."""
         last = _last(name)
         # a/1.jpg and b/1.jpg are not both 1.jpg.
         for candidate in (name, last) if self._times[last] == 1 else (name,):
@@ -287,12 +300,12 @@ def _last(name: str) -> str:
     return name.rsplit("/", 1)[-1]
 
 
-def _image_folders(file: Path, root: Path, split: str) -> list[Path]:
+def image_folders(file: Path, root: Path, split: str) -> list[Path]:
     """Return the folders that may hold the images of an annotation file, most likely first."""
     base = file.parent
     if base.name in _ANNOTATION_FOLDERS:
         base = base.parent
-    stem = file.stem.removeprefix("instances_")
+    stem = file.stem.removeprefix("instances_").removeprefix("panoptic_")
     named = [folder.name for folder in _folders(base) if split_of_folder(folder.name) == split]
     words = dict.fromkeys([stem, re.sub(r"(?<=\D)(19|20)\d\d$", "", stem), split, *named])
     folders = [file.parent]

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from transnext.data.names import printable
-
-MAX_EXAMPLES = 5
-"""So many of each kind are listed."""
-_MAX_LENGTH = 160
-_CLASSES_SHOWN = 8
-
-
-class Kind(NamedTuple):
-    """A kind of finding.
-
-    Attributes:
-        text: What it is, in the plural.
-        action: What is done about it.
-    """
-
-    text: str
-    action: str
-
+from transnext.data.findings import CLASSES_SHOWN, Finding, Kind, finding_lines
+from transnext.data.findings import Findings as AnyFindings
 
 _IMAGES = {
     "image_entry": Kind("image entries without a usable id or file name", "dropped"),
@@ -78,71 +61,11 @@ KINDS: Mapping[str, Kind] = {**_IMAGES, **_OBJECTS, **_CLASSES}
 """All kinds of findings, in the order in which they are reported."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Something found, how often, and what was done.
-
-    Attributes:
-        kind: Key of `KINDS`.
-        count: How often, at least 1.
-        examples: The first of them, one line each.
-        action: What was done.
-    """
-
-    kind: str
-    count: int
-    examples: tuple[str, ...]
-    action: str
-
-    @property
-    def text(self) -> str:
-        """One line, without examples."""
-        return f"{KINDS[self.kind].text}: {self.count:,}, {self.action}"
-
-
-class Findings:
-    """Gathers findings."""
+class Findings(AnyFindings):
+    """Gathers findings of annotated objects."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-        self._examples: dict[str, list[str]] = {}
-
-    def add(self, kind: str, example: str) -> None:
-        """Notes one."""
-        self.add_all(kind, (example,), str)
-
-    def add_all(self, kind: str, items: Iterable[Any], example: Callable[[Any], str]) -> None:
-        """Notes many of one kind.
-
-        Args:
-            kind: Key of `KINDS`.
-            items: What was found.
-            example: From one of them to its line; called for the first few alone.
-        """
-        examples = self._examples.setdefault(kind, [])
-        for item in items:
-            self._counts[kind] = self._counts.get(kind, 0) + 1
-            if len(examples) < MAX_EXAMPLES:
-                examples.append(shortened(example(item)))
-
-    def __getitem__(self, kind: str) -> int:
-        return self._counts.get(kind, 0)
-
-    def listed(self) -> tuple[Finding, ...]:
-        """What was found, in the order of `KINDS`."""
-        return tuple(
-            Finding(kind, self._counts[kind], tuple(self._examples[kind]), KINDS[kind].action)
-            for kind in KINDS
-            if kind in self._counts
-        )
-
-    def worst(self) -> str:
-        """The finding that cost most, with an example, for a message; empty if there is none."""
-        costly = [found for found in self.listed() if "dropped" in found.action or found.action == "left out"]
-        if not costly:
-            return ""
-        found = max(costly, key=lambda one: one.count)
-        return f"{found.text} ({found.examples[0]})"
+        super().__init__(KINDS)
 
 
 @dataclass(frozen=True)
@@ -187,41 +110,16 @@ class DataReport:
         width = max((len(name) for name in self.splits), default=0)
         for name, split in self.splits.items():
             classes = sorted(split.objects.items(), key=lambda item: -item[1])
-            shown = ", ".join(f"{label} {count:,}" for label, count in classes[:_CLASSES_SHOWN])
-            more = f" and {len(classes) - _CLASSES_SHOWN} more" if len(classes) > _CLASSES_SHOWN else ""
+            shown = ", ".join(f"{label} {count:,}" for label, count in classes[:CLASSES_SHOWN])
+            more = f" and {len(classes) - CLASSES_SHOWN} more" if len(classes) > CLASSES_SHOWN else ""
             crowd = f", {split.crowd:,} ignored regions" if split.crowd else ""
             lines.append(
                 f"  {name:{width}}  {split.images:,} images, {split.empty:,} without objects, "
                 f"{sum(split.objects.values()):,} objects{crowd}: {shown}{more}"
             )
-        if not self.findings:
-            lines.append("nothing to complain about")
-        for finding in self.findings:
-            lines.append(finding.text)
-            lines.extend(f"    {example}" for example in finding.examples)
-            if finding.count > len(finding.examples):
-                lines.append(f"    and {finding.count - len(finding.examples):,} more")
+        lines.extend(finding_lines(self.findings))
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
-
-
-def shortened(text: str) -> str:
-    """A text as one printable line of limited length."""
-    text = printable(text)
-    return text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 4]} ..."
-
-
-def shown(value: object) -> str:
-    """A value of an annotation file for a message: short, whatever it holds."""
-    if isinstance(value, str):
-        return shortened(repr(value[:40]))
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, int):
-        return str(value) if abs(value) < 10**18 else "a huge number"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else type(value).__name__

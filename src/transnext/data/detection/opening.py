@@ -12,21 +12,23 @@ import numpy as np
 from transnext.data.detection.coco import find_coco, read_coco
 from transnext.data.detection.findings import DataReport, Findings, SplitSummary
 from transnext.data.detection.raw import RawSplit
+from transnext.data.detection.scenes import scene_splits
 from transnext.data.detection.source import DetectionSource, with_free_ids
-from transnext.data.detection.splits import held_out, ordered_names
 from transnext.data.detection.vetting import vetted
 from transnext.data.detection.voc import find_voc, read_voc
 from transnext.data.detection.yolo import YoloSet, find_yolo, read_yolo, yolo_set
-from transnext.data.image_files import log
+from transnext.data.image_files import below_wrappers, log
 from transnext.data.names import printable
-from transnext.data.split_names import split_of_folder
+from transnext.data.splits import held_out, ordered_names
+from transnext.extras import require
 
 _LOOKED_FOR = (
     "COCO (annotations/instances_*.json, <split>/_annotations.coco.json, *.json with images and annotations), "
     "YOLO (data.yaml, images/train with labels/train or train/images with train/labels), "
     "Pascal VOC (Annotations/*.xml with JPEGImages, or XML files next to images)"
 )
-_PARTS = frozenset({"annotations", "images", "labels", "jpegimages"})
+NAMED_DETECTION_SETS: dict[str, Callable[[], Mapping[str, DetectionSource]]] = {"scenes": scene_splits}
+"""Sets that are known by name: functions that give the splits."""
 _UNSAID = frozenset({"kept", "kept as negatives", "kept like all others", "left out"})
 """What was done about findings that are shown by a check alone."""
 
@@ -34,7 +36,7 @@ _UNSAID = frozenset({"kept", "kept as negatives", "kept like all others", "left 
 def open_detection(
     data: str | os.PathLike[str], val_fraction: float = 0.2, seed: int = 0, masks: bool = True
 ) -> dict[str, DetectionSource]:
-    """Open images with annotated objects in COCO JSON, YOLO text files or Pascal VOC.
+    """Open images with annotated objects in COCO JSON, YOLO text files or Pascal VOC, or a set by name.
 
     The format is found by what is there. Splits are those of the data, by their customary names or what they are called
     there; `test` is `val` if there is no other beside `train`. Where nothing but `train` is there, images are held out,
@@ -43,7 +45,8 @@ def open_detection(
     a line for each kind; `check_detection` lists it.
 
     Args:
-        data: A folder, a COCO file, or a `data.yaml`.
+        data: A folder, a COCO file, a `data.yaml`, or a name in `NAMED_DETECTION_SETS`, which wins over a folder of
+            that name in the current directory; write `./scenes` for the folder.
         val_fraction: Share of the images, or groups, held out where the data come without splits.
         seed: Chooses them.
         masks: Whether outlines are wanted. Where most objects have one, those without are then ignored regions: of a
@@ -57,6 +60,11 @@ def open_detection(
         ValueError: It is none of these formats or more than one, a file is broken, or nothing is left of it.
         OSError: A file cannot be read.
     """
+    name = os.fspath(data)
+    if name in NAMED_DETECTION_SETS:
+        if os.path.isdir(name):  # noqa: PTH112
+            log(name, f"the set of this name is taken; write ./{name} for the folder")
+        return dict(NAMED_DETECTION_SETS[name]())
     sources, report = open_checked(data, val_fraction, seed, masks)
     for finding in report.findings:
         if finding.action not in _UNSAID:
@@ -70,6 +78,9 @@ def open_checked(
     """Open as `open_detection` does, and return what was found instead of logging it."""
     if not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction must be at least 0 and less than 1, got {val_fraction}")
+    if os.fspath(data) in NAMED_DETECTION_SETS:
+        raise ValueError(f"{os.fspath(data)} are composed and not read from files: there is nothing to check")
+    require("reading annotated objects", "pycocotools", "yaml", extra="detect")
     findings = Findings()
     layout = _layout(Path(os.fspath(data)))
     raw = _with_same_classes(layout.read(findings), findings)
@@ -114,7 +125,7 @@ def _layout(path: Path) -> _Layout:
         raise ValueError(f"{where} is neither a folder nor a COCO file (.json) or YOLO data.yaml")
     if not os.path.isdir(path):  # noqa: PTH112
         raise FileNotFoundError(f"there is no folder or file {where}")
-    root = _below_wrappers(path)
+    root = below_wrappers(path)
     layouts = []
     if coco := find_coco(root):
         layouts.append(_coco(coco, root))
@@ -140,18 +151,6 @@ def _coco(files: Mapping[str, Path], root: Path) -> _Layout:
 
 def _yolo(found: YoloSet, root: Path) -> _Layout:
     return _Layout("YOLO", root, lambda findings: [read_yolo(found, split, root, findings) for split in found.images])
-
-
-def _below_wrappers(path: Path) -> Path:
-    """Return the folder itself, or the only one in it, as archives often have it."""
-    for _ in range(3):
-        entries = [entry for entry in path.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
-        if len(entries) != 1 or not entries[0].is_dir():
-            break
-        if split_of_folder(entries[0].name) or entries[0].name.lower() in _PARTS:
-            break
-        path = entries[0]
-    return path
 
 
 def _with_same_classes(splits: list[RawSplit], findings: Findings) -> list[RawSplit]:

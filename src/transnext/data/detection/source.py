@@ -6,13 +6,13 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from transnext.data.image_files import log
+from transnext.data.class_names import listing, matched_names
+from transnext.data.image_files import file_version, log
 from transnext.data.images import read_image
 from transnext.data.instances import Annotation
 from transnext.data.names import PackedNames, printable
@@ -154,13 +154,7 @@ class DetectionSource:
 
     def version(self, index: int) -> str:
         """Return size and time of the file of image `index`; see `transnext.data.decoded.VersionedSource`."""
-        try:
-            status = Path(self.paths[index]).stat()
-        except FileNotFoundError:
-            raise
-        except (OSError, ValueError):  # the reader says it better
-            return "unknown"
-        return f"{status.st_size} {status.st_mtime_ns}"
+        return file_version(self.paths[index])
 
     def object_counts(self) -> dict[str, int]:
         """Return how many objects of each class there are, ignored regions left out."""
@@ -220,18 +214,7 @@ def aligned(source: DetectionSource, classes: Sequence[str]) -> DetectionSource:
     """
     if tuple(classes) == source.classes:
         return source
-    place = {name: i for i, name in reversed(list(enumerate(classes)))}
-    folded = {_folded(name): i for name, i in place.items()}
-    taken: dict[int, int] = {}
-    exact_first = sorted(range(len(source.classes)), key=lambda i: source.classes[i] not in place)
-    for old in exact_first:
-        new = place.get(source.classes[old], folded.get(_folded(source.classes[old])))
-        if new is not None and new not in taken.values():
-            taken[old] = new
-    if not taken:
-        raise ValueError(
-            f"none of the classes of the data ({_listing(source.classes)}) is one of the model's ({_listing(classes)})"
-        )
+    taken = matched_names(source.classes, classes)
     new_label = np.full(len(source.classes), -1, np.int32)
     new_label[list(taken)] = list(taken.values())
     labels = new_label[source.objects.labels]
@@ -239,7 +222,7 @@ def aligned(source: DetectionSource, classes: Sequence[str]) -> DetectionSource:
     if not kept.all():
         unknown = [name for i, name in enumerate(source.classes) if i not in taken]
         dropped = len(kept) - int(kept.sum())
-        log(source.root, f"{dropped} objects of classes that the model does not know dropped: {_listing(unknown)}")
+        log(source.root, f"{dropped} objects of classes that the model does not know dropped: {listing(unknown)}")
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])[source.objects.starts]
     objects = source.objects.take(np.flatnonzero(kept), starts)
     id_of = {new: source.category_ids[old] for old, new in taken.items()}
@@ -260,11 +243,3 @@ def with_free_ids(number: int, known: dict[int, int]) -> tuple[int, ...]:
             free += 1
         ids.append(known.get(i, free))
     return tuple(ids)
-
-
-def _folded(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").split())
-
-
-def _listing(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from transnext.data.detection.findings import Findings, shown
-from transnext.data.detection.raw import RawImage, RawSplit, one_line, read_bytes, read_text, roboflow_group
+from transnext.data.annotation_values import one_line, read_bytes, read_text, roboflow_group
+from transnext.data.detection.findings import Findings
+from transnext.data.detection.raw import RawImage, RawSplit
+from transnext.data.findings import shown
 from transnext.data.image_files import FolderListing
 from transnext.data.names import printable
 from transnext.data.split_names import split_of_folder

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from transnext.data.detection.findings import Findings, shown
-from transnext.data.detection.raw import RawImage, RawSplit, one_line, read_text, roboflow_group, whole
+from transnext.data.annotation_values import one_line, read_text, roboflow_group, whole
+from transnext.data.detection.findings import Findings
+from transnext.data.detection.raw import RawImage, RawSplit
+from transnext.data.findings import shown
 from transnext.data.image_files import FolderListing
 from transnext.data.names import printable
 from transnext.data.split_names import split_of_folder

@@ -12,7 +12,7 @@ from transnext.models.checkpoint.guessing import guess_variant, looks_like, some
 from transnext.models.checkpoint.reading import Checkpoint, CheckpointError, read_checkpoint, read_tensors
 from transnext.models.official import adapt_official_keys, backbone_prefix, is_official
 
-_SOURCE_ARGS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable"}
+SOURCE_ARGS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable"}
 """Arguments of `timm.create_model` that a checkpoint has no business to set: they make it read other files."""
 
 
@@ -80,7 +80,7 @@ def model_from_checkpoint(path: str | Path, architecture: str | None = None, **o
     # Names with a source ("hf-hub:...") would fetch other files; they are not models by timm's list.
     if not isinstance(architecture, str) or not timm.is_model(architecture.split(".")[0]):
         raise CheckpointError(f"{path}: no model is called {architecture!r}")
-    if not isinstance(args, dict) or _SOURCE_ARGS & args.keys():
+    if not isinstance(args, dict) or SOURCE_ARGS & args.keys():
         raise CheckpointError(f"{path}: model_args in its metadata is not a set of model arguments: {args!r:.100}")
     new_head = "num_classes" in overrides and overrides["num_classes"] != args.get("num_classes")
     try:

@@ -49,26 +49,70 @@ def convert_checkpoint(
         OSError: The target cannot be written.
         CheckpointError: The source cannot be read or is no TransNeXt, or the target exists or has another suffix.
     """
-    target = Path(target)
-    if names not in ("ours", "official"):
-        raise CheckpointError(f"names is {names!r}: expected 'ours' or 'official'")
-    if target.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
-        raise CheckpointError(f"{target}: the suffix decides the format, use .safetensors or .pth")
-    _check_target(target, overwrite)
+    check_conversion(target, names, overwrite=overwrite)
     checkpoint = read_checkpoint(source)
     if checkpoint.layout == "other":
         raise CheckpointError(f"{source}: {looks_like(checkpoint.state_dict)}")
     weights = checkpoint.state_dict
     if names == "official":
         weights = {ours_to_official(key): tensor for key, tensor in weights.items()}
+    write_weights(target, weights, _of_backbone(checkpoint.metadata), overwrite=overwrite)
+    return checkpoint
+
+
+def _of_backbone(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is to be said of the backbone of a detector or segmenter of ours; of a classifier all that was said."""
+    args = metadata.get("model_args")
+    if not isinstance(args, dict) or not isinstance(args.get("backbone"), dict):
+        return metadata
+    own = {name: value for name, value in args["backbone"].items() if name != "strides"}
+    return {"architecture": metadata.get("architecture"), "model_args": {**own, "num_classes": 0}}
+
+
+def check_conversion(target: str | Path, names: str, *, overwrite: bool) -> None:
+    """Refuses a file that cannot be written, or names that there are not, before the work.
+
+    Raises:
+        FileNotFoundError: There is no folder for it.
+        CheckpointError: It exists, or it has another suffix than those of weights.
+    """
+    target = Path(target)
+    if names not in ("ours", "official"):
+        raise CheckpointError(f"names is {names!r}: expected 'ours' or 'official'")
+    if target.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
+        raise CheckpointError(f"{target}: the suffix decides the format, use .safetensors or .pth")
+    _check_target(target, overwrite)
+
+
+def write_weights(
+    target: str | Path,
+    weights: Mapping[str, Tensor],
+    metadata: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+    below: str = "model",
+) -> None:
+    """Writes weights as safetensors or a torch file, by the suffix; see `convert_checkpoint`.
+
+    Args:
+        target: The file.
+        weights: By name.
+        metadata: What the file says of them.
+        overwrite: Whether it may exist.
+        below: Key of the weights in a torch file.
+
+    Raises:
+        OSError: It cannot be written.
+        CheckpointError: It exists.
+    """
+    target = Path(target)
     _check_target(target, overwrite, sum(t.nbytes for t in weights.values()))
     with naming(target):
         if target.suffix == ".safetensors":
-            save_checkpoint(target, weights, checkpoint.metadata)
+            save_checkpoint(target, weights, metadata)
         else:
             with replacing(target) as temporary:
-                torch.save({"model": _savable(weights), METADATA_KEY: json.dumps(checkpoint.metadata)}, temporary)
-    return checkpoint
+                torch.save({below: _savable(weights), METADATA_KEY: json.dumps(metadata)}, temporary)
 
 
 def _check_target(target: Path, overwrite: bool, num_bytes: int = 0) -> None:

@@ -2,7 +2,7 @@
 
 import difflib
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,15 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import supervision as sv
 import torch
-import torch.nn.functional as F
 from supervision.detection.compact_mask import CompactMask
-from torch import Tensor
 
 from transnext.data import Frame
 from transnext.data.names import printable
 from transnext.limits import check_number
 from transnext.tasks.detection.net import Found
-from transnext.tasks.detection.paste import paste_masks
+from transnext.tasks.detection.paste import Part
+from transnext.tasks.detection.placing import outlines, placed_boxes
 
 CLASS_NAME = "class_name"
 """Entry of `data` that holds the names of the classes, where supervision looks for them."""
@@ -67,7 +66,7 @@ class ObjectsFound(sv.Detections):
         They run half-way between pixels of the object and others, so that the pixels whose centres lie within are those
         of the mask.
         """
-        return [_polygons(mask, x, y) for mask, x, y in crops(self)]
+        return [_polygons(part) for part in crops(self)]
 
     def text(self) -> str:
         """Number of objects of each class, the most first, with the best score of each."""
@@ -147,29 +146,24 @@ def objects(
         ValueError: The model knows no such class, or its outputs are not finite.
     """
     check_number("threshold", threshold, 0, 1)
-    boxes, scores, labels = found.boxes.double().cpu(), found.scores.float().cpu(), found.labels.cpu()
-    if not (torch.isfinite(scores).all() and torch.isfinite(boxes).all()):
+    scores, labels = found.scores.float().cpu(), found.labels.cpu()
+    if not (torch.isfinite(scores).all() and torch.isfinite(found.boxes).all()):
         raise ValueError(f"what the model says of {printable(name)} is not finite: its weights are not usable")
-    scale, offset = _scale_and_offset(frame)
-    boxes = boxes * scale.repeat(2) + offset.repeat(2)
     height, width = frame.original
-    visible = boxes.clamp(min=torch.zeros(4, dtype=torch.float64), max=torch.tensor([width, height] * 2).double())
+    limits = torch.tensor([width, height] * 2, dtype=torch.float32)
+    visible = placed_boxes(found, frame).clamp(min=torch.zeros(()), max=limits)
     kept = (scores >= threshold) & (visible[:, 2:] > visible[:, :2]).all(1)
     if keep_classes is not None:
         kept &= torch.isin(labels, torch.tensor(class_places(classes, keep_classes), dtype=labels.dtype))
     mask = None
     if with_masks and found.masks is not None:
-        probabilities = found.masks[kept.to(found.masks.device)].float().cpu()
-        if found.masks_of == "box":
-            mask = _pasted(list(probabilities), boxes[kept], frame.original)
-        elif canvas is None:
+        if found.masks_of == "canvas" and canvas is None:
             raise ValueError("masks over the canvas need its size")
-        else:
-            ends = torch.tensor([[0, 0], canvas[::-1]]).double() * scale + offset
-            mask = _pasted(*_cut_out(probabilities, ends.flatten()), frame.original)
+        size = _size_of_input(frame)
+        mask = _compact(outlines(found.take(kept), frame, size, canvas or size), frame.original)
     ids = labels[kept].numpy().astype(np.int64)
     return ObjectsFound(
-        xyxy=visible[kept].float().numpy(),
+        xyxy=visible[kept].numpy(),
         mask=mask,
         confidence=scores[kept].numpy(),
         class_id=ids,
@@ -179,8 +173,8 @@ def objects(
     )
 
 
-def crops(found: sv.Detections) -> Iterator[tuple[npt.NDArray[np.bool_], int, int]]:
-    """The mask of each object, bool `[h, w]`, without most of what is not object, and x and y of its corner.
+def crops(found: sv.Detections) -> Iterator[Part]:
+    """The mask of each object without most of what is not object.
 
     Args:
         found: Objects with masks, `CompactMask` or dense; none are given of objects without.
@@ -188,10 +182,10 @@ def crops(found: sv.Detections) -> Iterator[tuple[npt.NDArray[np.bool_], int, in
     mask = found.mask
     if isinstance(mask, CompactMask):
         for place, (x, y) in enumerate(mask.offsets.tolist()):
-            yield mask.crop(place), x, y
+            yield Part(mask.crop(place), x, y)
     elif mask is not None:
         for dense in mask:
-            yield np.asarray(dense, dtype=bool), 0, 0
+            yield Part(np.asarray(dense, dtype=bool), 0, 0)
 
 
 def short(value: np.floating) -> float:
@@ -199,70 +193,36 @@ def short(value: np.floating) -> float:
     return float(np.format_float_positional(np.float32(value), unique=True))
 
 
-def _scale_and_offset(frame: Frame) -> tuple[Tensor, Tensor]:
-    """float64 `[2]` each: what x and y of the input are multiplied by, and what is added."""
-    matrix = frame.to_original.double().cpu()
-    if matrix[0, 1] != 0 or matrix[1, 0] != 0 or matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
-        raise ValueError("answers are given for inputs that are moved and scaled, not for turned or mirrored ones")
-    return matrix[:, :2].diagonal(), matrix[:, 2]
+def _size_of_input(frame: Frame) -> tuple[int, int]:
+    """Rows and columns of an input that ends where its picture does."""
+    (scale_x, _, x), (_, scale_y, y) = frame.to_original.tolist()
+    height, width = frame.original
+    return max(1, round((height - y) / scale_y)), max(1, round((width - x) / scale_x))
 
 
-def _pasted(masks: Sequence[Tensor], boxes: Tensor, size: tuple[int, int]) -> CompactMask:
-    """Masks where their boxes are, each decoded on the pixels of its box alone: time and memory follow the objects.
-
-    Args:
-        masks: float32 `[h, w]` each, 0..1, over its box.
-        boxes: float64 `[N, 4]`, pixels of the picture; they may reach beyond it.
-        size: `(H, W)` of the picture.
-    """
-    height, width = size
-    pasted = [CompactMask([], np.empty((0, 2), np.int32), np.empty((0, 2), np.int32), size)]
-    for mask, box in zip(masks, boxes, strict=True):
-        x0, y0 = max(0, int(box[0].floor())), max(0, int(box[1].floor()))
-        x1, y1 = min(width, int(box[2].ceil())), min(height, int(box[3].ceil()))
-        if x1 <= x0 or y1 <= y0:
-            x0, y0, x1, y1 = 0, 0, 1, 1
-        at = (box - torch.tensor([x0, y0, x0, y0])).float()
-        dense = paste_masks(mask[None], at[None], (y1 - y0, x1 - x0)).numpy()
+def _compact(parts: Iterable[Part], size: tuple[int, int]) -> CompactMask:
+    """Masks of a picture of `(H, W)` pixels, in memory that follows the objects."""
+    masks = [CompactMask([], np.empty((0, 2), np.int32), np.empty((0, 2), np.int32), size)]
+    for pixels, x, y in parts:
+        height, width = pixels.shape
         # Its coordinates name the last pixel, not the end.
-        whole = CompactMask.from_dense(dense, np.array([[0, 0, x1 - x0 - 1, y1 - y0 - 1]]), dense.shape[1:])
-        pasted.append(whole.with_offset(x0, y0, size))
-    return CompactMask.merge(pasted)
+        own = CompactMask.from_dense(pixels[None], np.array([[0, 0, width - 1, height - 1]]), pixels.shape)
+        masks.append(own.with_offset(x, y, size))
+    return CompactMask.merge(masks)
 
 
-def _cut_out(masks: Tensor, canvas: Tensor) -> tuple[list[Tensor], Tensor]:
-    """From masks over a canvas those over the least boxes that hold all that is likely, with a margin of a cell.
-
-    Args:
-        masks: float32 `[N, h, w]`.
-        canvas: float64 `[4]`: x0, y0, x1, y1 of the canvas, pixels of the picture.
-    """
-    cell = (canvas[2:] - canvas[:2]) / torch.tensor([masks.shape[2], masks.shape[1]])
-    # Beyond the edge cells go on, else pasting would take what lies there for 0 and fade towards it.
-    padded = F.pad(masks[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
-    cut, boxes = [], []
-    for mask in padded:
-        rows, columns = (torch.nonzero((mask >= 0.5).any(axis))[:, 0].tolist() for axis in (1, 0))
-        rows, columns = rows or [1], columns or [1]
-        top, left = max(0, rows[0] - 1), max(0, columns[0] - 1)
-        cut.append(mask[top : rows[-1] + 2, left : columns[-1] + 2])
-        corner = canvas[:2] + (torch.tensor([left, top]) - 1) * cell
-        boxes.append(torch.cat([corner, corner + torch.tensor(cut[-1].shape[::-1]) * cell]))
-    return cut, torch.stack(boxes) if boxes else torch.zeros(0, 4, dtype=torch.float64)
-
-
-def _polygons(mask: npt.NDArray[np.bool_], x: int, y: int) -> list[npt.NDArray[np.float32]]:
-    """Outer outlines of a mask whose corner is at x, y, without points on straight lines."""
+def _polygons(part: Part) -> list[npt.NDArray[np.float32]]:
+    """Outer outlines of a mask, without points on straight lines."""
     import contourpy  # comes with matplotlib
 
-    if not mask.any():
+    if not part.pixels.any():
         return []
-    generator = contourpy.contour_generator(z=np.pad(mask, 1).astype(np.float32), fill_type="OuterOffset")
+    generator = contourpy.contour_generator(z=np.pad(part.pixels, 1).astype(np.float32), fill_type="OuterOffset")
     polygons = []
     for points, offsets in zip(*cast(tuple[list[Any], list[Any]], generator.filled(0.5, 2.0)), strict=True):
         outer = points[: offsets[1] - 1]  # it ends where it began, and holes follow
         before, after = outer - np.roll(outer, 1, 0), np.roll(outer, -1, 0) - outer
         corners = outer[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
         # Pixel (0, 0) is point (1, 1) there, and its centre is at (.5, .5) of the picture.
-        polygons.append((corners + np.array([x - 0.5, y - 0.5])).astype(np.float32))
+        polygons.append((corners + np.array([part.x - 0.5, part.y - 0.5])).astype(np.float32))
     return polygons

@@ -22,9 +22,7 @@ from transnext.data.instances import Annotation, Instances
 from transnext.data.joint import View, placed_size
 from transnext.data.preprocessing import Preprocessing
 from transnext.tasks.detection.config import DetectionConfig
-
-Region = tuple[float, float, float, float]
-"""x0, y0, x1, y1 of a part of a picture, in its pixels."""
+from transnext.tasks.views import Region, inside, random_part, recoloured, size_of
 
 MIN_SIDE = 1.0
 """Objects with a shorter side than this in the input are left out, pixels."""
@@ -116,14 +114,7 @@ class Augmentation:
 
     def recoloured(self, image: Image.Image) -> Image.Image:
         """The image with random colours."""
-        if self.distort:
-            transform = v2.RandomPhotometricDistort()
-        elif self.colour:
-            transform = v2.ColorJitter(self.colour, self.colour, self.colour)
-        else:
-            return image
-        changed: Image.Image = transform(image)
-        return changed
+        return recoloured(image, self.colour, self.distort)
 
 
 def objects_in(view: View, annotation: Annotation, *, masks: bool, visible: float = 0.0) -> Instances:
@@ -151,8 +142,9 @@ def objects_in(view: View, annotation: Annotation, *, masks: bool, visible: floa
     for i in np.flatnonzero(kept).tolist():
         mask, bounds = _outline(annotation, i)
         part = view.of_mask(mask, bounds)
-        share = part.sum() / max(1.0, mask.sum() * view.scales[0] * view.scales[1])
-        kept[i] = part.any() and share >= visible
+        seen, whole_area = (np.count_nonzero(pixels.view(bool)) for pixels in (part, mask))
+        share = seen / max(1.0, whole_area * view.scales[0] * view.scales[1])
+        kept[i] = seen > 0 and share >= visible
         if kept[i] and cut[i]:
             boxes[i] = box_of(part)
             kept[i] = large_enough(boxes[i])
@@ -205,24 +197,16 @@ def _area(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _jittered(region: Region, scale: float, preprocessing: Preprocessing) -> View:
     """A part of a picture at a scale; where it exceeds the input, some part of it that does not."""
-    size = _size(region)
+    size = size_of(region)
     height, width = placed_size(size, preprocessing)
     limit = (height, width) if preprocessing.crop_mode == "shortest" else preprocessing.input_size[1:]
-    height, width = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-    shown = min(height, limit[0]), min(width, limit[1])
-    top, left = random.randint(0, height - shown[0]), random.randint(0, width - shown[1])
-    x, y = size[1] / width, size[0] / height
-    x0, y0 = region[0] + left * x, region[1] + top * y
-    return View(
-        source=_inside((x0, y0, x0 + shown[1] * x, y0 + shown[0] * y), region),
-        target=(0, 0, shown[1], shown[0]),
-        size=shown,
-    )
+    scaled = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+    return random_part(region, scaled, limit)
 
 
 def _zoomed_out(region: Region, preprocessing: Preprocessing) -> View:
     """A part of a picture somewhere on a larger ground, which has the size of the input."""
-    whole = placed_size(_size(region), preprocessing)
+    whole = placed_size(size_of(region), preprocessing)
     canvas = whole if preprocessing.crop_mode == "shortest" else preprocessing.input_size[1:]
     share = 1 / random.uniform(1, _ZOOM_OUT)
     height, width = (max(1, int(side * share + 0.5)) for side in whole)
@@ -232,7 +216,7 @@ def _zoomed_out(region: Region, preprocessing: Preprocessing) -> View:
 
 def _cropped(region: Region, boxes: npt.NDArray[np.float32]) -> Region:
     """A part of it that torchvision chooses, by how much it keeps of some object."""
-    height, width = (int(side) for side in _size(region))
+    height, width = (int(side) for side in size_of(region))
     if not len(boxes) or min(height, width) < _MIN_CROPPED:
         return region
     offset = np.array([region[0], region[1]] * 2)
@@ -243,12 +227,12 @@ def _cropped(region: Region, boxes: npt.NDArray[np.float32]) -> Region:
     if not chosen:
         return region
     x0, y0 = region[0] + chosen["left"], region[1] + chosen["top"]
-    return _inside((x0, y0, x0 + chosen["width"], y0 + chosen["height"]), region)
+    return inside((x0, y0, x0 + chosen["width"], y0 + chosen["height"]), region)
 
 
 def _tile(region: Region, boxes: npt.NDArray[np.float32], side: int) -> Region:
     """A square of the picture, as a rule one with the centre of some object in it."""
-    height, width = (int(length) for length in _size(region))
+    height, width = (int(length) for length in size_of(region))
     w, h = min(side, width), min(side, height)
     lows, highs = np.zeros(2), np.array([width - w, height - h], np.float64)
     if len(boxes) and random.random() < _TILES_WITH_OBJECTS:
@@ -262,13 +246,13 @@ def _tile(region: Region, boxes: npt.NDArray[np.float32], side: int) -> Region:
 def _dino(region: Region, preprocessing: Preprocessing) -> View:
     """Scales and crops of DINO's released training, in units of the size in evaluation."""
     if random.random() < 0.5:
-        height, width = _size(region)
+        height, width = size_of(region)
         unit = min(preprocessing.input_size[1:])  # the short side in evaluation
         scale = random.choice(_DINO_SIDES_BEFORE_CROPS) * unit / min(height, width)
         h, w = (_crop_side(side * scale, unit) / scale for side in (height, width))
         x0, y0 = region[0] + random.uniform(0, width - w), region[1] + random.uniform(0, height - h)
-        region = _inside((x0, y0, x0 + w, y0 + h), region)
-    height, width = placed_size(_size(region), preprocessing, random.choice(_DINO_SIDES))
+        region = inside((x0, y0, x0 + w, y0 + h), region)
+    height, width = placed_size(size_of(region), preprocessing, random.choice(_DINO_SIDES))
     return View(source=region, target=(0, 0, width, height), size=(height, width))
 
 
@@ -276,12 +260,3 @@ def _crop_side(side: float, unit: int) -> float:
     """Side of a random crop of a scaled picture, at most its own."""
     low, high = (min(limit * unit, side) for limit in _DINO_CROPS)
     return random.uniform(low, high)
-
-
-def _size(region: Region) -> tuple[float, float]:
-    return region[3] - region[1], region[2] - region[0]
-
-
-def _inside(part: Region, region: Region) -> Region:
-    """The part without what rounding put outside."""
-    return max(part[0], region[0]), max(part[1], region[1]), min(part[2], region[2]), min(part[3], region[3])

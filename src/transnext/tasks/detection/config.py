@@ -20,8 +20,10 @@ class DetectionConfig:
     data and pretrained weights)."""
     head_size: HeadSize = "small"
     """Size of all that stands on the backbone: small for small data and CPUs; d_fine has base, the others released."""
-    scales: Literal[4, 5] = 4
-    """Scales that dino looks at."""
+    scales: Literal[4, 5] | None = None
+    """Scales that dino looks at; 4 by default."""
+    num_queries: int | None = None
+    """Places for objects that d_fine, dino and mask2former have in a picture; by default enough for the densest one."""
     masks: bool | None = None
     """Find outlines and not boxes alone; by default wherever the data have them and the detector can."""
     fit: PlaceMode = "fit"
@@ -49,7 +51,7 @@ class DetectionConfig:
         """Refuses values that cannot work."""
         check_numbers(self, 0, 1, names=("color_jitter", "copy_paste", "repeat_factor", "threshold"))
         check_numbers(self, 32, MAX_SIDE, names=("train_tiles",))
-        check_numbers(self, 1, names=("max_detections",))
+        check_numbers(self, 1, names=("max_detections", "num_queries"))
         if self.jitter is not None and not 0.01 <= self.jitter[0] <= self.jitter[1] <= 10:
             raise ValueError(f"jitter is {self.jitter}: expected 0.01 <= smallest <= largest <= 10")
         if self.jitter is not None and self.augment == "released" and self.detector == "dino":

@@ -17,6 +17,7 @@ from transnext.tasks.detection.d_fine_losses import d_fine_losses
 from transnext.tasks.detection.net import DetectionNet, Found
 
 STRIDES = (8, 16, 32)
+MAX_DETECTIONS = 300
 PRIOR = 0.01
 """Probability that every class is given at first: few objects among many queries."""
 SIZES: dict[str, dict[str, Any]] = {
@@ -60,10 +61,11 @@ class DFine(DetectionNet):
         num_classes: Classes, at least 1.
         size: Preset of `SIZES`.
         overrides: What differs from the preset.
+        max_detections: Objects named of an image, at most.
 
     Attributes:
         head: transformers' `DFineModel` without its backbone.
-        max_detections: Objects named of an image, at most.
+        max_detections: As given; may be changed.
 
     Raises:
         ValueError: The backbone has other strides, or there is no such preset or entry of one.
@@ -71,7 +73,14 @@ class DFine(DetectionNet):
 
     with_masks = False
 
-    def __init__(self, backbone: Backbone, num_classes: int, size: str, overrides: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        size: str,
+        overrides: dict[str, Any],
+        max_detections: int = MAX_DETECTIONS,
+    ) -> None:
         super().__init__()
         if size not in SIZES:
             raise ValueError(f"d_fine has no size {size!r}: choose one of {', '.join(SIZES)}")
@@ -85,12 +94,22 @@ class DFine(DetectionNet):
         self.num_classes = num_classes
         self.size = size
         self.overrides = overrides
-        self.max_detections = 300
+        self.max_detections = max_detections
         self.head = _head(backbone.channels, num_classes, {**SIZES[size], **overrides})
+
+    @property
+    def num_queries(self) -> int:
+        """See `DetectionNet.num_queries`."""
+        return int(self.head.config.num_queries)
 
     def args(self) -> dict[str, Any]:
         """Arguments that build the network again, of `nets.build_net`."""
-        return {"num_classes": self.num_classes, "size": self.size, **self.overrides}
+        return {
+            "num_classes": self.num_classes,
+            "size": self.size,
+            "max_detections": self.max_detections,
+            **self.overrides,
+        }
 
     def losses(self, images: Tensor, sizes: Tensor, targets: Sequence[Instances]) -> dict[str, Tensor]:
         """Losses of a batch, weights applied; see `DetectionNet.losses` and `d_fine_losses.TERMS`.
@@ -176,7 +195,12 @@ class DFine(DetectionNet):
 
 
 def d_fine(
-    backbone: Backbone, num_classes: int, *, size: Literal["small", "base"] = "small", **overrides: Any
+    backbone: Backbone,
+    num_classes: int,
+    *,
+    size: Literal["small", "base"] = "small",
+    max_detections: int = MAX_DETECTIONS,
+    **overrides: Any,
 ) -> DFine:
     """Builds a D-FINE with random weights behind the backbone.
 
@@ -184,12 +208,13 @@ def d_fine(
         backbone: Gives maps of strides 8, 16 and 32.
         num_classes: Classes, at least 1.
         size: "small" (width 128, 3 layers, 100 queries) or "base" (256, 6, 300).
+        max_detections: Objects named of an image, at most.
         overrides: Entries of `SIZES` that differ, for example `num_queries`.
 
     Raises:
         ValueError: See `DFine`.
     """
-    return DFine(backbone, num_classes, size, overrides)
+    return DFine(backbone, num_classes, size, overrides, max_detections)
 
 
 def replace_classes(net: DFine, old_names: Sequence[str], new_names: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from transnext.config import TrainConfig
 from transnext.data.instances import Annotation, InstanceBatch, Instances
-from transnext.data.joint import canvas_of, place, place_padded, reading_factor, to_bytes
+from transnext.data.joint import canvas_of, place, place_padded, placed_size, reading_factor, to_bytes
 from transnext.data.preprocessing import Preprocessing
 from transnext.data.sample import LabelledImages, Sample, Skipped, Source
 from transnext.tasks.detection.augment import Augmentation, objects_in
@@ -76,6 +76,13 @@ class DetectionImages(LabelledImages):
         if random.random() < self.augmentation.copy_paste:
             shown, objects = self._with_objects_of_another(shown, objects, self.augmentation)
         return self._sample(to_bytes(self.augmentation.recoloured(shown)), objects, index)
+
+    def canvas(self, index: int) -> tuple[int, int] | None:
+        """See `LabelledImages.canvas`."""
+        if self.preprocessing.crop_mode != "shortest":
+            return None
+        annotation: Annotation = self.source.target(index)
+        return canvas_of(placed_size(annotation.size, self.preprocessing), self.preprocessing)
 
     def _open(self, index: int) -> tuple[Image.Image, Annotation] | Skipped:
         """A picture and its objects, or why there is none."""

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -33,6 +33,17 @@ class Found:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def take(self, which: Tensor) -> "Found":
+        """Some of the objects, by places int64 `[n]` or bool `[N]`, on any device."""
+        which = which.to(self.boxes.device)
+        return replace(
+            self,
+            boxes=self.boxes[which],
+            scores=self.scores[which],
+            labels=self.labels[which],
+            masks=None if self.masks is None else self.masks[which],
+        )
+
 
 class DetectionNet(HeadedNet):
     """A network that finds objects.
@@ -58,9 +69,14 @@ class DetectionNet(HeadedNet):
 
         Args:
             images: float32 `[B, 3, H, W]`, normalised, 0 beyond the size of each; sides are multiples of 32.
-            sizes: int64 `[B, 2]`: rows and columns that are image.
+            sizes: int64 `[B, 2]`: rows and columns that are image, on any device.
             targets: Objects of each image; none in some or in all is usual.
         """
+
+    @property
+    def num_queries(self) -> int | None:
+        """Most objects of an image that it has a place for while it is trained; None if there is no such limit."""
+        return None
 
     @abstractmethod
     def detect(self, images: Tensor, sizes: Tensor) -> list[Found]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from transnext.extras import require
 from transnext.models.backbone import Backbone
 from transnext.tasks.detection.net import DetectionNet
 
@@ -17,6 +18,7 @@ class Detector(NamedTuple):
         classes: Module that has its `replace_classes`.
         official: Module that knows the released names of its parameters; None if there are no released weights.
         masks: It can tell outlines.
+        packages: Those that it is built of and that are not always there.
     """
 
     builder: str
@@ -24,6 +26,7 @@ class Detector(NamedTuple):
     classes: str
     official: str | None = None
     masks: bool = False
+    packages: tuple[str, ...] = ()
 
 
 _ROOM = "transnext.tasks.detection"
@@ -42,13 +45,17 @@ DETECTORS = {
         {None: (8, 16, 32), 4: (8, 16, 32), 5: (4, 8, 16, 32)},
         f"{_ROOM}.dino.classes",
         f"{_ROOM}.dino.official",
+        packages=("scipy", "transformers"),
     ),
-    "d_fine": Detector(f"{_ROOM}.d_fine:d_fine", {None: (8, 16, 32)}, f"{_ROOM}.d_fine"),
+    "d_fine": Detector(
+        f"{_ROOM}.d_fine:d_fine", {None: (8, 16, 32)}, f"{_ROOM}.d_fine", packages=("scipy", "transformers")
+    ),
     "mask2former": Detector(
         f"{_ROOM}.mask2former:mask2former_instances",
         {None: (4, 8, 16, 32)},
         "transnext.tasks.segmentation.mask2former.classes",
         masks=True,
+        packages=("scipy", "transformers"),
     ),
 }
 
@@ -96,12 +103,13 @@ def build_net(
         args: Further arguments of the detector.
 
     Raises:
-        ValueError: There is no such detector, or it cannot do what is asked of it.
+        ValueError: There is no such detector, it cannot do what is asked of it, or a package is missing.
     """
     strides = strides_of(detector, scales)
     if list(strides) != backbone.strides:
         raise ValueError(f"{detector} needs maps of strides {strides}, the backbone gives those of {backbone.strides}")
     known = DETECTORS[detector]
+    require(detector, *known.packages, extra="detect")
     if masks and not known.masks:
         able = ", ".join(name for name, other in DETECTORS.items() if other.masks)
         raise ValueError(f"{detector} tells no outlines: leave masks out, or choose {able}")

@@ -1,42 +1,138 @@
-"""Masks of boxes as masks of pictures."""
+"""Masks of objects as masks of their picture, of which only the part around an object is ever held."""
 
 import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+THRESHOLD = 0.5
+"""Probability from which on a pixel belongs to an object."""
 _SMALLEST_SIDE = 1e-6
 
 
-def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
-    """Masks of a picture from masks over boxes, sampled bilinearly at the centres of pixels.
+class Part(NamedTuple):
+    """The part of a picture's mask beyond which it is empty.
 
-    Beyond the box a mask is 0, so that none reaches further than its box. A box without an area has no pixel.
+    Attributes:
+        pixels: bool `[h, w]`, at least one; some may be empty, too.
+        x: Column of the first pixel in the picture.
+        y: Row of the first pixel in the picture.
+    """
+
+    pixels: npt.NDArray[np.bool_]
+    x: int
+    y: int
+
+
+NOTHING = Part(np.zeros((1, 1), dtype=np.bool_), 0, 0)
+
+
+def pasted(mask: Tensor, box: Tensor, size: tuple[int, int]) -> Part:
+    """The mask of a picture from one over a box, sampled bilinearly at the centres of pixels.
+
+    Beyond the box a mask is 0, so that it reaches no further. A box without an area has no pixel.
 
     Args:
-        masks: `[N, m, m]`, probabilities.
-        boxes: `[N, 4]`, pixels of the picture: x0, y0, x1, y1; may reach over its border.
+        mask: `[m, m]`, probabilities.
+        box: `[4]`, pixels of the picture: x0, y0, x1, y1; may reach over its border.
         size: Rows and columns of the picture.
-        threshold: Of the probability from which on a pixel belongs to the object.
-
-    Returns:
-        bool `[N, rows, columns]`.
     """
     height, width = size
-    pasted = torch.zeros((len(masks), height, width), dtype=torch.bool, device=masks.device)
-    # One object at a time and only about its box: memory and time are those of the boxes, not of N pictures in float32.
-    for canvas, mask, box, (x0, y0, x1, y1) in zip(pasted, masks, boxes.float(), boxes.tolist(), strict=True):
-        left, right = _span(x0, x1, width)
-        top, bottom = _span(y0, y1, height)
-        if left >= right or top >= bottom:
-            continue
-        x = _places(left, right, box[0], box[2])
-        y = _places(top, bottom, box[1], box[3])
-        grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=-1)
-        sampled = F.grid_sample(mask[None, None].float(), grid[None], align_corners=False)
-        canvas[top:bottom, left:right] = sampled[0, 0] >= threshold
-    return pasted
+    box = box.float()
+    x0, y0, x1, y1 = box.tolist()
+    left, right = _span(x0, x1, width)
+    top, bottom = _span(y0, y1, height)
+    if left >= right or top >= bottom:
+        return NOTHING
+    x = _places(left, right, box[0], box[2])
+    y = _places(top, bottom, box[1], box[3])
+    return Part(_sampled(mask.float(), x, y, "zeros"), left, top)
+
+
+def cut_out(
+    mask: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    size: tuple[int, int],
+    canvas: tuple[int, int],
+    original: tuple[int, int],
+) -> Part:
+    """The mask of a picture from one over the canvas of an input: brought to its pixels, cut to the input, resized.
+
+    What lies beyond the input is in no mask.
+
+    Args:
+        mask: `[h, w]`, probabilities, at any resolution.
+        scale: float64 `[2]`: pixels of the picture for one of the input, along x and y.
+        shift: float64 `[2]`: x and y of the input's corner in the picture.
+        size: Rows and columns of the input.
+        canvas: Rows and columns that it was padded to.
+        original: Rows and columns of the picture.
+    """
+    values = mask.float()
+    if values.shape != canvas:
+        values = F.interpolate(values[None, None], size=canvas, mode="bilinear", align_corners=False)[0, 0]
+    values = values[: size[0], : size[1]]
+    likely = values >= THRESHOLD
+    starts, places = [], []
+    for axis in (1, 0):  # rows, columns
+        touched = likely.any(axis).nonzero()
+        if not len(touched):
+            return NOTHING
+        # No sample is likely that is farther than a pixel of the input from a likely one.
+        first = (int(touched[0]) - 1) * float(scale[axis]) + float(shift[axis])
+        last = (int(touched[-1]) + 2) * float(scale[axis]) + float(shift[axis])
+        start, end = max(0, math.floor(first)), min(original[1 - axis], math.ceil(last))
+        centres = (torch.arange(start, end, dtype=torch.float64) + 0.5 - shift[axis]) / scale[axis]
+        inside = (centres >= 0) & (centres <= size[1 - axis])
+        if not inside.any():
+            return NOTHING
+        starts.append(start + int(inside.nonzero()[0]))
+        places.append((centres[inside] / size[1 - axis] * 2 - 1).float())
+    return Part(_sampled(values, places[1], places[0], "border"), starts[1], starts[0])
+
+
+def run_lengths(parts: Iterable[Part], size: tuple[int, int]) -> list[dict[str, Any]]:
+    """Masks as pycocotools has them, made of the parts alone.
+
+    Args:
+        parts: Of each mask.
+        size: `(H, W)` of the picture.
+
+    Returns:
+        Compressed run lengths of each, `{"size": [H, W], "counts": bytes}`.
+    """
+    from pycocotools import mask as codec
+
+    height, width = size
+    uncompressed = []
+    for pixels, x, y in parts:
+        columns = np.pad(pixels.T.astype(np.int8), ((0, 0), (1, 1)))
+        steps = np.diff(columns, axis=1)
+        starts, ends = (
+            (column + x) * height + row + y for column, row in (np.nonzero(steps == 1), np.nonzero(steps == -1))
+        )
+        bounds = np.stack([starts, ends], 1).flatten()
+        bounds = np.concatenate([[0], bounds, [height * width]])
+        # A run that ends where the next begins, at the bottom of one column and the top of the next, is one with it.
+        joined = np.flatnonzero(bounds[2:-2:2] == bounds[3:-1:2]) * 2 + 2
+        counts = np.diff(np.delete(bounds, np.concatenate([joined, joined + 1])))
+        uncompressed.append({"size": [height, width], "counts": counts[: None if counts[-1] else -1].tolist()})
+    compressed: list[dict[str, Any]] = codec.frPyObjects(uncompressed, height, width) if uncompressed else []
+    return compressed
+
+
+def _sampled(mask: Tensor, x: Tensor, y: Tensor, beyond: str) -> npt.NDArray[np.bool_]:
+    """The likely places of a mask `[h, w]` whose ends are -1 and 1: bool `[len(y), len(x)]`."""
+    grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=-1)
+    sampled = F.grid_sample(mask[None, None], grid[None], padding_mode=beyond, align_corners=False)
+    likely: npt.NDArray[np.bool_] = (sampled[0, 0] >= THRESHOLD).numpy()
+    return likely
 
 
 def _span(start: float, end: float, limit: int) -> tuple[int, int]:
@@ -48,5 +144,5 @@ def _span(start: float, end: float, limit: int) -> tuple[int, int]:
 
 def _places(first: int, last: int, start: Tensor, end: Tensor) -> Tensor:
     """Centres of pixels in a box whose ends are -1 and 1."""
-    centres = torch.arange(first, last, device=start.device, dtype=torch.float32) + 0.5
+    centres = torch.arange(first, last, dtype=torch.float32) + 0.5
     return (centres - start) / (end - start).clamp(min=_SMALLEST_SIDE) * 2 - 1

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from transnext.data import Frame
 from transnext.tasks.detection.net import Found
-from transnext.tasks.detection.paste import paste_masks
-
-PIXELS_AT_ONCE = 2**24
-"""Of masks that are brought to the size of the picture together."""
+from transnext.tasks.detection.paste import Part, cut_out, pasted, run_lengths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,29 +58,62 @@ def place(
         ValueError: The input was turned, mirrored or sheared, so that boxes are none in the picture.
     """
     original = size if frame is None else frame.original
-    scale, shift = _scale_and_shift(frame)
-    boxes = found.boxes.detach().double().cpu().reshape(-1, 4)
     scores = found.scores.detach().float().cpu()
-    whole = scores.isfinite() & boxes.isfinite().all(1)
+    whole = scores.isfinite() & found.boxes.detach().isfinite().all(1).cpu()
     order = scores.masked_fill(~whole, -torch.inf).argsort(descending=True, stable=True)[: int(whole.sum())]
-    placed = (boxes[order] * scale.repeat(2) + shift.repeat(2)).float()
+    ordered = found.take(order)
+    boxes = placed_boxes(ordered, frame)
     segmentations = None
     if with_masks and found.masks is not None:
-        masks = found.masks.detach()[order.to(found.masks.device)].float().cpu()
-        if found.masks_of == "box":
-            # Cut at the edge of the picture, a box would squeeze the mask that lies over it.
-            segmentations = _outlines_over_boxes(masks, placed, original)
-        else:
-            segmentations = _outlines_over_canvas(masks, (scale, shift), size, canvas, original)
+        segmentations = tuple(run_lengths(outlines(ordered, frame, size, canvas), original))
     limits = torch.tensor([original[1], original[0]] * 2, dtype=torch.float32)
     return Placed(
         size=original,
-        boxes=placed.clamp(min=torch.zeros(()), max=limits).numpy(),
+        boxes=boxes.clamp(min=torch.zeros(()), max=limits).numpy(),
         scores=scores[order].numpy(),
         labels=found.labels.detach().cpu()[order].to(torch.int32).numpy(),
         segmentations=segmentations,
         broken=len(scores) - len(order),
     )
+
+
+def placed_boxes(found: Found, frame: Frame | None) -> Tensor:
+    """Boxes in pixels of the picture, float32 `[N, 4]`; they may reach beyond it.
+
+    Args:
+        found: Objects of an input.
+        frame: As in `place`.
+
+    Raises:
+        ValueError: As in `place`.
+    """
+    scale, shift = _scale_and_shift(frame)
+    return (found.boxes.detach().double().cpu().reshape(-1, 4) * scale.repeat(2) + shift.repeat(2)).float()
+
+
+@torch.inference_mode()
+def outlines(found: Found, frame: Frame | None, size: tuple[int, int], canvas: tuple[int, int]) -> Iterator[Part]:
+    """Masks in pixels of the picture, one after the other; none where there are none.
+
+    Args:
+        found: As in `place`, and so are the others.
+        frame: How the input relates to the picture.
+        size: `(H, W)` of the input.
+        canvas: `(H, W)` that it was padded to.
+
+    Raises:
+        ValueError: As in `place`.
+    """
+    if found.masks is None:
+        return
+    original = size if frame is None else frame.original
+    scale, shift = _scale_and_shift(frame)
+    # Cut at the edge of the picture, a box would squeeze the mask that lies over it.
+    for mask, box in zip(found.masks.detach(), placed_boxes(found, frame), strict=True):
+        if found.masks_of == "box":
+            yield pasted(mask.cpu(), box, original)
+        else:
+            yield cut_out(mask.cpu(), scale, shift, size, canvas, original)
 
 
 def _scale_and_shift(frame: Frame | None) -> tuple[Tensor, Tensor]:
@@ -95,57 +125,6 @@ def _scale_and_shift(frame: Frame | None) -> tuple[Tensor, Tensor]:
     if bool(matrix[0, 1] != 0) or bool(matrix[1, 0] != 0) or bool((scale <= 0).any()):
         raise ValueError(
             f"objects cannot be brought back from an input that was turned or mirrored: {matrix.tolist()}; "
-            "evaluate with inputs that are scaled and cut alone"
+            "use inputs that are scaled and cut alone"
         )
     return scale, matrix[:, 2]
-
-
-def _outlines_over_boxes(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[dict[str, Any], ...]:
-    """Run lengths of masks `[N, m, m]` over boxes `[N, 4]`."""
-    step = max(1, PIXELS_AT_ONCE // (size[0] * size[1]))
-    encoded: list[dict[str, Any]] = []
-    for first in range(0, len(masks), step):
-        part = slice(first, first + step)
-        encoded += _encoded(paste_masks(masks[part], boxes[part], size))
-    return tuple(encoded)
-
-
-def _outlines_over_canvas(
-    masks: Tensor,
-    to_original: tuple[Tensor, Tensor],
-    size: tuple[int, int],
-    canvas: tuple[int, int],
-    original: tuple[int, int],
-) -> tuple[dict[str, Any], ...]:
-    """Run lengths of masks `[N, h, w]` over the canvas: brought to its pixels, cut to the input, then to the picture.
-
-    What lies beyond the input is in no mask.
-    """
-    scale, shift = to_original
-    places = []
-    inside = []
-    for axis in (1, 0):  # rows, columns
-        pixels = (torch.arange(original[1 - axis], dtype=torch.float64) + 0.5 - shift[axis]) / scale[axis]
-        inside.append((pixels >= 0) & (pixels <= size[1 - axis]))
-        places.append((pixels / size[1 - axis] * 2 - 1).float())
-    seen = inside[0][:, None] & inside[1][None, :]
-    step = max(1, PIXELS_AT_ONCE // max(original[0] * original[1], canvas[0] * canvas[1]))
-    encoded: list[dict[str, Any]] = []
-    for first in range(0, len(masks), step):
-        part = masks[first : first + step, None]
-        on_canvas = F.interpolate(part, size=canvas, mode="bilinear", align_corners=False)
-        on_input = on_canvas[:, :, : size[0], : size[1]]
-        grid = torch.stack([places[1][None, :].expand(original), places[0][:, None].expand(original)], dim=-1)
-        grid = grid.expand(len(part), *grid.shape)
-        sampled = F.grid_sample(on_input, grid, padding_mode="border", align_corners=False)[:, 0]
-        encoded += _encoded((sampled >= 0.5) & seen)
-    return tuple(encoded)
-
-
-def _encoded(masks: Tensor) -> list[dict[str, Any]]:
-    """Run lengths of bool `[N, H, W]`."""
-    from pycocotools import mask as run_lengths
-
-    pixels = masks.numpy().view(np.uint8).transpose(1, 2, 0)
-    encoded: list[dict[str, Any]] = run_lengths.encode(np.asfortranarray(pixels))
-    return encoded

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from transnext.data.preprocessing import Preprocessing
 from transnext.models.backbone import Backbone
 from transnext.models.checkpoint import architecture_of, download, load_strictly, read_tensors
 from transnext.tasks.detection.net import DetectionNet
@@ -14,6 +15,8 @@ from transnext.tasks.detection.nets import DETECTORS, build_net, strides_of
 
 ORGANISATION = "DaiShiResearch"
 """Owner of the repositories on the hub."""
+RESIZED = (800, 1333)
+"""Shorter side of images, and the most of the longer one, pixels."""
 TRAINED_SIDE = 800
 """Image side from which released detectors resize the position bias, pixels."""
 PRETRAINED_SIDE = 224
@@ -51,7 +54,8 @@ def kind_of_released(state_dict: Mapping[str, Tensor]) -> str | None:
     """Name of the detector whose released parameters a state dict holds; None if it is no detector."""
     if "rpn_head.rpn_conv.weight" in state_dict:
         return "mask_rcnn"
-    return "dino" if "query_embedding.weight" in state_dict and "memory_trans_fc.weight" in state_dict else None
+    is_dino = {"query_embedding.weight", "dn_query_generator.label_embedding.weight"} <= state_dict.keys()
+    return "dino" if is_dino else None
 
 
 def holds_detector(path: str | Path) -> bool:
@@ -78,7 +82,7 @@ def released_net(state_dict: Mapping[str, Tensor], source: str) -> tuple[Detecti
     kind = kind_of_released(state_dict)
     if kind is None:
         raise ValueError(f"{source} is no detector")
-    official: Any = import_module(str(DETECTORS[kind].official))
+    official = official_names(kind)
     head: dict[str, Any] = official.args_of_released(state_dict)
     architecture = architecture_of(state_dict)
     if architecture is None:
@@ -96,7 +100,28 @@ def released_net(state_dict: Mapping[str, Tensor], source: str) -> tuple[Detecti
     if len(names) != net.num_classes:
         names = [f"class {i}" for i in range(net.num_classes)]
         ids = list(range(1, net.num_classes + 1))
-    return net, {"class_names": names, "category_ids": ids, "with_masks": net.with_masks, "architecture": architecture}
+    preprocessing = Preprocessing.of_model(backbone.net).with_places("shortest", RESIZED)
+    return net, {
+        "task": "detection",
+        "architecture": architecture,
+        "class_names": names,
+        "category_ids": ids,
+        "with_masks": net.with_masks,
+        "preprocessing": preprocessing.to_dict(),
+    }
+
+
+def official_names(detector: str) -> Any:
+    """The module that knows the released names of a detector's parameters.
+
+    Raises:
+        ValueError: None were released.
+    """
+    place = DETECTORS[detector].official
+    if place is None:
+        known = ", ".join(name for name, other in DETECTORS.items() if other.official is not None)
+        raise ValueError(f"{detector} has no released names: only {known} have")
+    return import_module(place)
 
 
 def coco_classes() -> tuple[list[str], list[int]]:

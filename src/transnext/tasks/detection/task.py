@@ -1,7 +1,7 @@
 """Detection as a task of the engine."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,8 +15,10 @@ from transnext.config import TrainConfig
 from transnext.data import LabelledImages, Sample, Source
 from transnext.data.detection.opening import open_detection
 from transnext.data.detection.source import aligned
+from transnext.data.instances import Annotation
 from transnext.data.joint import normalised_canvas
 from transnext.data.preprocessing import Preprocessing
+from transnext.extras import require
 from transnext.limits import MAX_SIDE, check_number
 from transnext.models.backbone import Backbone
 from transnext.report.parts import Section
@@ -35,6 +37,8 @@ SIDES = {"small": 320, "base": 640, "released": 800}
 """Trained image side for each size of head, pixels, unless another is given."""
 METADATA = ("class_names", "category_ids", "with_masks", "most_objects", "threshold", "val_threshold")
 """Entries of a checkpoint that are the task's."""
+OPTIONS = {"threshold", "classes", "masks", "tile", "overlap"}
+"""Options of an answer."""
 DEFAULT_THRESHOLD = 0.5
 """Least score of an answer where the checkpoint names none."""
 
@@ -73,10 +77,12 @@ class Detection(Task):
         masks = config.task.masks
         wanted = DETECTORS[config.task.detector].masks if masks is None else masks
         sources = open_detection(config.data, config.images.val_fraction, config.seed, masks=wanted)
+        require("training of detectors", "faster_coco_eval", "supervision", extra="detect")
         first = next(iter(sources.values()))
-        with_masks = wanted and all(source.has_masks for source in sources.values())
-        if masks and not with_masks:
-            raise ValueError(f"{config.data} has boxes alone, no outlines: leave out --masks")
+        without = [split for split, source in sources.items() if not source.has_masks]
+        if masks and without:
+            raise ValueError(f"{config.data} has boxes alone in {', '.join(without)}, no outlines: leave out --masks")
+        with_masks = wanted and not without
         metadata = {
             "class_names": list(first.classes),
             "category_ids": list(first.category_ids),
@@ -91,7 +97,7 @@ class Detection(Task):
         """See `Task.build`."""
         if saved_args is not None:
             return rebuilt_net(config.model, saved_args)
-        net, said = fresh_net(config, self.class_names, self.with_masks)
+        net, said = fresh_net(config, self.class_names, self.with_masks, self.metadata["most_objects"])
         self.notes.extend(said)
         # COCO's limit of 100 would cut the objects of denser images.
         dense = -(-self.metadata["most_objects"] // 100) * 100
@@ -123,12 +129,17 @@ class Detection(Task):
         threshold = config.task.repeat_factor
         if not threshold:
             return None
-        return lambda: repeat_factors([source.target(i).labels for i in range(len(source))], threshold)
+        return lambda: repeat_factors([_present(source.target(i)) for i in range(len(source))], threshold)
 
     def objective(self, net: nn.Module, preprocessing: Preprocessing, config: TrainConfig[Any]) -> Objective:
         """See `Task.objective`."""
         assert isinstance(net, DetectionNet)
         return DetectionObjective(net, preprocessing)
+
+    def chosen(self, saved: Mapping[str, Any]) -> "Detection":
+        """See `Task.chosen`: the threshold."""
+        found = {name: saved[name] for name in ("val_threshold",) if name in saved}
+        return replace(self, metadata={**self.metadata, **found})
 
     def meter(self) -> Meter[list[Found]]:
         """See `Task.meter`."""
@@ -161,11 +172,7 @@ class Detection(Task):
     def load(cls, path: Path, *, image_size: int | None = None, device: str | torch.device = "cpu") -> Loaded:
         """See `Task.load`; the checkpoint may be a released one, too."""
         net, saved = load_detector(path)
-        preprocessing = (
-            Preprocessing.from_mapping(saved["preprocessing"])
-            if "preprocessing" in saved
-            else Preprocessing.of_model(net.backbone.net).with_places("shortest", (800, 1333))
-        )
+        preprocessing = Preprocessing.from_mapping(saved["preprocessing"])
         if image_size is not None:
             preprocessing = preprocessing.resized(image_size)
         task = cls(metadata={name: saved[name] for name in METADATA if name in saved})
@@ -173,10 +180,13 @@ class Detection(Task):
 
     def check(self, loaded: Loaded, **options: Any) -> None:
         """See `Task.check`; options are those of `Detector`."""
+        if unknown := options.keys() - OPTIONS:
+            raise ValueError(f"answers of a detector have no options {', '.join(sorted(unknown))}")
         check_options(self.class_names, **options)
 
     def answers(self, loaded: Loaded, asked: Asked, **options: Any) -> list[Any]:
         """See `Task.answers`; options are those of `Detector`."""
+        require("answers of a detector", "supervision", extra="detect")
         from transnext.tasks.detection.asking import answers  # imports supervision
 
         threshold = options.pop("threshold", None)
@@ -184,8 +194,9 @@ class Detection(Task):
 
     def sources(self, data: str, val_fraction: float, seed: int, model: str = "the model") -> dict[str, Source]:
         """See `Task.sources`; the data may lack classes that the model has, and have others, which do not count."""
+        require("evaluation of detectors", "faster_coco_eval", extra="detect")
         found = open_detection(data, val_fraction, seed, masks=self.with_masks)
-        if val_fraction == 0 and list(found) == ["train"]:
+        if not val_fraction and found.keys() == {"train"}:
             found = {WHOLE: found["train"]}
         return {split: aligned(source, self.class_names) for split, source in found.items()}
 
@@ -234,6 +245,12 @@ def check_options(
     check_number("tile", 32 if tile is None else tile, 32, MAX_SIDE)
     check_number("overlap", overlap, 0, 0.9)
     if classes is not None:
+        require("answers of a detector", "supervision", extra="detect")
         from transnext.tasks.detection.answers import class_places  # imports supervision
 
         class_places(known, classes)
+
+
+def _present(annotation: Annotation) -> npt.NDArray[np.int64]:
+    """Classes of the objects that are trained on."""
+    return annotation.labels[~annotation.crowd]

@@ -73,7 +73,7 @@ def detect_in_tiles(
         everything = (0, 0, width, height)
         seen = _moved(ask([picture])[0], everything, threshold)
         # Smaller ones are seen better, and whole, in tiles.
-        found.append(_only(seen, (seen.boxes[:, 2:] - seen.boxes[:, :2]).amax(1) > shared))
+        found.append(seen.take((seen.boxes[:, 2:] - seen.boxes[:, :2]).amax(1) > shared))
         places.append(everything)
     if len(places) == 1:
         return found[0]
@@ -104,12 +104,7 @@ def _moved(found: Found, at: Box, threshold: float) -> Found:
     masks = None if found.masks is None else found.masks.cpu()
     boxes = found.boxes.float().cpu() + torch.tensor([at[0], at[1]] * 2, dtype=torch.float32)
     moved = Found(boxes=boxes, scores=found.scores.float().cpu(), labels=found.labels.cpu(), masks=masks)
-    return _only(moved, moved.scores >= threshold)
-
-
-def _only(found: Found, which: Tensor) -> Found:
-    masks = None if found.masks is None else found.masks[which]
-    return Found(boxes=found.boxes[which], scores=found.scores[which], labels=found.labels[which], masks=masks)
+    return moved.take(moved.scores >= threshold)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from transnext.atomic import replacing
 from transnext.data.names import printable
+from transnext.extras import require
 from transnext.limits import check_number
 from transnext.tasks.detection.answers import ObjectsFound
 
@@ -114,6 +115,7 @@ def video_writer(path: str | os.PathLike[str], fps: float) -> Iterator[Callable[
         ValueError: The suffix names no kind of video that can be written, the rate is out of range, sizes differ, or
             there is no frame.
     """
+    require("writing videos", "av", extra="detect")
     import av
 
     check_video_output(path)
@@ -175,6 +177,7 @@ def track(answers: Iterable[ObjectsFound], *, fps: float, threshold: float) -> I
     """
     check_number("threshold", threshold, 0, 1)
     check_number("fps", fps, 0, above=True)
+    require("following objects", "trackers", extra="detect")
     import supervision as sv
     from trackers import ByteTrackTracker
 
@@ -202,6 +205,7 @@ def following_threshold(threshold: float) -> float:
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
+    require("reading videos", "av", extra="detect")
     import av
 
     if not Path(path).exists():

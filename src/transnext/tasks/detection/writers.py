@@ -19,6 +19,7 @@ import numpy.typing as npt
 from transnext.atomic import replacing, staged
 from transnext.data.names import printable
 from transnext.tasks.detection.answers import ObjectsFound, crops, short
+from transnext.tasks.detection.paste import run_lengths
 
 Add = Callable[[ObjectsFound], None]
 
@@ -249,25 +250,12 @@ def _coco_rows(found: ObjectsFound, category_ids: Sequence[int] | None) -> Itera
 
 
 def _run_lengths(found: ObjectsFound) -> list[dict[str, Any]]:
-    """Masks as compressed run lengths of the whole picture, column by column, made from those of the parts."""
-    from pycocotools import mask as codec
-
+    """Masks as JSON has them: compressed run lengths of the whole picture."""
     height, width = (int(side) for side in found.mask.shape[1:])  # type: ignore[union-attr]
-    uncompressed = []
-    for mask, x, y in crops(found):
-        columns = np.pad(mask.T.astype(np.int8), ((0, 0), (1, 1)))
-        steps = np.diff(columns, axis=1)
-        starts, ends = (
-            (column + x) * height + row + y for column, row in (np.nonzero(steps == 1), np.nonzero(steps == -1))
-        )
-        bounds = np.stack([starts, ends], 1).flatten()
-        bounds = np.concatenate([[0], bounds, [height * width]])
-        # A run that ends where the next begins, at the bottom of one column and the top of the next, is one with it.
-        joined = np.flatnonzero(bounds[2:-2:2] == bounds[3:-1:2]) * 2 + 2
-        counts = np.diff(np.delete(bounds, np.concatenate([joined, joined + 1])))
-        uncompressed.append({"size": [height, width], "counts": counts[: None if counts[-1] else -1].tolist()})
-    compressed = codec.frPyObjects(uncompressed, height, width) if uncompressed else []
-    return [{"size": [height, width], "counts": mask["counts"].decode("ascii")} for mask in compressed]
+    return [
+        {"size": [height, width], "counts": mask["counts"].decode("ascii")}
+        for mask in run_lengths(crops(found), (height, width))
+    ]
 
 
 def _yolo_boxes(found: ObjectsFound) -> list[list[float]]:

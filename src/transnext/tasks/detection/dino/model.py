@@ -137,7 +137,6 @@ class Dino(DetectionNet):
     """
 
     with_masks = False
-    backbone: Backbone
 
     def __init__(self, backbone: Backbone, num_classes: int, scales: int, size: DinoSize) -> None:
         super().__init__()
@@ -172,6 +171,11 @@ class Dino(DetectionNet):
         nn.init.xavier_uniform_(self.memory_trans_fc.weight)
         nn.init.xavier_uniform_(self.query_embedding.weight)
 
+    @property
+    def num_queries(self) -> int:
+        """See `DetectionNet.num_queries`."""
+        return self._size.num_queries
+
     def args(self) -> dict[str, Any]:
         """See `DetectionNet.args`."""
         size = {**asdict(self._size), "max_detections": self.max_detections}
@@ -181,10 +185,6 @@ class Dino(DetectionNet):
         """Recomputes the activations of the backbone's blocks and the encoder's layers in the backward pass."""
         self.backbone.set_grad_checkpointing(enable)
         self.encoder.grad_checkpointing = enable
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters that are not decayed, beside those of one dimension."""
-        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
     def slow_parameters(self) -> set[str]:
         """See `DetectionNet.slow_parameters`: not all of the backbone, as in the released configurations."""
@@ -196,6 +196,7 @@ class Dino(DetectionNet):
         `loss_cls`, `loss_bbox` and `loss_iou` are those of the last layer, with `d0.`, `d1.`, ... before them of the
         first, second, ...; `enc_loss_*` of the encoder's proposals, `dn_loss_*` of denoising.
         """
+        sizes = sizes.to(images.device)
         objects = Objects.of(targets, sizes)
         denoising = Denoising.of(
             objects,
@@ -245,6 +246,7 @@ class Dino(DetectionNet):
         Returns:
             Boxes `[B, K, 4]`, scores `[B, K]` and labels `[B, K]`, as in `Found`.
         """
+        sizes = sizes.to(images.device)
         memory, levels = self.encode(images, sizes)
         predictions = self.predict(self.decode(self.propose(memory, levels), memory, levels))
         every = predictions.logits[-1].sigmoid().flatten(1)

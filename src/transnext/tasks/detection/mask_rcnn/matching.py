@@ -34,7 +34,7 @@ def match(objects: Tensor, boxes: Tensor, *, positive: float, negative: float, r
     best, matched = overlaps.max(dim=0)
     matched = torch.where(best >= positive, matched, torch.where(best < negative, NEGATIVE, IGNORED))
     reached = overlaps.amax(dim=1, keepdim=True)
-    numbers, places = ((overlaps == reached) & (reached >= rescue)).nonzero(as_tuple=True)
+    numbers, places = (overlaps >= reached.clamp(min=rescue)).nonzero(as_tuple=True)
     last = torch.full_like(matched, -1).scatter_reduce(0, places, numbers, "amax")
     return torch.where(last >= 0, last, matched)
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
+from transnext.tasks.detection.mask_rcnn.align import aligned
 from transnext.tasks.detection.mask_rcnn.boxes import area
 
 _SIDE_IN_STRIDES = 14
@@ -29,7 +29,7 @@ def pool(maps: Sequence[Tensor], strides: Sequence[int], boxes: Sequence[Tensor]
     parts, places = [], []
     for level, (level_map, stride) in enumerate(zip(maps, strides, strict=True)):
         here = (levels == level).nonzero().flatten()
-        parts.append(roi_align(level_map, rois[here], size, 1 / stride, sampling_ratio=0, aligned=True))
+        parts.append(aligned(level_map, rois[here], size, 1 / stride))
         places.append(here)
     return torch.cat(parts)[torch.cat(places).argsort()]
 

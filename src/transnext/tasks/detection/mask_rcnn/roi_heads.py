@@ -63,6 +63,24 @@ class BoxPredictor(nn.Module):
         return self.cls_score(x).float(), self.bbox_pred(x).float().unflatten(1, (-1, 4))
 
 
+class MaskPredictor(MaskRCNNPredictor):
+    """Logits of outlines, twice as fine as its input.
+
+    A transposed convolution whose stride is its kernel is a linear map from each pixel to the four finer ones: the same
+    numbers, on CPUs in a third of the time.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[K, channels, h, w]` to `[K, classes, 2 h, 2 w]`."""
+        finer: nn.ConvTranspose2d = self.conv5_mask
+        last: nn.Conv2d = self.mask_fcn_logits
+        assert finer.bias is not None
+        to_finer = finer.weight.permute(2, 3, 1, 0).flatten(0, 2)
+        x = F.linear(x.permute(0, 2, 3, 1), to_finer, finer.bias.repeat(4)).relu()
+        logits = F.linear(x.unflatten(3, (2, 2, -1)), last.weight.flatten(1), last.bias)
+        return logits.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+
 class RoIHeads(nn.Module):
     """The heads for boxes and, if they are wanted, masks.
 
@@ -93,7 +111,7 @@ class RoIHeads(nn.Module):
         self.box_head = TwoMLPHead(channels * BOX_CELLS**2, fc_channels)
         self.box_predictor = BoxPredictor(fc_channels, num_classes)
         self.mask_head = MaskRCNNHeads(channels, [mask_channels] * mask_convs, dilation=1) if mask_convs else None
-        self.mask_predictor = MaskRCNNPredictor(mask_channels, mask_channels, num_classes) if mask_convs else None
+        self.mask_predictor = MaskPredictor(mask_channels, mask_channels, num_classes) if mask_convs else None
 
     @property
     def num_classes(self) -> int:

@@ -1,0 +1,69 @@
+"""Options of segmentation alone."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from transnext.choices import PlaceMode
+from transnext.limits import MAX_SIDE, check_numbers
+
+SegmenterName = Literal["upernet", "mask2former"]
+HeadSize = Literal["small", "released"]
+Preset = Literal["none", "light", "released"]
+LossName = Literal[
+    "cross_entropy",
+    "focal",
+    "dice",
+    "cross_entropy+dice",
+    "focal+dice",
+    "cross_entropy+focal",
+    "cross_entropy+focal+dice",
+]
+ClassWeights = Literal["none", "data"] | tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationConfig:
+    """The maps: what names the class of each pixel, and how pictures are scaled, cut and augmented."""
+
+    segmenter: SegmenterName = "upernet"
+    """upernet (a score for each pixel), or mask2former (adds up masks; slower, for larger data)."""
+    head_size: HeadSize = "small"
+    """Size of all that stands on the backbone: small for small data and CPUs, or as it was released."""
+    loss: LossName = "cross_entropy"
+    """What upernet minimises, one or a sum; mask2former has losses of its own."""
+    class_weights: ClassWeights = "none"
+    """Factor of each class in cross-entropy and focal loss: none, data (rare ones weigh more), or a number for each."""
+    reduce_zero_label: bool | None = None
+    """In label files 0 means nothing and 1 is the first class; by default so in ADE20K, or as a class file says."""
+    fit: PlaceMode = "fit"
+    """How a picture comes to its size: fit keeps its shape and pads, squash does not, shortest has no common size."""
+    augment: Preset = "light"
+    """How training pictures are changed at random: light (flip, scale, crop, colour), released (as the segmenter was
+    published), or none."""
+    color_jitter: float = 0.4
+    """Strength of random brightness, contrast and saturation of the light preset, 0..1; 0 also takes the others' away.
+    """
+    jitter: tuple[float, float] | None = None
+    """Smallest and largest random scale, relative to the size in evaluation; by default the preset's."""
+    crop: int | None = None
+    """Side of the random square that is trained on, pixels of the scaled picture; by default that of the input."""
+    max_class_share: float = 0.75
+    """Crops in which one class has more than this share of the labelled pixels are drawn anew, up to ten times; 1 to
+    take any."""
+
+    def __post_init__(self) -> None:
+        """Refuses values that cannot work."""
+        check_numbers(self, 0, 1, names=("color_jitter",))
+        check_numbers(self, 0, 1, names=("max_class_share",), above=True)
+        check_numbers(self, 32, MAX_SIDE, names=("crop",))
+        if self.jitter is not None and not 0.01 <= self.jitter[0] <= self.jitter[1] <= 10:
+            raise ValueError(f"jitter is {self.jitter}: expected 0.01 <= smallest <= largest <= 10")
+        if self.crop is not None and self.augment == "none":
+            raise ValueError(f"crop is {self.crop}, and augment none takes all of a picture: leave out one")
+        if self.segmenter == "mask2former" and (self.loss != "cross_entropy" or self.class_weights != "none"):
+            raise ValueError("mask2former has losses of its own: leave out loss and class_weights")
+        if self.loss == "dice" and self.class_weights != "none":
+            raise ValueError("loss dice takes no class_weights: leave them out, or use cross_entropy+dice")
+        weights = () if isinstance(self.class_weights, str) else self.class_weights
+        if not isinstance(self.class_weights, str) and not (weights and min(weights) >= 0 and max(weights) > 0):
+            raise ValueError(f"class_weights are {weights}: expected a number of 0 or more for each class")

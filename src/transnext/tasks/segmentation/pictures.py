@@ -1,0 +1,117 @@
+"""Pictures for a report: what is there, what was said, and where they differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from transnext.data import Source, UnreadableImage
+from transnext.data.joint import normalised_canvas, seen_size
+from transnext.explain.figures import on_white
+from transnext.tasks.segmentation.draw import overlaid
+from transnext.tasks.segmentation.images import placed_sample
+from transnext.tasks.segmentation.net import IGNORED
+from transnext.tasks.segmentation.placing import class_map
+from transnext.tasks.segmentation.results import SegmentationResult
+from transnext.tasks.task import Look
+
+SIDE = 280
+"""Pixels that no picture exceeds."""
+RIGHT, WRONG, UNKNOWN = (235, 235, 235), (215, 60, 10), (120, 120, 128)
+_LEFT = 0.55
+"""Of the colour of a difference map over the picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """An image with its map and what a network says, at most `SIDE` pixels wide and high.
+
+    Attributes:
+        true: The picture with the map over it.
+        predicted: The picture with the predicted map over it.
+        difference: Where they differ in orange, where nothing is known dark.
+        wrong: True and predicted class of the pair that most pixels are of; None if all are right.
+    """
+
+    true: Image.Image
+    predicted: Image.Image
+    difference: Image.Image
+    wrong: tuple[int, int] | None
+
+
+def chosen_images(result: SegmentationResult, count: int) -> tuple[list[int], list[int]]:
+    """Places in the result of the images with the lowest and with the highest mean intersection over union.
+
+    Args:
+        result: Of a split.
+        count: Images of each at most; none is in both.
+    """
+    known = np.flatnonzero(~np.isnan(result.image_iou))
+    order = known[np.argsort(result.image_iou[known], kind="stable")].tolist()
+    worst = order[: min(count, (len(order) + 1) // 2)]
+    best = order[len(worst) :][::-1][:count]
+    return worst, best
+
+
+def compared(image: int, result: SegmentationResult, look: Look, colours: npt.NDArray[np.uint8]) -> Compared | None:
+    """An image and its maps; None if it cannot be read any more.
+
+    Args:
+        image: Place in the result.
+        result: Of a split.
+        look: The network and the images.
+        colours: RGB of each class, uint8 `[classes, 3]`.
+    """
+    opened = _opened(look.splits[result.split], result.images[image].index)
+    if opened is None:
+        return None
+    picture, true = opened
+    predicted = predicted_map(picture, look)
+    if predicted.shape != true.shape:
+        return None
+    known = true != IGNORED
+    differs = known & (predicted != true)
+    wrong = None
+    if differs.any():
+        pairs = true[differs].astype(np.int64) * 256 + predicted[differs]
+        wrong = divmod(int(np.bincount(pairs).argmax()), 256)
+    verdict = np.where(known, np.where(differs, 1, 0), 2).astype(np.uint8)
+    paint = np.array([RIGHT, WRONG, UNKNOWN], np.uint8)
+    small = picture.copy()
+    small.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
+    grey = small.convert("L").convert("RGB")
+    return Compared(
+        true=overlaid(small, _shrunk(true, small.size), colours),
+        predicted=overlaid(small, _shrunk(np.where(known, predicted, IGNORED).astype(np.uint8), small.size), colours),
+        difference=Image.blend(grey, Image.fromarray(paint[_shrunk(verdict, small.size)]), _LEFT),
+        wrong=wrong,
+    )
+
+
+def predicted_map(picture: Image.Image, look: Look) -> npt.NDArray[np.uint8]:
+    """What a network says of a picture, uint8 `[H, W]`."""
+    sample = placed_sample(picture, look.preprocessing, 0)
+    device = next(look.net.parameters()).device
+    size = (sample.image.shape[1], sample.image.shape[2])
+    canvas = seen_size(sample.canvas or size)
+    sizes = torch.tensor([size], device=device)
+    with torch.inference_mode():
+        x = normalised_canvas(sample.image[None].to(device), sizes, look.preprocessing.normalise(device), least=canvas)
+        scores = look.net(x, sizes)[0]
+        return np.asarray(class_map(scores, canvas, size, (picture.height, picture.width)).cpu().numpy())
+
+
+def _opened(source: Source, index: int) -> tuple[Image.Image, npt.NDArray[np.uint8]] | None:
+    try:
+        return on_white(source.load(index)), source.target(index).read()
+    except (UnreadableImage, FileNotFoundError):
+        return None
+
+
+def _shrunk(labels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """A map at another size `(W, H)`, unmixed."""
+    return np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))

@@ -1,0 +1,171 @@
+"""How results of a segmenter are shown on a page: classes, confusion, the best and the worst pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from transnext.report.confusion import MAX_CLASSES, confusion_of_split
+from transnext.report.parts import Section
+from transnext.report.pictures import inline_picture
+from transnext.report.text import count, escape, percent
+from transnext.tasks.segmentation.draw import class_colours
+from transnext.tasks.segmentation.measures import TOLERANCE
+from transnext.tasks.segmentation.pictures import Compared, chosen_images, compared
+from transnext.tasks.segmentation.results import SegmentationResult
+from transnext.tasks.task import Look
+
+MAX_PICTURES = 16
+"""Images shown, three pictures each, shared among the splits, half of them the worst."""
+MAX_ROWS = 160
+"""Classes listed for a split, worst first."""
+
+
+def sections_of(results: Sequence[SegmentationResult], classes: Sequence[str], look: Look) -> list[Section]:
+    """The sections of a page.
+
+    Args:
+        results: Of each split.
+        classes: Name of each class.
+        look: The weights that they come from, and images.
+
+    Raises:
+        ValueError: A confusion matrix does not fit `classes`.
+    """
+    # The training images were seen over and over: the ones to look at are those of the other splits.
+    others = [result for result in results if result.split != "train" or len(results) == 1]
+    return [
+        Section(key="classes", title="Intersection over union of classes", html=classes_section(results)),
+        Section(key="confusion", title="What is taken for what", html=confusion_section(results, classes)),
+        Section(key="pictures", title="Worst and best pictures", html=pictures_section(others, look)),
+    ]
+
+
+def classes_section(results: Sequence[SegmentationResult]) -> str:
+    """A fold-out for the classes of each split, the first that is not `train` open."""
+    if not results:
+        return '<p class="note">No split was evaluated.</p>'
+    shown = next((result for result in results if result.split != "train"), results[0])
+    folds = "".join(
+        f'<details class="split"{" open=" + chr(34) + "open" + chr(34) if result is shown else ""}>'
+        f"<summary>{escape(result.split)} <small>{count(result.pixels, 'labelled pixel')} in "
+        f"{count(result.num_images, 'image')}</small></summary>{_class_table(result)}</details>"
+        for result in results
+    )
+    notes = "".join(
+        f'<p class="note">{escape(result.split)}: {escape(note)}.</p>' for result in results for note in result.notes
+    )
+    return (
+        '<p class="lead">IoU: pixels that are of a class and named so, divided by those that are either. All numbers '
+        "are of the pixels of all images together; means are over the classes that have one. Boundary F: of the pixels "
+        f"at borders between classes, those within {percent(TOLERANCE, 2)} of the diagonal of a right one.</p>"
+        f"{folds}{notes}"
+    )
+
+
+def _class_table(result: SegmentationResult) -> str:
+    _, true, predicted = result.areas.sum(0)
+    present = np.flatnonzero(true + predicted)
+    order = present[np.argsort(result.iou[present], kind="stable")]
+    rows = []
+    for label in order[:MAX_ROWS].tolist():
+        share = 100 * float(result.iou[label])
+        bar = f'<span class="bar" style="--p:{share:.2f}%;--low:{share:.2f}%;--high:{share:.2f}%"><i></i><b></b></span>'
+        numbers = (result.accuracy[label], result.dice[label], result.boundary_f[label])
+        rows.append(
+            f'<tr><th scope="row">{escape(result.classes[label])}</th>'
+            f"{_number(true[label] / max(1, result.pixels), 2)}{_number(float(result.iou[label]))}<td>{bar}</td>"
+            f"{''.join(_number(float(value)) for value in numbers)}</tr>"
+        )
+    titles = ("Share of pixels", "IoU", "", "Accuracy", "Dice", "Boundary F")
+    head = "".join(
+        f'<th scope="col" class="n">{title}</th>' if title else '<th scope="col"><span class="hidden">Bar</span></th>'
+        for title in titles
+    )
+    more, absent = len(order) - MAX_ROWS, len(result.classes) - len(present)
+    notes = [f"{count(more)} more, better than these."] if more > 0 else []
+    notes += (
+        [f"{count(absent)} {'class is' if absent == 1 else 'classes are'} neither there nor found."] if absent else []
+    )
+    body = f'<thead><tr><th scope="col">Class</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Classes of {escape(result.split)}">'
+        f'<table class="numbers">{body}</table></div>' + (f'<p class="note">{" ".join(notes)}</p>' if notes else "")
+    )
+
+
+def _number(fraction: float, digits: int = 1) -> str:
+    return f'<td class="n">{percent(fraction, digits)}</td>'
+
+
+def confusion_section(results: Sequence[SegmentationResult], classes: Sequence[str]) -> str:
+    """A fold-out for each split, the first open."""
+    if not results:
+        return '<p class="note">No split was evaluated.</p>'
+    parts = []
+    for i, result in enumerate(results):
+        wrong = result.pixels - int(np.trace(result.confusion))
+        share = percent(wrong / result.pixels if result.pixels else None)
+        summary = f"{count(wrong, 'pixel')} wrong, {share} of those that are labelled"
+        parts.append(confusion_of_split(result.split, result.confusion, classes, summary, noun="pixel", opened=i == 0))
+    note = "Pixels. Rows are the true class, columns the predicted one; the colour of a cell is its share of the row."
+    return (f'<p class="note">{note}</p>' if len(classes) <= MAX_CLASSES else "") + "".join(parts)
+
+
+def pictures_section(results: Sequence[SegmentationResult], look: Look) -> str:
+    """Some images of each split with their maps, the worst and the best."""
+    if not results:
+        return ""
+    each = max(1, MAX_PICTURES // (2 * len(results)))
+    parts = []
+    for result in results[: MAX_PICTURES // 2]:
+        given = getattr(look.splits[result.split], "colours", None)
+        colours = class_colours(len(result.classes), given)
+        worst, best = chosen_images(result, each)
+        parts.append(_list(f"{result.split}: worst", "wrong", worst, result, look, colours))
+        parts.append(_list(f"{result.split}: best", "right", best, result, look, colours))
+    shown = "".join(parts)
+    lead = (
+        "By the mean IoU of the classes in each image. From left to right: the map, what the model says, and where "
+        "they differ, in orange; dark is what is not labelled."
+    )
+    return f'<p class="lead">{lead}</p>{shown}' if shown else ""
+
+
+def _list(
+    title: str,
+    verdict: str,
+    images: Sequence[int],
+    result: SegmentationResult,
+    look: Look,
+    colours: npt.NDArray[np.uint8],
+) -> str:
+    """Cards under a heading; empty if no image can be shown."""
+    cards = []
+    for image in images:
+        found = compared(image, result, look, colours)
+        if found is not None:
+            cards.append(_card(image, found, result, verdict))
+    return f'<h3>{escape(title)}</h3><ul class="cards wide">{"".join(cards)}</ul>' if cards else ""
+
+
+def _card(image: int, found: Compared, result: SegmentationResult, verdict: str) -> str:
+    name, score = result.names[image], float(result.image_iou[image])
+    reason = ""
+    if found.wrong is not None:
+        true, predicted = (escape(result.classes[label]) for label in found.wrong)
+        reason = f'<span class="target">mostly {true} taken for {predicted}</span>'
+    pictures = (
+        inline_picture(found.true, "The map")
+        + inline_picture(found.predicted, "What the model says")
+        + inline_picture(found.difference, "Where they differ")
+    )
+    shown = "no number" if math.isnan(score) else f"mean IoU {percent(score)}"
+    return (
+        f'<li class="card {verdict}"><div class="pictures">{pictures}</div><p>'
+        f'<span class="mark"><span class="hidden">{verdict}: </span></span><b>{shown}</b>{reason}</p>'
+        f'<p class="name" title="{escape(name)}">{escape(name)}</p></li>'
+    )
