@@ -135,8 +135,8 @@ def _compared(
 ) -> list[SizeCheck]:
     """How a file compares with the network, for one image and for three.
 
-    Noise may hold no object that is likely enough. So the same graph with a lower threshold is what is compared, and of
-    the file itself that it agrees at its own.
+    Noise may hold no object that is likely enough, or some in every image. So beside the file itself, the same graph is
+    compared with a threshold that leaves none, and with one that leaves many.
     """
     info, net = file.info, network.net
     shapes = [(batch, info.preprocessing.input_size[0], *info.image_size) for batch in (1, 3)]
@@ -146,9 +146,13 @@ def _compared(
     check_detector(ExportedDetector(file), net, shapes[0], net.score_threshold, name)
     images, sizes = random_batch(shapes[0], torch.Generator().manual_seed(0))
     with torch.no_grad():
-        net.score_threshold = network.threshold_for(images, sizes, SOME)
+        low = network.threshold_for(images, sizes, SOME)
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / file.path.name
-        save(with_threshold(graph, net.score_threshold), path)
-        run = ExportedDetector(ExportedModel(path))
-        return [check_detector(run, net, shape, net.score_threshold, name) for shape in shapes]
+        for threshold, checked in ((1.0, shapes[:1]), (low, shapes)):
+            net.score_threshold = threshold
+            save(with_threshold(graph, threshold), path)
+            run = ExportedDetector(ExportedModel(path))
+            found = [check_detector(run, net, shape, threshold, name) for shape in checked]
+    return found

@@ -60,7 +60,7 @@ class BoxPredictor(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`[K, channels]` to logits `[K, classes + 1]` and deltas `[K, classes, 4]`, float32."""
-        return self.cls_score(x).float(), self.bbox_pred(x).float().unflatten(1, (-1, 4))
+        return self.cls_score(x).float(), self.bbox_pred(x).float().unflatten(1, (self.bbox_pred.out_features // 4, 4))
 
 
 class MaskPredictor(MaskRCNNPredictor):
@@ -80,8 +80,10 @@ class MaskPredictor(MaskRCNNPredictor):
         assert finer.bias is not None
         to_finer = finer.weight.permute(2, 3, 1, 0).flatten(0, 2)
         x = F.linear(x.permute(0, 2, 3, 1), to_finer, finer.bias.repeat(4)).relu()
-        logits = F.linear(x.unflatten(3, (2, 2, -1)), last.weight.flatten(1), last.bias)
-        return logits.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+        # No size is left to be found out from others: without boxes, runtimes of ONNX could not.
+        number, classes, height, width = x.shape[0], last.out_channels, 2 * x.shape[1], 2 * x.shape[2]
+        logits = F.linear(x.unflatten(3, (2, 2, finer.out_channels)), last.weight.flatten(1), last.bias)
+        return logits.permute(0, 5, 1, 3, 2, 4).reshape(number, classes, height, width)
 
 
 class RoIHeads(nn.Module):
