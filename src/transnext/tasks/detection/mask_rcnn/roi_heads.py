@@ -72,9 +72,6 @@ class MaskPredictor(MaskRCNNPredictor):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[K, channels, h, w]` to `[K, classes, 2 h, 2 w]`."""
-        if torch.jit.is_tracing():  # ONNX cannot reshape what has no elements, and there may be no object
-            logits: Tensor = super().forward(x)
-            return logits
         finer: nn.ConvTranspose2d = self.conv5_mask
         last: nn.Conv2d = self.mask_fcn_logits
         assert finer.bias is not None
