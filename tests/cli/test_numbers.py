@@ -72,7 +72,7 @@ OPTIONS += [
     (f"{group} {command}", *option)
     for group, modules in GROUPS.items()
     for command, module in modules.items()
-    for option in options(command, module, TASK_OF[group])
+    for option in options(command, module, TASK_OF.get(group, "classification"))
 ]
 
 
