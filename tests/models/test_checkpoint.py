@@ -644,3 +644,13 @@ def test_metadata_that_names_no_model(
     save_checkpoint(tmp_path / "x.safetensors", ours, metadata)
     with pytest.raises(CheckpointError, match=message):
         model_from_checkpoint(tmp_path / "x.safetensors")
+
+
+def test_headers_of_any_length_are_those_of_safetensors(tmp_path: Path) -> None:
+    """Lengths are multiples of 8, and one in 32 has the first byte of a pickle."""
+    file, first_bytes = tmp_path / "a.safetensors", set()
+    for length in range(512):
+        save_file({"a": torch.zeros(2)}, file, {"text": "x" * length})
+        first_bytes.add(file.read_bytes()[0])
+        assert read_tensors(file)[0]["a"].tolist() == [0, 0]
+    assert 0x80 in first_bytes

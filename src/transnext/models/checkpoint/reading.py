@@ -94,10 +94,13 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         head = f.read(1024)
     if not head:
         raise CheckpointError(f"{path} is empty: copy or download it again")
-    if head.startswith((b"PK\x03\x04", b"\x80")):
+    # A header of safetensors may be as long as the first byte of a pickle says: 128 more than a multiple of 256.
+    header_size = int.from_bytes(head[:8], "little") if head[8:9] == b"{" else None
+    is_safetensors = header_size is not None and header_size < path.stat().st_size
+    if head.startswith(b"PK\x03\x04") or (head.startswith(b"\x80") and not is_safetensors):
         return _read_torch(path)
-    if head[8:9] == b"{":
-        return _read_safetensors(path, header_size=int.from_bytes(head[:8], "little"))
+    if header_size is not None:
+        return _read_safetensors(path, header_size=header_size)
     raise CheckpointError(f"{path} is not a checkpoint (torch or safetensors){_what_else(head)}")
 
 
