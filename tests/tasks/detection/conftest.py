@@ -27,5 +27,5 @@ def trained(tmp_path_factory, rectangles) -> tuple[TrainConfig, TrainResult]:
     """A Mask R-CNN that knows the rectangles."""
     output = tmp_path_factory.mktemp("trained") / "run"
     options = {"model": "transnext_pico.emoji", "pretrained": True, "augment": "none", "hflip": 0.0, "ema": 0.5}
-    config = rectangle_config(rectangles, output, epochs=10, batch_size=2, lr=2e-3, **options)
+    config = rectangle_config(rectangles, output, epochs=30, batch_size=2, lr=2e-3, **options)
     return config, train(config, quiet=True)
