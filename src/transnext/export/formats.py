@@ -1,8 +1,9 @@
 """The formats: how their files are called, and which packages they need."""
 
-import importlib.util
 from pathlib import Path
 from typing import Literal, get_args
+
+from transnext import extras
 
 Format = Literal["torch", "onnx", "openvino", "hf"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -53,9 +54,7 @@ def require(what: str) -> None:
     Raises:
         ValueError: One is missing.
     """
-    missing = [name for name in _PACKAGES.get(what, ()) if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(f'{what} needs {", ".join(missing)}: pip install "transnext[{_EXTRAS[what]}]"')
+    extras.require(what, *_PACKAGES.get(what, ()), extra=_EXTRAS.get(what, ""))
 
 
 def require_runtime(path: Path) -> None:
@@ -67,5 +66,4 @@ def require_runtime(path: Path) -> None:
     package, extra = {".onnx": ("onnxruntime", "onnx"), ".xml": ("openvino", "openvino")}.get(
         path.suffix, ("torch", "")
     )
-    if importlib.util.find_spec(package) is None:
-        raise ValueError(f'{path} needs {package} to be run: pip install "transnext[{extra}]"')
+    extras.require(str(path), package, extra=extra)

@@ -6,7 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from transnext.models.backbone import Backbone, below
+from transnext.models.backbone import Backbone, below, released_key
+
+_BACKBONE_RATE = 0.1
+_FULL_RATE = ("backbone.patch_embed4.", "backbone.norm4.")
 
 
 class HeadedNet(nn.Module, ABC):
@@ -65,3 +68,14 @@ def mean_over_processes(counts: Tensor) -> Tensor:
         torch.distributed.all_reduce(counts)
         counts /= torch.distributed.get_world_size()
     return counts
+
+
+def lr_scale(name: str) -> float:
+    """The part of the learning rate that a parameter has in the released training of DINO and Mask2Former.
+
+    A tenth in the backbone, except for the patch embedding and the norm of the last stage of a TransNeXt, which the
+    released configurations pass over.
+    """
+    if not name.startswith("backbone."):
+        return 1.0
+    return 1.0 if released_key(name).startswith(_FULL_RATE) else _BACKBONE_RATE

@@ -27,7 +27,7 @@ from transnext.tasks.detection.dino.official import (
     to_released,
 )
 from transnext.tasks.detection.dino.queries import Levels, box_positions
-from transnext.tasks.detection.dino.rates import lr_scale
+from transnext.tasks.headed import lr_scale
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -29,9 +29,8 @@ from transnext.tasks.detection.dino.layers import (
 from transnext.tasks.detection.dino.losses import losses_of_outputs
 from transnext.tasks.detection.dino.matching import Objects, match
 from transnext.tasks.detection.dino.queries import Levels
-from transnext.tasks.detection.dino.rates import lr_scale
 from transnext.tasks.detection.net import DetectionNet, Found
-from transnext.tasks.headed import mean_over_processes
+from transnext.tasks.headed import lr_scale, mean_over_processes
 
 STRIDES = {4: (8, 16, 32), 5: (4, 8, 16, 32)}
 """Scales -> strides of the maps that the backbone gives; one more, of stride 64, is made of the last."""

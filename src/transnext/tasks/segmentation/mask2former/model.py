@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from transnext.models.backbone import Backbone
-from transnext.tasks.detection.dino.rates import lr_scale
-from transnext.tasks.headed import HeadedNet
+from transnext.tasks.headed import HeadedNet, lr_scale
 from transnext.tasks.segmentation.mask2former.head import (
     GROUPS,
     SIZES,
