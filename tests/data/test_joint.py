@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -170,7 +170,8 @@ def test_a_painted_object_is_where_its_box_and_mask_are(seed) -> None:
     box = view.of_boxes([[x0, y0, x1, y1]])[0]
     shown = np.clip(box, view.shown[:2] * 2, view.shown[2:] * 2)
     rows, columns = np.flatnonzero(outline.any(1)), np.flatnonzero(outline.any(0))
-    if (shown[2:] - shown[:2]).min() > 1.5:
+    # What is thinner than the filter, whose sides reach a pixel to both, has less than a half at its corners.
+    if (shown[2:] - shown[:2]).min() > 2:
         found = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
         np.testing.assert_allclose(found, shown, atol=1.0)
     labels = view.of_map(mask, 255)
@@ -183,6 +184,7 @@ def test_a_painted_object_is_where_its_box_and_mask_are(seed) -> None:
 
 
 @given(st.integers(0, 10**6))
+@example(759)  # a pixel that is half covered
 @settings(deadline=None, max_examples=60)
 def test_a_mask_is_the_same_whatever_box_it_is_known_to_lie_in(seed) -> None:
     rng = np.random.default_rng(seed)

@@ -26,6 +26,9 @@ from transnext.data.sample import Frame
 MULTIPLE = 32
 """Sides of what a network sees are multiples of this, pixels."""
 
+_HALF = 0.5 - 1e-6
+"""Share of a pixel from which on it belongs to an object; what is left out is rounding."""
+
 _RESAMPLINGS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -130,10 +133,11 @@ class View:
             # What reaches into the smoothing of the pixels at the edge.
             mx, my = math.ceil(1 / sx) + 1, math.ceil(1 / sy) + 1
             cx0, cy0 = max(math.floor(x0) - mx, 0), max(math.floor(y0) - my, 0)
-            part = Image.fromarray(mask[cy0 : math.ceil(y1) + my, cx0 : math.ceil(x1) + mx] * np.uint8(255))
+            # In floats: bytes round between the two axes, and a pixel that is half covered would go either way.
+            part = Image.fromarray(mask[cy0 : math.ceil(y1) + my, cx0 : math.ceil(x1) + mx].astype(np.float32))
             box = _within([x0 - cx0, y0 - cy0, x1 - cx0, y1 - cy0], part.width, part.height)
             resized = np.asarray(part.resize((ox1 - ox0, oy1 - oy0), Image.Resampling.BILINEAR, box=box))
-            result[top + oy0 : top + oy1, left + ox0 : left + ox1] = resized > 127
+            result[top + oy0 : top + oy1, left + ox0 : left + ox1] = resized > _HALF
         return np.ascontiguousarray(result[:, ::-1]) if self.mirrored else result
 
     def of_map(self, labels: npt.NDArray[np.uint8], unknown: int = 255) -> npt.NDArray[np.uint8]:
