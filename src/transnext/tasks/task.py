@@ -175,6 +175,15 @@ class Task(ABC):
     def objective(self, net: nn.Module, preprocessing: Preprocessing, config: TrainConfig[Any]) -> Objective:
         """What training minimises."""
 
+    @classmethod
+    def heads(cls) -> Any:
+        """The `transnext.tasks.starting.Heads` of a task whose networks are a head on a backbone.
+
+        Raises:
+            ValueError: They are not.
+        """
+        raise ValueError(f"models of {cls.name} have no head on a backbone")
+
     def chosen(self, saved: Mapping[str, Any]) -> "Task":
         """The task with what was chosen in validation, as a model that is opened again has it.
 
