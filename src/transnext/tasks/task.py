@@ -6,7 +6,7 @@ divided once by the weight of all processes and passes; results are named number
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
@@ -216,6 +216,22 @@ class Task(ABC):
         """
         return LabelledImages(source, preprocessing.transform(), preprocessing.min_side())
 
+    def preview(self, batches: Iterable[Batch], path: Path) -> int:
+        """Writes a page of training pictures with their targets drawn into them.
+
+        Args:
+            batches: Training batches; as many are taken as the page has room for.
+            path: The HTML file.
+
+        Returns:
+            How many pictures are on it.
+
+        Raises:
+            ValueError: No picture could be read, or the task has no such page.
+            OSError: The page cannot be written.
+        """
+        raise ValueError(f"{self.name} has no page of training pictures")
+
     def collate(self, targets: Sequence[Any]) -> Any:
         """The targets of a batch together; those of training can be moved by `.to(device)`."""
         return class_targets(targets)
@@ -391,6 +407,7 @@ WHOLE = "all"
 TASKS = {
     "classification": "transnext.tasks.classification.task:Classification",
     "detection": "transnext.tasks.detection.task:Detection",
+    "segmentation": "transnext.tasks.segmentation.task:Segmentation",
 }
 """The class of each task; imported when it is needed."""
 

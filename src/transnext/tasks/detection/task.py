@@ -1,6 +1,6 @@
 """Detection as a task of the engine."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from transnext.config import TrainConfig
-from transnext.data import LabelledImages, Sample, Source
+from transnext.data import Batch, LabelledImages, Sample, Source
 from transnext.data.detection.opening import open_detection
 from transnext.data.detection.source import aligned
 from transnext.data.instances import Annotation
@@ -111,15 +111,20 @@ class Detection(Task):
         return HEADS.model_args(net)
 
     def preprocessing(self, net: nn.Module, config: TrainConfig[Any]) -> Preprocessing:
-        """See `Task.preprocessing`."""
-        assert isinstance(net, DetectionNet)
-        return preprocessing_for(net.backbone, config)
+        """See `Task.preprocessing`; a backbone alone will do."""
+        return preprocessing_for(net if isinstance(net, Backbone) else net.backbone, config)  # type: ignore[arg-type]
 
     def images(
         self, source: Source, preprocessing: Preprocessing, training: TrainConfig[Any] | None = None
     ) -> LabelledImages:
         """See `Task.images`."""
         return DetectionImages(source, preprocessing, training, masks=self.with_masks)
+
+    def preview(self, batches: Iterable[Batch], path: Path) -> int:
+        """See `Task.preview`."""
+        from transnext.tasks.detection.preview import preview_page
+
+        return preview_page(batches, self.class_names, path)
 
     def collate(self, targets: Sequence[Any]) -> Any:
         """See `Task.collate`: an `InstanceBatch` in training, else the annotations."""
