@@ -15,6 +15,7 @@ from transnext.data import Skipped
 from transnext.engine.device import pick_device
 from transnext.extras import require
 from transnext.inputs import open_image
+from transnext.limits import check_number
 from transnext.predict import Segmenter
 from transnext.tasks.segmentation.answers import ClassMap
 from transnext.tasks.segmentation.draw import class_colours, write_label_file
@@ -96,6 +97,7 @@ def _files(asked: Asked) -> list[list[str]]:
             check_writable(folder, folder=True)
     if asked.geojson_file is None and (asked.least_pixels or asked.leave_out):
         raise ValueError("--least-pixels and --leave-out are for outlines: add --geojson-file FILE")
+    check_number("least_pixels", asked.least_pixels, 0)
     if asked.coco_file is not None:
         require("COCO files", "pycocotools", extra="segment")
     return existing_files(asked.images)
@@ -109,6 +111,7 @@ def _sinks(stack: ExitStack, asked: Asked, classes: list[str]) -> list[Callable[
     if asked.geojson_file is not None:
         options: dict[str, Any] = {"least_pixels": asked.least_pixels, "leave_out": asked.leave_out}
         sinks.append(stack.enter_context(geojson(asked.geojson_file, classes, **options)))
+    check_number("least_pixels", asked.least_pixels, 0)
     if asked.coco_file is not None:
         sinks.append(stack.enter_context(coco_masks(asked.coco_file, classes)))
     return sinks

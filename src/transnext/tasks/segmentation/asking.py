@@ -7,7 +7,6 @@ from torch import Tensor
 
 from transnext.tasks.segmentation.answers import ClassMap
 from transnext.tasks.segmentation.placing import resize_scores
-from transnext.tasks.segmentation.task import Segmentation
 from transnext.tasks.task import Asked, Loaded
 
 
@@ -23,7 +22,6 @@ def answers(loaded: Loaded, asked: Asked, confidence: bool = False) -> list[Clas
         ValueError: The outputs are not finite.
     """
     task = loaded.task
-    assert isinstance(task, Segmentation)
     canvas = (asked.inputs.shape[2], asked.inputs.shape[3])
     scores = task.raw(loaded.model, asked.inputs, asked.sizes)
     found = []
@@ -33,7 +31,13 @@ def answers(loaded: Loaded, asked: Asked, confidence: bool = False) -> list[Clas
             raise ValueError(f"what the model says of {name} is not finite: its weights are not usable")
         labels, certain = _placed(one, canvas, (size[0], size[1]), frame.original, loaded, confidence)
         found.append(
-            ClassMap(name=name, labels=labels, class_names=task.class_names, colours=task.colours, confidence=certain)
+            ClassMap(
+                name=name,
+                labels=labels,
+                class_names=loaded.class_names,
+                colours=task.metadata.get("class_colours"),
+                confidence=certain,
+            )
         )
     return found
 
