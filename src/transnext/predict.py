@@ -219,15 +219,26 @@ class Segmenter(Predictor):
             segmenter (`upernet-transnext-tiny-ade`), or one that is `Loaded`.
         image_size: As in `Predictor`.
         device: As in `Predictor`.
+        looking: How to look at pictures, as fields of `tasks.segmentation.looking.Looking`, if not as in training:
+            `window` and `stride`, `scales` and `flip`, `bias_mode`.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
-        ValueError: It is no segmenter, or its weights do not fit or cannot be had.
+        ValueError: It is no segmenter, its weights do not fit or cannot be had, or it cannot look so.
     """
 
     def __init__(
-        self, model: str | Path | Loaded, *, image_size: int | None = None, device: str | torch.device = "cpu"
+        self,
+        model: str | Path | Loaded,
+        *,
+        image_size: int | None = None,
+        device: str | torch.device = "cpu",
+        **looking: Any,
     ) -> None:
         super().__init__(model, image_size=image_size, device=device)
         if self.loaded.task.name != "segmentation":
             raise ValueError(f"{self.loaded.name} is a model of {self.loaded.task.name}, not a segmenter")
+        if looking:
+            from transnext.tasks.segmentation.looking import looking_at
+
+            self.loaded = looking_at(self.loaded, **looking)

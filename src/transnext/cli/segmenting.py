@@ -29,6 +29,7 @@ class Asked:
     images: tuple[str, ...]
     model: str
     image_size: int | None
+    looking: dict[str, Any]
     batch_size: int | None
     device: str
     save: Path | None
@@ -50,7 +51,7 @@ def segment(asked: Asked) -> None:
     """
     found = _files(asked)
     files = [file for group in found for file in group]
-    segmenter = Segmenter(asked.model, image_size=asked.image_size, device=pick_device(asked.device))
+    segmenter = Segmenter(asked.model, image_size=asked.image_size, device=pick_device(asked.device), **asked.looking)
     nowhere: list[Path | None] = [None] * len(files)
     pictures = nowhere if asked.save is None else picture_files(asked.save, asked.images, found, "-classes.png")
     maps = nowhere if asked.labels is None else picture_files(asked.labels, asked.images, found, ".png")
