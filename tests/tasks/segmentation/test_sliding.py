@@ -1,5 +1,7 @@
 """Scores of a picture from overlapping windows: those of the definition, whatever is asked about together."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 from tests.helpers.looking import Looking, dense, placed_picture
 from transnext.models.backbone import Backbone
 from transnext.tasks.segmentation import blending
-from transnext.tasks.segmentation.blending import asked, blended, places, whole
+from transnext.tasks.segmentation.blending import Ask, asked, blended, places, whole
 from transnext.tasks.segmentation.nets import build_net
 from transnext.tasks.segmentation.sliding import sliding_scores
 from transnext.tasks.tiling import Grid
@@ -32,6 +34,10 @@ GRIDS = {
 }
 
 
+def _asked(ask: Ask, picture: Tensor, grid: Grid) -> Iterator[Tensor]:
+    return asked(ask, (picture[:, rows, columns] for rows, columns in places(grid)), 3)
+
+
 @pytest.mark.parametrize("stride", [1, 4])
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 def test_blocks_are_the_definition(grid: Grid, stride: int) -> None:
@@ -39,14 +45,19 @@ def test_blocks_are_the_definition(grid: Grid, stride: int) -> None:
     seen = np.zeros(grid.size, int)
     scores = np.zeros((5, *grid.size))
     last = (0, 0)
-    for rows, columns, block in blended(asked(ask, (picture[:, r, c] for r, c in places(grid)), 3), grid):
+    for rows, columns, block in blended(_asked(ask, picture, grid), grid):
         assert (rows.start, columns.start) >= last, "from top to bottom, and from left to right"
         last = (rows.start, columns.start)
         assert block.dtype == torch.float32
         seen[rows, columns] += 1
         scores[:, rows, columns] = block.numpy()
     assert (seen == 1).all()
-    np.testing.assert_allclose(scores, dense(ask, picture, grid), atol=2e-5)
+    expected = dense(ask, picture, grid)
+    np.testing.assert_allclose(scores, expected, atol=2e-5)
+    at_once = whole(_asked(ask, picture, grid), grid, (grid.size[0] + 3, grid.size[1] + 1)).numpy()
+    np.testing.assert_allclose(at_once[:, :-3, :-1], expected, atol=2e-5)
+    assert not at_once[:, -3:].any()
+    assert not at_once[:, :, -1:].any()
 
 
 def test_what_is_known_of_the_released_mean() -> None:
@@ -68,7 +79,7 @@ def test_a_constant_network_gives_a_constant() -> None:
 
     for grid in GRIDS.values():
         picture = torch.zeros(3, *grid.size)
-        scores = whole(blended(asked(constant, (picture[:, r, c] for r, c in places(grid)), 4), grid), grid.size)
+        scores = whole(_asked(constant, picture, grid), grid, grid.size)
         torch.testing.assert_close(scores, torch.tensor([2.5, -1.0])[:, None, None].expand(2, *grid.size))
 
 
@@ -76,10 +87,12 @@ def test_a_constant_network_gives_a_constant() -> None:
 def test_classes_some_at_a_time(monkeypatch: pytest.MonkeyPatch, values: int) -> None:
     grid = GRIDS["moved back"]
     ask, picture = Looking(), placed_picture(*grid.size)
-    expected = whole(blended(asked(ask, (picture[:, r, c] for r, c in places(grid)), 4), grid), grid.size)
+    expected = whole(_asked(ask, picture, grid), grid, grid.size)
+    blocks = [block.clone() for _, _, block in blended(_asked(ask, picture, grid), grid)]
     monkeypatch.setattr(blending, "_AT_ONCE", values)
-    found = whole(blended(asked(ask, (picture[:, r, c] for r, c in places(grid)), 4), grid), grid.size)
-    assert torch.equal(found, expected)
+    assert torch.equal(whole(_asked(ask, picture, grid), grid, grid.size), expected)
+    for (_, _, block), other in zip(blended(_asked(ask, picture, grid), grid), blocks, strict=True):
+        assert torch.equal(block, other)
 
 
 def test_pictures_of_a_batch_are_as_alone() -> None:

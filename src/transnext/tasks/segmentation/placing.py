@@ -58,8 +58,14 @@ def scores_of_rows(
     scores = scores.float()
     above, below, share = _neighbours(rows, size[0], original[0])
     first, last = int(above[0]), int(below[-1]) + 1
-    upper, lower, part = _neighbours(slice(first, last), scores.shape[1], canvas[0])
-    on_canvas = _columns(_between(scores, upper, lower, part), canvas[1])[..., : size[1]]
+    if tuple(scores.shape[1:]) == canvas:
+        on_canvas = scores[:, first:last]
+    else:
+        upper, lower, part = _neighbours(slice(first, last), scores.shape[1], canvas[0])
+        on_canvas = _columns(_between(scores, upper, lower, part), canvas[1])
+    on_canvas = on_canvas[..., : size[1]]
+    if size[0] == original[0]:  # the rows are those of the picture, and the next one
+        return _columns(on_canvas[:, : rows.stop - rows.start], original[1])
     return _columns(_between(on_canvas, above - first, below - first, share), original[1])
 
 
@@ -143,5 +149,7 @@ def _between(x: Tensor, above: Tensor, below: Tensor, share: Tensor) -> Tensor:
 
 def _columns(x: Tensor, width: int) -> Tensor:
     """`[C, h, w]` with another number of columns."""
+    if x.shape[2] == width:
+        return x
     resized: Tensor = F.interpolate(x[None], size=(x.shape[1], width), mode="bilinear", align_corners=False)[0]
     return resized

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from transnext.data.joint import seen_size
 from transnext.limits import check_number
-from transnext.tasks.segmentation.blending import Ask, asked, blended, places, whole
+from transnext.tasks.segmentation.blending import Ask, asked, places, whole
 from transnext.tasks.tiling import Grid
 
 WINDOW = 512
@@ -66,5 +66,5 @@ def _scores(ask: Ask, images: Tensor, grids: list[Grid], batch_size: int) -> Ite
     for grid in grids:
         # Not around the whole loop: what takes the scores runs between two steps, and is to have its own mode.
         with torch.inference_mode():
-            of_picture = whole(blended(scores, grid), canvas)
+            of_picture = whole(scores, grid, canvas)
         yield of_picture
