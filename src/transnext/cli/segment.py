@@ -108,10 +108,13 @@ def predict(
     flip: bool = False,
     bias_mode: Literal["interpolate", "extrapolate"] | None = None,
     bias_size: int | None = None,
+    tile: int | None = None,
+    overlap: float = 0.25,
     batch_size: int | None = None,
     device: str = "auto",
     save: Path | None = None,
     labels: Path | None = None,
+    label_format: Literal["png", "tif", "npy"] = "png",
     json_file: Path | None = None,
     csv_file: Path | None = None,
     geojson_file: Path | None = None,
@@ -135,10 +138,14 @@ def predict(
         flip: Look at the mirror images, too.
         bias_mode: How the position bias follows the size of images; by default as in training.
         bias_size: With --bias-mode interpolate, the image side from which the bias is resized, pixels.
+        tile: Read and look at pictures of any size in squares of this side, pixels, which fade into one another; their
+            pixels are taken as they are, and may have 16 bits and more channels (TIFF, .npy).
+        overlap: Share of a tile that it has in common with the next.
         batch_size: Images in a forward pass.
         device: auto, cpu, cuda or mps.
         save: Write pictures with the classes over them, and a legend, to this folder.
-        labels: Write label files, PNGs whose values are the classes and whose palette shows them, to this folder.
+        labels: Write label files, whose values are the classes (of PNGs the palette shows them), to this folder.
+        label_format: Of the label files: png, tif with its place on the ground if the picture has one, or npy.
         json_file: Also write which classes are in each image to this file.
         csv_file: Also write a row for each class of each image, with its area.
         geojson_file: Also write the outlines of all regions as GeoJSON.
@@ -154,10 +161,13 @@ def predict(
             model=model,
             image_size=image_size,
             looking=_looking(window, window_stride, scales, flip, bias_mode, bias_size),
+            tile=tile,
+            overlap=overlap,
             batch_size=batch_size,
             device=device,
             save=save,
             labels=labels,
+            label_format=label_format,
             json_file=json_file,
             csv_file=csv_file,
             geojson_file=geojson_file,
