@@ -5,9 +5,10 @@ positions, `P_h P_w` pooled grid, `P = P_h * P_w`.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +16,9 @@ from torch import Tensor, nn
 
 from transnext.explain.maps import query_map
 from transnext.models.attention import AggregatedAttention, GlobalCosineAttention
-from transnext.models.position_bias import PositionBias
 from transnext.ops import AxisIndex, expand_bias_table
-from transnext.ops.reference import NORM_EPS, aggregated_attention_weights
-from transnext.ops.tracing import at_least_float32
+from transnext.ops.reference import NORM_EPS
+from transnext.ops.tracing import at_least_float32, no_autocast
 
 Part = Literal["all", "local", "pooled", "bonus", "bias"]
 """Of the attention of a query: the whole softmax, its window, its pooled keys, the query-learnable values, or what the
@@ -88,7 +88,7 @@ class Attention:
         self.place = kept.place
         self.rows, self.cols = rows, cols
         self._kept, self._image = kept, slice(image, image + 1)
-        self.local, self.pooled = (part[0].contiguous() for part in kept.softmax(rows, cols, self._image))
+        self.local, self.pooled = (part[0] for part in kept.softmax(rows, cols, self._image))
 
     @property
     def fovea(self) -> Tensor:
@@ -172,85 +172,84 @@ class Kept:
         Raises:
             ValueError: There are too many.
         """
-        place, mixer = self.place, self.mixer
+        place, mixer, window = self.place, self.mixer, self.place.window
         keys = math.prod(place.keys) + place.window**2
         if len(rows) * len(cols) * keys * place.heads > MAX_ENTRIES:
             raise ValueError(
                 f"the queries of block {place.block} of stage {place.stage} have {len(rows) * len(cols)} x {keys} "
                 f"weights in {place.heads} heads, too many to hold at once: ask for one query, or for fewer"
             )
-        if isinstance(mixer, GlobalCosineAttention):
-            return self._global_softmax(mixer, rows, cols, images)
-        # Queries see no more than the part of the map that their windows cover. Cut at the edges of the map, that part
-        # hides from them what the whole map would: memory stays small for large images.
-        r = place.window // 2
-        around_rows, around_cols = _widened(rows, r, place.grid[0]), _widened(cols, r, place.grid[1])
-        x = self._normed(around_rows, around_cols, images)
-        bias = self._bias
-        weights = aggregated_attention_weights(
-            mixer.q(x).unflatten(-1, (mixer.num_heads, -1)),
-            mixer.local_keys_of(x)[0],
-            self._keys[images],
-            mixer.query_embedding,
-            mixer.temperature,
-            mixer.relative_pos_bias_local,
-            bias.table,
-            _part_of(bias.rows, around_rows),
-            _part_of(bias.cols, around_cols),
-        )
-        inner = slice(None), _within(rows, around_rows), _within(cols, around_cols)
-        local, pooled = weights.local[inner], weights.pool[inner].flatten(-2)
-        return Softmax(local.flatten(1, 2).transpose(1, 2), pooled.flatten(1, 2).transpose(1, 2))
+        q = self._queries(rows, cols, images)
+        dtype = q.dtype
+        with no_autocast(q.device.type):
+            num_keys = self._inside(rows, cols).sum(-1, dtype=dtype) + math.prod(place.keys)
+            scale = F.softplus(mixer.temperature.to(dtype)[:, 0]) * num_keys.log().view(len(rows), len(cols), 1, 1)
+            q = (q + mixer.query_embedding.to(dtype)[:, 0]) * scale
+            logits = self._bias_logits(rows, cols).expand(len(q), -1, -1, -1).contiguous()  # [B, M, N, K + P]
+            logits[..., window**2 :] += _by_head(q) @ self._keys[images]
+            if window:
+                local = [(q * neighbour).sum(-1) for neighbour in self._neighbours(mixer, rows, cols, images)]
+                logits[..., : window**2] += torch.stack(local, -1).flatten(1, 2).transpose(1, 2)
+            return Softmax(*logits.softmax(-1).split((window**2, math.prod(place.keys)), -1))
 
     @torch.no_grad()
     def bonus(self, rows: range, cols: range, images: slice = slice(None)) -> Tensor:
         """What the query-learnable values add to the window of some queries, `[B, M, N, K]`; see `Attention.bonus`."""
-        mixer = self.mixer
-        x = self._normed(rows, cols, images)
+        mixer, q = self.mixer, self._queries(rows, cols, images)
         if isinstance(mixer, GlobalCosineAttention):
-            return x.new_zeros((x.shape[0], mixer.num_heads, len(rows) * len(cols), 0))
-        q = mixer.q(x).unflatten(-1, (mixer.num_heads, -1)).flatten(1, 2).transpose(1, 2)  # [B, M, N, D]
-        dtype = at_least_float32(q.dtype)
-        qn = F.normalize(q.to(dtype), dim=-1, eps=NORM_EPS)
-        added = qn @ mixer.learnable_tokens.to(dtype) + mixer.learnable_bias.to(dtype)
+            return q.new_zeros((len(q), self.place.heads, len(rows) * len(cols), 0))
+        with no_autocast(q.device.type):
+            added = _by_head(q) @ mixer.learnable_tokens.to(q.dtype) + mixer.learnable_bias.to(q.dtype)
         return added.masked_fill(~self._inside(rows, cols), 0)
 
     @torch.no_grad()
     def bias_only(self, rows: range, cols: range) -> Softmax:
         """Softmax of the position bias of some queries, `[M, N, K]` and `[M, N, P]`."""
-        mixer, bias = self.mixer, self._bias
-        dtype = at_least_float32(self.x.dtype)
-        expanded = expand_bias_table(bias.table.to(dtype), _part_of(bias.rows, rows), _part_of(bias.cols, cols))
-        pooled = expanded.flatten(3).flatten(1, 2)  # [M, N, P]
-        if isinstance(mixer, GlobalCosineAttention):
-            return Softmax(pooled.new_zeros((*pooled.shape[:2], 0)), pooled.softmax(-1))
-        window = mixer.relative_pos_bias_local.to(dtype)[:, None].expand(-1, pooled.shape[1], -1)
-        logits = torch.cat((window.masked_fill(~self._inside(rows, cols), -math.inf), pooled), -1)
-        return Softmax(*logits.softmax(-1).split((window.shape[-1], pooled.shape[-1]), -1))
+        sizes = (self.place.window**2, math.prod(self.place.keys))
+        return Softmax(*self._bias_logits(rows, cols).softmax(-1).split(sizes, -1))
 
-    def _global_softmax(self, mixer: GlobalCosineAttention, rows: range, cols: range, images: slice) -> Softmax:
-        q = mixer.qkv(self._normed(rows, cols, images)).unflatten(-1, (3, mixer.num_heads, -1))[..., 0, :, :]
-        k = self._keys[images].flatten(1, 2).transpose(1, 2)  # [B, M, P, D]
-        dtype = at_least_float32(q.dtype)
-        scale = F.softplus(mixer.temperature.to(dtype)) * math.log(math.prod(self.place.grid))
-        qn = F.normalize(q.to(dtype).flatten(1, 2).transpose(1, 2), dim=-1, eps=NORM_EPS)
-        kn = F.normalize(k.to(dtype), dim=-1, eps=NORM_EPS)
-        bias = self._bias
-        expanded = expand_bias_table(bias.table.to(dtype), _part_of(bias.rows, rows), _part_of(bias.cols, cols))
-        logits = ((qn + mixer.query_embedding.to(dtype)) * scale) @ kn.mT + expanded.flatten(3).flatten(1, 2)
-        return Softmax(logits.new_zeros((*logits.shape[:-1], 0)), logits.softmax(-1))
+    def _queries(self, rows: range, cols: range, images: slice) -> Tensor:
+        """Unit vectors `[B, rows, cols, M, D]`, float32 or float64."""
+        mixer, x = self.mixer, self._normed(rows, cols, images)
+        if isinstance(mixer, GlobalCosineAttention):
+            return _unit(mixer.qkv(x).unflatten(-1, (3, mixer.num_heads, -1))[..., 0, :, :])
+        return _unit(mixer.q(x).unflatten(-1, (mixer.num_heads, -1)))
+
+    def _neighbours(self, mixer: Any, rows: range, cols: range, images: slice) -> Iterator[Tensor]:
+        """Keys that stand at each window position of queries, `[B, rows, cols, M, D]`; 0 outside the map."""
+        window, (h, w) = self.place.window, self.place.grid
+        r = window // 2
+        # No more than the part of the map that windows cover: memory stays small for large images.
+        around = [range(max(q.start - r, 0), min(q.stop + r, n)) for q, n in zip((rows, cols), (h, w), strict=True)]
+        keys = _unit(mixer.local_keys_of(self._normed(*around, images))[0])
+        margins = [(a.start - q.start + r, q.stop + r - a.stop) for q, a in zip((rows, cols), around, strict=True)]
+        keys = F.pad(keys, (0, 0, 0, 0, *margins[1], *margins[0]))
+        for dy in range(window):
+            for dx in range(window):
+                yield keys[:, dy : dy + len(rows), dx : dx + len(cols)]
 
     @cached_property
     def _keys(self) -> Tensor:
-        """Keys beside the window, `[B, P_h, P_w, M, D]`; all pixels of the map go into them, so they are kept."""
+        """Unit vectors of the keys beside the window, `[B, M, D, P]`; the whole map goes into them, so they stay."""
         whole = self._normed(range(self.place.grid[0]), range(self.place.grid[1]), slice(None))
         if isinstance(self.mixer, GlobalCosineAttention):
-            return self.mixer.qkv(whole).unflatten(-1, (3, self.mixer.num_heads, -1))[..., 1, :, :]
-        return self.mixer.pooled_keys_of(whole)[0]
+            keys = self.mixer.qkv(whole).unflatten(-1, (3, self.mixer.num_heads, -1))[..., 1, :, :]
+        else:
+            keys = self.mixer.pooled_keys_of(whole)[0]
+        return _by_head(_unit(keys)).mT
 
-    @property
-    def _bias(self) -> PositionBias:
-        return self.mixer.bias_of(self.x)
+    def _bias_logits(self, rows: range, cols: range) -> Tensor:
+        """Position bias of queries, `[M, N, K + P]`, -inf where a window reaches beyond the map."""
+        mixer, bias = self.mixer, self.mixer.bias_of(self.x)
+        table = bias.table.to(at_least_float32(self.x.dtype))
+        beside = expand_bias_table(table, _part_of(bias.rows, rows), _part_of(bias.cols, cols)).flatten(3)
+        if isinstance(mixer, GlobalCosineAttention):
+            return beside.flatten(1, 2)
+        inside = self._inside(rows, cols)
+        logits = beside.new_empty((len(beside), *inside.shape[:1], inside.shape[1] + beside.shape[-1]))
+        logits[..., : inside.shape[1]] = mixer.relative_pos_bias_local[:, None].where(inside, -math.inf)
+        logits.unflatten(1, beside.shape[1:3])[..., inside.shape[1] :] = beside  # copied once: it may be large
+        return logits
 
     def _normed(self, rows: range, cols: range, images: slice) -> Tensor:
         normed: Tensor = self.norm(self.x[images, rows.start : rows.stop, cols.start : cols.stop])
@@ -266,12 +265,13 @@ class Kept:
         return (inside[0][:, None, :, None] & inside[1][None, :, None, :]).flatten(2).flatten(0, 1)
 
 
-def _widened(queries: range, margin: int, size: int) -> range:
-    return range(max(queries.start - margin, 0), min(queries.stop + margin, size))
+def _unit(x: Tensor) -> Tensor:
+    return F.normalize(x.to(at_least_float32(x.dtype)), dim=-1, eps=NORM_EPS)
 
 
-def _within(queries: range, around: range) -> slice:
-    return slice(queries.start - around.start, queries.stop - around.start)
+def _by_head(x: Tensor) -> Tensor:
+    """`[B, rows, cols, M, D]` to `[B, M, N, D]`."""
+    return x.flatten(1, 2).transpose(1, 2)
 
 
 def _part_of(axis: AxisIndex, queries: range) -> AxisIndex:
