@@ -22,7 +22,7 @@ from transnext.models.transnext import TransNeXt
 class Looked:
     """A network after a forward pass, ready to say where any of its pixels looked; `look` makes it.
 
-    It holds the input of every block and the network itself: what it says is that of the weights as they are then.
+    It holds the input of every block and the network itself, whose weights have to stay as they are meanwhile.
 
     Attributes:
         output: What the network gave, for a classifier its logits.
