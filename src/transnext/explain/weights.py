@@ -222,7 +222,7 @@ class Kept:
         r = window // 2
         # No more than the part of the map that windows cover: memory stays small for large images.
         around = [range(max(q.start - r, 0), min(q.stop + r, n)) for q, n in zip((rows, cols), (h, w), strict=True)]
-        keys = _unit(mixer.local_keys_of(self._normed(*around, images))[0])
+        keys = _unit(mixer.local_keys_of(self._normed(around[0], around[1], images))[0])
         margins = [(a.start - q.start + r, q.stop + r - a.stop) for q, a in zip((rows, cols), around, strict=True)]
         keys = F.pad(keys, (0, 0, 0, 0, *margins[1], *margins[0]))
         for dy in range(window):
