@@ -15,6 +15,7 @@ OPSET = 20
 """Of ONNX, the first with an operator for GELU; ONNX Runtime knows it since 1.17, OpenVINO since 2024.0."""
 
 Backend = Literal["auto", "fused", "reference"]
+CamMethod = Literal["gradcam", "gradcam++", "xgradcam", "layercam"]
 Compile = Literal["none", "default", "dynamic"]
 CropMode = Literal["center", "squash", "border"]
 DtypeName = Literal["float32", "bfloat16", "float16"]

@@ -8,27 +8,11 @@ import torch
 from torch import Tensor, nn
 
 import transnext  # noqa: F401  (registers the models)
+from tests.helpers.small_transnext import small_model
 from transnext.explain import attention_from, where_it_looks
 from transnext.models import TransNeXt
 from transnext.models.attention import AggregatedAttention
 from transnext.ops.reference import aggregated_attention_weights
-
-
-def small_model(**kwargs) -> TransNeXt:
-    """Four stages of little width; large random weights, so that attention is far from uniform."""
-    torch.manual_seed(0)
-    defaults = {
-        "img_size": 64,
-        "num_classes": 3,
-        "embed_dims": (8, 8, 16, 16),
-        "num_heads": (1, 1, 2, 2),
-        "mlp_ratios": (2, 2, 2, 2),
-        "depths": (1, 1, 2, 1),
-    }
-    model = TransNeXt(**{**defaults, **kwargs})
-    for p in model.parameters():
-        nn.init.normal_(p, std=0.5)
-    return model
 
 
 def brute_force(model: TransNeXt, images: Tensor, stage: int, block: int, row: int, col: int) -> Tensor:

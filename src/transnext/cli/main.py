@@ -19,6 +19,7 @@ COMMANDS = (
     "train",
     "eval",
     "study",
+    "explain",
     "predict",
     "export",
     "report",

@@ -1,21 +1,141 @@
-"""Maps over the pixels of where one query of aggregated attention looks.
+"""Where a network looks: the attention of any pixel in any block, after one forward pass.
 
-Shape legend: `B` batch, `H W` image, `h w` feature map of the stage, `M` heads, `K` window positions, `P_h P_w` pooled
-grid.
+Shape legend: `B` batch, `H W` image, `h w` feature map of the stage, `M` heads, `N = h * w` queries, `K` window
+positions, `P` pooled keys.
 """
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from transnext.models.attention import AggregatedAttention
+from transnext.explain.maps import nearest, on_image, query_map
+from transnext.explain.weights import Attention, BlockPlace, Kept
+from transnext.models.attention import AggregatedAttention, GlobalCosineAttention
+from transnext.models.layers import Block
 from transnext.models.transnext import TransNeXt
-from transnext.ops import AxisIndex
-from transnext.ops.reference import aggregated_attention_weights
+
+
+class Looked:
+    """A network after a forward pass, ready to say where any of its pixels looked; `look` makes it.
+
+    It holds the input of every block and the network itself: what it says is that of the weights as they are then.
+
+    Attributes:
+        output: What the network gave, for a classifier its logits.
+        image_size: `(H, W)`.
+        blocks: Every block, in order.
+        net: The TransNeXt in the network.
+    """
+
+    def __init__(self, net: TransNeXt, image_size: tuple[int, int], output: Any, kept: list[Kept]) -> None:
+        self.net = net
+        self.image_size = image_size
+        self.output = output
+        self._kept = {(k.place.stage, k.place.block): k for k in kept}
+
+    @property
+    def blocks(self) -> list[BlockPlace]:
+        """Place and sizes of every block, in order."""
+        return [kept.place for kept in self._kept.values()]
+
+    def block(self, stage: int, block: int, image: int = 0) -> Attention:
+        """Attention of all queries of a block.
+
+        Args:
+            stage: From 0; negative from the last.
+            block: Within the stage, likewise.
+            image: Of the batch.
+
+        Raises:
+            ValueError: There is no such block or image, or its queries are too many to hold at once.
+        """
+        kept = self.kept(stage, block)
+        rows, cols = (range(n) for n in kept.place.grid)
+        return Attention(kept, self._image(image), rows, cols)
+
+    def query(self, stage: int, block: int, row: int, col: int, image: int = 0) -> Attention:
+        """Attention of one query of a block, `N` = 1, of images of any size.
+
+        Args:
+            stage: As in `block`.
+            block: As in `block`.
+            row: Of the query in the feature map; `nearest` finds it.
+            col: Of the query in the feature map.
+            image: Of the batch.
+
+        Raises:
+            ValueError: There is no such block, image or query.
+        """
+        kept = self.kept(stage, block)
+        if not (0 <= row < kept.place.grid[0] and 0 <= col < kept.place.grid[1]):
+            raise ValueError(
+                f"the query is ({row}, {col}), but the map of stage {kept.place.stage} has {kept.place.grid[0]} rows "
+                f"and {kept.place.grid[1]} columns, counted from 0"
+            )
+        return Attention(kept, self._image(image), range(row, row + 1), range(col, col + 1))
+
+    def nearest(self, stage: int, position: tuple[float, float]) -> tuple[int, int]:
+        """Row and column of the pixel of a stage's feature map that is nearest to a place of the image.
+
+        Args:
+            stage: As in `block`.
+            position: Row and column as fractions of the image, 0..1.
+
+        Raises:
+            ValueError: There is no such stage, or the place lies outside the image.
+        """
+        place = self.kept(stage, 0).place
+        return nearest(position, place.stride, self.image_size, place.grid)
+
+    def on_image(self, maps: Tensor, stage: int) -> Tensor:
+        """Maps of a stage, `[..., h, w]`, resized to the image, `[..., H, W]`; see `maps.on_image`."""
+        return on_image(maps, self.kept(stage, 0).place.stride, self.image_size)
+
+    def kept(self, stage: int, block: int) -> Kept:
+        """What a block was given, of all images.
+
+        Args:
+            stage: As in `block`.
+            block: As in `block`.
+
+        Raises:
+            ValueError: There is no such block.
+        """
+        depths = _depths(self.net)
+        return self._kept[_found("stage", stage, len(depths)), _found_block(stage, block, depths[stage])]
+
+    def _image(self, image: int) -> int:
+        return _found("image", image, len(next(iter(self._kept.values())).x))
+
+
+def look(model: nn.Module, images: Tensor, run: Callable[[Tensor], Any] | None = None) -> Looked:
+    """Runs a network once and keeps what every block was given.
+
+    It takes the time of the forward pass, on the kernels as always, and the memory of a map for each block.
+
+    Args:
+        model: A TransNeXt or a module that contains one: a classifier, a backbone, a detector. It is run in eval mode
+            without gradients, and left as it was.
+        images: Normalised images, `[B, 3, H, W]`, of the device and dtype of the model.
+        run: Calls the model with the images, where that takes more than them (a detector wants sizes); `model` itself
+            if None.
+
+    Raises:
+        ValueError: The model contains no TransNeXt, its blocks are compiled or replaced or run more than once for an
+            image, or `images` is not a batch.
+    """
+    net = find_network(model)
+    _check_batch(images)
+    with torch.no_grad(), evaluating(model), _keeping(net) as kept:
+        output = (run or model)(images)
+    missing = sum(_depths(net)) - len(kept)
+    if missing:
+        raise ValueError(f"{missing} blocks did not run: give the model as it was before torch.compile, and all of it")
+    return Looked(net, (images.shape[2], images.shape[3]), output, kept)
 
 
 def attention_from(
@@ -28,7 +148,8 @@ def attention_from(
     """Attention of one query to all pixels of its feature map, mean over heads.
 
     The softmax weight of a neighbour lies on its pixel; the weight of a pooled key is spread evenly over the pixels it
-    was pooled from. The query-learnable-value term, which comes after the softmax, is no part of it.
+    was pooled from. The query-learnable-value term, which comes after the softmax, is no part of it. `look` says more,
+    and of many queries with one forward pass.
 
     Args:
         model: A TransNeXt or a module that contains one. It is run in eval mode without gradients, and left as it was.
@@ -45,8 +166,7 @@ def attention_from(
         ValueError: The model has no such stage or block with aggregated attention, `position` lies outside the image,
             or `images` is not a batch.
     """
-    net = _find_network(model)
-    return _attention_in_stage(net, images, position, _find_stage(net, stage), block)
+    return _attention_from(model, images, position, stage, block)[0]
 
 
 def where_it_looks(
@@ -72,31 +192,53 @@ def where_it_looks(
     Raises:
         ValueError: As in `attention_from`.
     """
-    net = _find_network(model)
-    index = _find_stage(net, stage)
-    attention = _attention_in_stage(net, images, position, index, block)
-    stride = _stride(net, index)
-    rows = _resize_matrix(attention.shape[1], images.shape[2], stride, attention)
-    cols = _resize_matrix(attention.shape[2], images.shape[3], stride, attention)
-    heat = rows @ attention @ cols.T
+    attention, stride = _attention_from(model, images, position, stage, block)
+    heat = on_image(attention, stride, (images.shape[2], images.shape[3]))
     return heat / heat.amax(dim=(1, 2), keepdim=True)
 
 
-def _find_network(model: nn.Module) -> TransNeXt:
+def _attention_from(
+    model: nn.Module, images: Tensor, position: tuple[float, float], stage: int | None, block: int
+) -> tuple[Tensor, int]:
+    """The maps `[B, h, w]`, and the stride of their stage."""
+    net = find_network(model)
+    stage = _aggregated_stage(net, stage)
+    _check_batch(images)
+    block = _found_block(stage, block, _depths(net)[stage])
+    with torch.no_grad(), evaluating(net), _keeping(net, [(stage, block)]) as found:
+        net.forward_intermediates(images, indices=[stage], stop_early=True, intermediates_only=True)
+        kept = found[0]
+        place = kept.place
+        row, col = nearest(position, place.stride, (images.shape[2], images.shape[3]), place.grid)
+        local, pooled = (part.mean(1)[:, 0] for part in kept.softmax(range(row, row + 1), range(col, col + 1)))
+        return query_map(local, pooled.unflatten(-1, place.keys), row, col, place.grid), place.stride
+
+
+def _check_batch(images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[0] == 0:
+        raise ValueError(f"images have shape {tuple(images.shape)}: expected [B, 3, H, W] with at least one image")
+
+
+def find_network(model: nn.Module) -> TransNeXt:
+    """The TransNeXt in a model.
+
+    Raises:
+        ValueError: There is none.
+    """
     for module in model.modules():
         if isinstance(module, TransNeXt):
             return module
     raise ValueError(f"{type(model).__name__} contains no TransNeXt: attention can be shown for TransNeXt models only")
 
 
-def _mixers(net: TransNeXt, stage: int) -> list[AggregatedAttention]:
-    """The aggregated-attention mixers of a stage, one for each block; none if it mixes globally."""
-    return [module for module in net.stages[stage].modules() if isinstance(module, AggregatedAttention)]
+def _depths(net: TransNeXt) -> list[int]:
+    """Number of blocks in each stage."""
+    return [len(stage.blocks) for stage in net.stages]  # type: ignore[arg-type]
 
 
-def _find_stage(net: TransNeXt, stage: int | None) -> int:
+def _aggregated_stage(net: TransNeXt, stage: int | None) -> int:
     """Index, from 0, of a stage with aggregated attention."""
-    aggregated = [i for i in range(len(net.stages)) if _mixers(net, i)]
+    aggregated = [i for i, s in enumerate(net.stages) if any(isinstance(m, AggregatedAttention) for m in s.modules())]
     if not aggregated:
         raise ValueError("the model has no stage with aggregated attention")
     if stage is None:
@@ -107,111 +249,81 @@ def _find_stage(net: TransNeXt, stage: int | None) -> int:
     return index
 
 
-def _attention_in_stage(
-    net: TransNeXt, images: Tensor, position: tuple[float, float], stage: int, block: int
-) -> Tensor:
-    if images.ndim != 4 or images.shape[0] == 0:
-        raise ValueError(f"images have shape {tuple(images.shape)}: expected [B, 3, H, W] with at least one image")
-    if not all(0 <= p <= 1 for p in position):
-        raise ValueError(f"position is {position}: expected row and column as fractions of the image, 0..1")
-    mixers = _mixers(net, stage)
-    if not -len(mixers) <= block < len(mixers):
-        raise ValueError(f"block is {block}, but stage {stage} has {len(mixers)} blocks, counted from 0")
-    mixer = mixers[block]
-    with torch.no_grad(), _evaluating(net):
-        x = _input_of(mixer, net, images, stage)
-        stride = _stride(net, stage)
-        row = _nearest(position[0], images.shape[2], stride, x.shape[1])
-        col = _nearest(position[1], images.shape[3], stride, x.shape[2])
-        return _attention_of_query(mixer, x, row, col)
+def _found(what: str, index: int, count: int) -> int:
+    """An index from 0; negative ones are counted from the last."""
+    if not -count <= index < count:
+        raise ValueError(f"{what} is {index}: expected 0 to {count - 1}")
+    return index % count
+
+
+def _found_block(stage: int, block: int, depth: int) -> int:
+    if not -depth <= block < depth:
+        raise ValueError(f"block is {block}, but stage {stage} has {depth} blocks, counted from 0")
+    return block % depth
 
 
 @contextmanager
-def _evaluating(net: TransNeXt) -> Iterator[None]:
-    """Eval mode; afterwards every module has its own mode again, also where they differed."""
-    training, backend = [(module, module.training) for module in net.modules()], net.backend
-    net.eval()
-    if backend == "fused":
-        net.backend = "auto"  # a mixer that is looked at runs as modules
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode; afterwards every module has its own mode again, also where they differed.
+
+    Args:
+        model: Any.
+    """
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
     try:
         yield
     finally:
-        if backend == "fused":
-            net.backend = backend
         for module, mode in training:
             module.training = mode
 
 
-def _input_of(mixer: AggregatedAttention, net: TransNeXt, images: Tensor, stage: int) -> Tensor:
-    """Input of `mixer`, `[B, h, w, C]`, when the network runs up to its stage."""
-    seen: list[Tensor] = []
-    handle = mixer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    try:
-        net.forward_intermediates(images, indices=[stage], stop_early=True, intermediates_only=True)
-    finally:
-        handle.remove()
-    return seen[0]
+@contextmanager
+def _keeping(net: TransNeXt, wanted: Collection[tuple[int, int]] | None = None) -> Iterator[list[Kept]]:
+    """Keeps what blocks are given while the network runs, in order.
 
+    The blocks are watched, not the mixers in them, so that they run on the kernels as they always do.
 
-def _attention_of_query(mixer: AggregatedAttention, x: Tensor, row: int, col: int) -> Tensor:
-    """Attention `[B, h, w]` of the query at `(row, col)` of the map `x`, `[B, h, w, C]`."""
-    size = (x.shape[1], x.shape[2])
-    r = mixer.window_size // 2
-    # The window of one query needs no more than the part of the map that it covers. Cut at the edges of the map, that
-    # part hides from the query what the whole map would: memory stays small for large images.
-    rows = slice(max(row - r, 0), row + r + 1)
-    cols = slice(max(col - r, 0), col + r + 1)
-    q = mixer.q(x[:, rows, cols]).unflatten(-1, (mixer.num_heads, -1))
-    k, _, k_pool, _ = mixer.keys_of(x)
-    bias = mixer.bias_of(x)
-    weights = aggregated_attention_weights(
-        q,
-        k[:, rows, cols],
-        k_pool,
-        mixer.query_embedding,
-        mixer.temperature,
-        mixer.relative_pos_bias_local,
-        bias.table,
-        _part_of(bias.rows, rows),
-        _part_of(bias.cols, cols),
-    )
-    at = (row - rows.start, col - cols.start)
-    local = weights.local[:, at[0], at[1]].mean(dim=1).unflatten(-1, (mixer.window_size, -1))  # [B, w, w]
-    pool = weights.pool[:, at[0], at[1]].mean(dim=1)  # [B, P_h, P_w]
-
-    attention = _spread_matrix(size[0], pool.shape[1], pool) @ pool @ _spread_matrix(size[1], pool.shape[2], pool).T
-    # The window, padded to the size of the map with a margin for what lies outside it.
-    padded = F.pad(attention, (r, r, r, r))
-    padded[:, row : row + 2 * r + 1, col : col + 2 * r + 1] += local
-    return padded[:, r : r + size[0], r : r + size[1]].contiguous()
-
-
-def _part_of(axis: AxisIndex, queries: slice) -> AxisIndex:
-    """The index of some of the queries of an axis."""
-    return AxisIndex(axis.offsets, axis.taps[queries], None if axis.weight is None else axis.weight[queries])
-
-
-def _spread_matrix(size: int, bins: int, like: Tensor) -> Tensor:
-    """`[size, bins]`: the share of each bin of adaptive average pooling that each pixel has; columns sum to 1."""
-    return F.adaptive_avg_pool1d(torch.eye(size, dtype=like.dtype, device=like.device), bins)
-
-
-def _stride(net: TransNeXt, stage: int) -> int:
-    """Image pixels between the feature-map pixels of a stage."""
-    return net.feature_info[stage]["reduction"]
-
-
-def _nearest(fraction: float, image_size: int, stride: int, size: int) -> int:
-    """The feature-map pixel nearest to a place of the image, along one axis.
-
-    The padded convolutions of the patch embeddings centre feature-map pixel `i` on image pixel `i * stride`.
+    Args:
+        net: The network.
+        wanted: Stage and block of each that is kept; None for all.
     """
-    pixel = fraction * image_size - 0.5
-    return min(max(math.floor(pixel / stride + 0.5), 0), size - 1)
+    kept: list[Kept] = []
+
+    def keep(stage: int, index: int, block: Block, args: tuple[Tensor, ...]) -> None:
+        if any((k.place.stage, k.place.block) == (stage, index) for k in kept):
+            raise ValueError("the model runs its blocks more than once for an image: look at one of its runs alone")
+        kept.append(_kept(net, stage, index, block, args[0].detach()))
+
+    handles = []
+    try:
+        for stage, part in enumerate(net.stages):
+            for index, wrapped in enumerate(part.blocks):  # type: ignore[arg-type]
+                if wanted is None or (stage, index) in wanted:
+                    block = next((m for m in wrapped.modules() if isinstance(m, Block)), None)
+                    if block is None:
+                        raise ValueError(f"block {index} of stage {stage} was replaced by a {type(wrapped).__name__}")
+                    handles.append(block.register_forward_pre_hook(partial(keep, stage, index)))
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
-def _resize_matrix(size: int, image_size: int, stride: int, like: Tensor) -> Tensor:
-    """`[image_size, size]`: linear interpolation along one axis, feature-map pixel `i` at image pixel `i * stride`."""
-    pixels = torch.arange(image_size, dtype=like.dtype, device=like.device)
-    place = (pixels / stride).clamp(max=size - 1)
-    return (1 - (place[:, None] - torch.arange(size, device=like.device)).abs()).clamp(min=0)
+def _kept(net: TransNeXt, stage: int, index: int, block: Block, x: Tensor) -> Kept:
+    mixers = (AggregatedAttention, GlobalCosineAttention)
+    mixer = next((m for m in block.attn.modules() if isinstance(m, mixers)), None)
+    if mixer is None:
+        raise ValueError(f"the attention of block {index} of stage {stage} is a {type(block.attn).__name__}, not ours")
+    grid = (x.shape[1], x.shape[2])
+    aggregated = isinstance(mixer, AggregatedAttention)
+    place = BlockPlace(
+        stage=stage,
+        block=index,
+        stride=net.feature_info[stage]["reduction"],
+        heads=mixer.num_heads,
+        window=mixer.window_size if aggregated else 0,
+        grid=grid,
+        pool=mixer.pool_size(grid) if aggregated else None,
+    )
+    return Kept(place, mixer, block.norm1, x)

@@ -1,14 +1,29 @@
 """Pictures of where the model looks."""
 
+import textwrap
+from collections.abc import Mapping, Sequence
+
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
+
+from transnext.explain.attention import Looked
+from transnext.explain.faithfulness import Faithfulness
+from transnext.explain.receptive_field import ReceptiveField
+from transnext.explain.rollout import Rollout
+from transnext.explain.weights import Part
 
 COLORMAP = "inferno"
 """Perceptually uniform, dark where there is nothing to see."""
 OPACITY = 0.65
 """Of the colours over the image. It is the same everywhere, so that equal colours mean equal heat."""
+SIGNED_COLORMAP = "RdBu_r"
 SUPERSAMPLING = 4
+PANEL = 260
+"""Side of a panel of a figure, hundredths of an inch."""
+TEXT, SOFT, LINE = "#1d1e20", "#5d6066", "#dedfdb"
 
 
 def overlay(
@@ -64,3 +79,156 @@ def _mark(image: Image.Image, position: tuple[float, float]) -> Image.Image:
         draw.ellipse(box, outline=colour, width=round(width))
     ring = ring.resize(image.size, Image.Resampling.LANCZOS)
     return Image.alpha_composite(image.convert("RGBA"), ring).convert("RGB")
+
+
+# Figures of matplotlib; whoever wants them in a file calls `savefig`, whose ending chooses PNG, SVG or PDF.
+
+
+def attention_figure(
+    picture: Image.Image,
+    looked: Looked,
+    position: tuple[float, float] = (0.5, 0.5),
+    *,
+    stage: int = 2,
+    block: int = -1,
+    head: int | None = None,
+) -> Figure:
+    """Attention of one pixel, whole and in its parts.
+
+    Args:
+        picture: What the network saw.
+        looked: The network after it saw it.
+        position: Row and column of the pixel as fractions of the image, 0..1.
+        stage: Which, from 0.
+        block: Which within the stage.
+        head: Which; the mean over all if None.
+
+    Raises:
+        ValueError: There is no such block, head or place.
+    """
+    row, col = looked.nearest(stage, position)
+    attention = looked.query(stage, block, row, col)
+    place = attention.place
+    fovea = attention.fovea[:, 0].mean() if head is None else attention.fovea[head, 0]
+    parts: dict[Part, str] = {"all": "attention"}
+    if place.pool is not None:
+        parts |= {
+            "local": f"window, {fovea:.0%}",
+            "pooled": f"pooled keys, {1 - fovea:.0%}",
+            "bonus": "query-learnable values",
+        }
+    parts["bias"] = "position bias alone"
+    heats = {
+        title: looked.on_image(attention.map(row, col, part, head), stage).cpu().numpy()
+        for part, title in parts.items()
+    }
+    heads = f"mean of {place.heads} heads" if head is None else f"head {head} of {place.heads}"
+    grid = f"{place.grid[0]} x {place.grid[1]}"
+    title = f"Stage {place.stage}, block {place.block}, query ({row}, {col}) of {grid}, {heads}"
+    return heat_figure(picture, heats, title=title, position=position)
+
+
+def rollout_figure(
+    picture: Image.Image, looked: Looked, found: Rollout, position: tuple[float, float] | None = None
+) -> Figure:
+    """A rollout: the shares of the pixels, and of those of the map that each stage begins with.
+
+    Args:
+        picture: What the network saw.
+        looked: The network after it saw it.
+        found: The rollout.
+        position: Where it started; None for the mean of all places.
+    """
+    heats = {"image": found.image.cpu().numpy()}
+    heats |= {f"begin of stage {i}": looked.on_image(shares, i).cpu().numpy() for i, shares in enumerate(found.stages)}
+    start = "the mean of all places" if position is None else "one place"
+    return heat_figure(picture, heats, title=f"Attention rollout from {start}", position=position)
+
+
+def heat_figure(
+    picture: Image.Image,
+    heats: Mapping[str, np.ndarray],
+    *,
+    title: str,
+    position: tuple[float, float] | None = None,
+) -> Figure:
+    """A picture with maps over it, each divided by its largest value.
+
+    Args:
+        picture: What the network saw.
+        heats: Maps `[H, W]` of any size by what to call them. One with negative values is blue there and red where it
+            is positive; others are bright where they are large.
+        title: Of the figure.
+        position: A place to mark, row and column as fractions of the image, 0..1.
+    """
+    scale = max(1, round(PANEL / min(picture.size)))
+    shown = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)
+    panels = {"picture": on_white(shown) if position is None else _mark(on_white(shown), position)}
+    for name, heat in heats.items():
+        largest = float(np.abs(heat).max()) or 1.0
+        signed = bool((heat < 0).any())
+        values = heat / largest / 2 + 0.5 if signed else heat / largest
+        panels[name] = overlay(shown, values, position, SIGNED_COLORMAP if signed else COLORMAP)
+    columns = min(len(panels), 4)
+    figure, axes = _axes(len(panels), columns, picture.height / picture.width)
+    for ax, (name, panel) in zip(axes, panels.items(), strict=True):
+        ax.imshow(np.asarray(panel))
+        ax.set_title(name, loc="left", fontsize=9, color=TEXT)
+        ax.set_axis_off()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=TEXT)
+    return figure
+
+
+def receptive_field_figure(fields: Sequence[ReceptiveField]) -> Figure:
+    """Effective receptive fields side by side, over four powers of ten.
+
+    Args:
+        fields: At least one.
+    """
+    height, width = fields[0].energy.shape
+    figure, axes = _axes(len(fields), min(len(fields), 3), height / width, room=1.1)
+    for ax, field in zip(axes, fields, strict=True):
+        ax.imshow(np.log10(field.energy.numpy().clip(1e-4)), cmap=COLORMAP, vmin=-4, vmax=0)
+        lines = textwrap.wrap(field.caption(), 44)
+        lines.append(f"artefact {field.artefact:.2f} at stride {field.stride}")
+        lines.append(f"half of it in {field.side(0.5)}, 95 % in {field.side(0.95)} pixels")
+        ax.set_title("\n".join(lines), loc="left", fontsize=8, color=TEXT)
+        ax.set_axis_off()
+    return figure
+
+
+def faithfulness_figure(found: Faithfulness) -> Figure:
+    """Deletion and insertion of every explainer; baselines are grey.
+
+    Args:
+        found: What was measured.
+    """
+    figure = Figure(figsize=(9.2, 3.8), layout="constrained", dpi=150)
+    sides = figure.subplots(1, 2, sharey=True)
+    for ax, side in zip(sides, ("deletion", "insertion"), strict=True):
+        for i, (name, judged) in enumerate(found.judged.items()):
+            curve = getattr(judged.curves, side).numpy()
+            share = np.linspace(0, 1, len(curve))
+            baseline = judged.correlation is None
+            style = {"color": SOFT, "linestyle": (":", "--")[i % 2]} if baseline else {"color": f"C{i - 2}"}
+            ax.plot(share, curve, linewidth=1.6, label=name, **style)
+        ax.set_title(f"{side}, {found.images} images", loc="left", fontsize=10, color=TEXT)
+        ax.set_xlabel("share of the pixels, most important first", color=SOFT, fontsize=9)
+        ax.set_ylim(0, 1)
+        ax.grid(color=LINE, linewidth=0.8)
+        ax.spines[:].set_visible(False)
+        ax.tick_params(colors=SOFT, length=0, labelsize=8)
+    sides[0].set_ylabel("probability of the class", color=SOFT, fontsize=9)
+    sides[1].legend(frameon=False, fontsize=8, labelcolor=TEXT)
+    return figure
+
+
+def _axes(count: int, columns: int, ratio: float, room: float = 0.35) -> tuple[Figure, list[Axes]]:
+    """A figure with panels, `room` inches above each."""
+    rows = -(-count // columns)
+    side = PANEL / 100
+    figure = Figure(figsize=(columns * side, rows * (side * ratio + room) + 0.3), layout="constrained", dpi=150)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    for unused in axes[count:]:
+        unused.set_axis_off()
+    return figure, axes[:count]

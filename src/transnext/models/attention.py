@@ -214,14 +214,23 @@ class AggregatedAttention(Mixer):
         Returns:
             `k`, `v`: `[B, H, W, M, D]`; `k_pool`, `v_pool`: `[B, P_h, P_w, M, D]`.
         """
+        k, v = self.local_keys_of(x, product)
+        return (k, v, *self.pooled_keys_of(x, product))
+
+    def local_keys_of(self, x: Tensor, product: Product | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values of the pixels alone, the first two that `keys_of` gives."""
         k, v = _split_heads((product or call)(self.kv, x), 2, self.num_heads)
+        return k, v
+
+    def pooled_keys_of(self, x: Tensor, product: Product | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values of the pooled grid alone, the last two that `keys_of` gives."""
         if type(self.sr) is nn.Conv2d and is_untouched(self.sr):
             z = (product or call)(self.sr, x)
         else:
             z = self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         pooled = self.norm(self.pool(F.gelu(z)))
         k_pool, v_pool = _split_heads((product or call)(self.kv, pooled), 2, self.num_heads)
-        return k, v, k_pool, v_pool
+        return k_pool, v_pool
 
     def bias_of(self, x: Tensor) -> PositionBias:
         """Position bias of the pooled keys of `x`, `[B, H, W, C]`."""
