@@ -21,6 +21,7 @@ COMMANDS = (
     "study",
     "predict",
     "export",
+    "web",
     "report",
     "models",
     "recipes",
