@@ -1,0 +1,4 @@
+import { start } from "./main.js";
+import { open } from "./provider-server.js";
+
+start(open);
