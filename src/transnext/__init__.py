@@ -7,6 +7,7 @@ transnext.train(transnext.TrainConfig(data="photos", output="runs/a"))
 transnext.evaluate("runs/a", "photos")
 transnext.Predictor("runs/a")("one.jpg")
 transnext.Detector("runs/boxes")("street.jpg")                        # what `transnext detect train` made
+transnext.Segmenter("runs/maps")("street.jpg")                        # what `transnext segment train` made
 transnext.export_model("runs/a", "a.onnx")
 """
 
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
     from transnext.export import export_model
     from transnext.loaded import load
     from transnext.models import TransNeXt
-    from transnext.predict import Detector, Predictor
+    from transnext.predict import Detector, Predictor, Segmenter
     from transnext.tasks.classification import recipes
     from transnext.tasks.recipes import recipe
 
 __all__ = [
     "Detector",
     "Predictor",
+    "Segmenter",
     "Skipped",
     "TrainConfig",
     "TransNeXt",
@@ -47,6 +49,7 @@ __getattr__ = lazy_names(
     {
         "Detector": "transnext.predict",
         "Predictor": "transnext.predict",
+        "Segmenter": "transnext.predict",
         "Skipped": "transnext.data",
         "TrainConfig": "transnext.config",
         "TransNeXt": "transnext.models",

@@ -20,7 +20,7 @@ from transnext.limits import MAX_SEED, MAX_SIDE, MAX_WORKERS, check_numbers
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Optimizer = Literal["adamw", "muon"]
-Schedule = Literal["cosine", "constant", "step"]
+Schedule = Literal["cosine", "poly", "constant", "step"]
 Strategy = Literal["ddp", "fsdp"]
 Tracker = Literal["tensorboard", "wandb", "trackio", "none"]
 TaskConfig = TypeVar("TaskConfig")
@@ -28,6 +28,7 @@ TaskConfig = TypeVar("TaskConfig")
 TASK_CONFIGS = {
     "classification": "transnext.tasks.classification.config:ClassificationConfig",
     "detection": "transnext.tasks.detection.config:DetectionConfig",
+    "segmentation": "transnext.tasks.segmentation.config:SegmentationConfig",
 }
 """The options of each task; imported when they are needed."""
 PATHS = ("data", "output", "checkpoint", "cache")
@@ -115,7 +116,10 @@ class OptimConfig:
     backbone_lr: float = 1.0
     """Factor of the learning rate of the backbone of a detector or segmenter, 0..1."""
     schedule: Schedule = "cosine"
-    """Course of the learning rate after the warm-up; step divides it by ten after each of the milestones."""
+    """Course of the learning rate after the warm-up; step divides it by ten after each of the milestones, poly is what
+    is left of the run, as a share, to a power."""
+    power: float = 0.9
+    """Of schedule poly; 1 falls in a straight line."""
     milestones: tuple[int, ...] = ()
     """Epochs after which schedule step divides the learning rate by ten."""
     schedule_per_epoch: bool = False
@@ -125,7 +129,7 @@ class OptimConfig:
     warmup_lr: float = 1e-6
     """Learning rate of the first update."""
     min_lr: float = 1e-5
-    """Learning rate at the end of the cosine."""
+    """Learning rate at the end of schedules cosine and poly."""
     weight_decay: float = 0.05
     """Decoupled decay; biases, norms and what the model's no_weight_decay() names are exempt."""
     decay_biases: bool = False
@@ -139,6 +143,7 @@ class OptimConfig:
         """Refuses values that cannot work."""
         check_numbers(self, 0, names=("lr", "warmup_lr", "min_lr", "weight_decay", "clip_grad", "warmup_epochs"))
         check_numbers(self, 0, 1, names=("ema",))
+        check_numbers(self, 0, 10, names=("power",), above=True)
         check_numbers(self, 0, 1, names=("layer_decay", "backbone_lr"), above=True)
         if (self.schedule == "step") != bool(self.milestones):
             raise ValueError(

@@ -17,7 +17,7 @@ from transnext.loaded import load
 from transnext.tasks.classification.answers import ImagePrediction
 from transnext.tasks.task import Asked, Loaded
 
-__all__ = ["Detector", "ImagePrediction", "Predictor"]
+__all__ = ["Detector", "ImagePrediction", "Predictor", "Segmenter"]
 
 
 class _Read(NamedTuple):
@@ -201,3 +201,33 @@ class Detector(Predictor):
         super().__init__(model, image_size=image_size, device=device)
         if self.loaded.task.name != "detection":
             raise ValueError(f"{self.loaded.name} is a model of {self.loaded.task.name}, not a detector")
+
+
+class Segmenter(Predictor):
+    """Asks a model of which class every pixel of an image is.
+
+        segmenter = Segmenter("runs/maps")           # a run of `transnext segment train`
+        found = segmenter("street.jpg")[0]           # a `ClassMap`
+        found.labels, found.mask("road"), found.polygons()
+        found.draw(picture).save("classes.png")
+
+    Answers are in pixels of the upright picture. Options of a call: `confidence`, to tell the probability of the class
+    of each pixel, too.
+
+    Args:
+        model: A run folder, a checkpoint of ours or of the released code, an exported file, the name of a released
+            segmenter (`upernet-transnext-tiny-ade`), or one that is `Loaded`.
+        image_size: As in `Predictor`.
+        device: As in `Predictor`.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder.
+        ValueError: It is no segmenter, or its weights do not fit or cannot be had.
+    """
+
+    def __init__(
+        self, model: str | Path | Loaded, *, image_size: int | None = None, device: str | torch.device = "cpu"
+    ) -> None:
+        super().__init__(model, image_size=image_size, device=device)
+        if self.loaded.task.name != "segmentation":
+            raise ValueError(f"{self.loaded.name} is a model of {self.loaded.task.name}, not a segmenter")

@@ -16,11 +16,11 @@ def convert(
     """Write a checkpoint with other parameter names or in another format.
 
     Args:
-        source: Checkpoint to read: a torch file or safetensors, with released names or ours, of a classifier, of a
-            detector, or of another dense model, whose backbone is taken.
+        source: Checkpoint to read: a torch file or safetensors, with released names or ours, of a classifier, a
+            detector, a segmenter, or of another dense model, whose backbone is taken.
         target: File to write; its suffix, .safetensors or .pth, decides the format.
         names: Parameter names to write: ours, or official for the released code.
-        backbone: Of a detector, too, take the backbone alone.
+        backbone: Of a detector or segmenter, too, take the backbone alone.
         overwrite: Replace the target if it exists.
 
     Raises:
@@ -29,14 +29,16 @@ def convert(
     """
     from transnext.models.checkpoint import convert_checkpoint
     from transnext.models.checkpoint.writing import check_conversion
-    from transnext.tasks.detection.converting import convert_detector
-    from transnext.tasks.detection.released import holds_detector
+    from transnext.tasks.converting import convert_task
+    from transnext.tasks.released import task_of_file
+    from transnext.tasks.task import task_class
 
     check_conversion(target, names, overwrite=overwrite)
     whose = names.replace("ours", "our")
-    if not backbone and holds_detector(source):
-        number = convert_detector(source, target, names, overwrite=overwrite)
-        print(f"{target}: {number} parameters of a detector with {whose} names")
+    task = None if backbone else task_of_file(source)
+    if task is not None:
+        number = convert_task(source, target, names, task=task, overwrite=overwrite)
+        print(f"{target}: {number} parameters of a {task_class(task).heads().kind} with {whose} names")
         return
     checkpoint = convert_checkpoint(source, target, names, overwrite=overwrite)
     print(f"{target}: {len(checkpoint.state_dict)} parameters with {whose} names")

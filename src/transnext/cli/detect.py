@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from transnext.atomic import check_writable
 from transnext.cli.check import check
 from transnext.cli.eval import check_splitting, measure
-from transnext.cli.train import run
+from transnext.cli.previewing import train_or_preview
 from transnext.config import TrainConfig
 from transnext.extras import require
 from transnext.tasks.detection.config import DetectionConfig
@@ -37,14 +36,7 @@ def train(
         accept_changed: What may be others than the run was started with, for example data, epochs or lr.
         preview: Write a page of training images with their objects, as the network will see them first, and end.
     """
-    if preview is None:
-        run(config, resume, accept_changed)
-        return
-    check_writable(preview)
-    from transnext.cli.previewing import write_preview
-
-    number = write_preview(config, preview)
-    Console(soft_wrap=True, highlight=False).print(f"{number} training pictures: {preview}", markup=False)
+    train_or_preview(config, resume, accept_changed, preview)
 
 
 def evaluate(

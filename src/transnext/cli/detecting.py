@@ -12,10 +12,10 @@ import numpy as np
 from rich.console import Console
 
 from transnext.atomic import check_writable, replacing, write_atomically
-from transnext.cli.pictures import marked_folder, picture_files
+from transnext.cli.pictures import existing_files, marked_folder, picture_files
 from transnext.data import Skipped
 from transnext.engine.device import pick_device
-from transnext.inputs import files_of, is_url, open_image
+from transnext.inputs import open_image
 from transnext.predict import Detector
 from transnext.tasks.detection.answers import ObjectsFound
 from transnext.tasks.detection.draw import draw
@@ -101,11 +101,7 @@ def _files(asked: Asked) -> list[list[str]]:
             check_writable(folder, folder=True)
     if asked.polygons and asked.yolo is None:
         raise ValueError("--polygons is for YOLO labels: add --yolo FOLDER")
-    found = [files_of(given) for given in asked.images]
-    for file in (file for group in found for file in group):
-        if not is_url(file) and not Path(file).exists():
-            raise FileNotFoundError(f"no file {file}")
-    return found
+    return existing_files(asked.images)
 
 
 def _sinks(

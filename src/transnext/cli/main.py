@@ -34,10 +34,11 @@ COMMANDS = (
 """Each is the function of its name in the module of its name; `eval` is called `evaluate`."""
 GROUPS = {
     "detect": {"train": "detect", "eval": "detect", "predict": "detect", "check": "check"},
+    "segment": {"train": "segment", "eval": "segment", "predict": "segment", "check": "segment"},
     "demo": {"detect": "demo"},
 }
 """Commands that have commands of their own, and the module of each."""
-TASK_OF = {"detect": "detection"}
+TASK_OF = {"detect": "detection", "segment": "segmentation"}
 """Task of a group of commands."""
 
 

@@ -11,6 +11,21 @@ _MAX_STEM = 133
 """Longest name of a picture before its ending, bytes: file systems take names of 255, some of 143."""
 
 
+def existing_files(given: Sequence[str]) -> list[list[str]]:
+    """The images, or videos, that each of some paths, patterns, folders and addresses stands for.
+
+    Raises:
+        FileNotFoundError: One is not there.
+    """
+    from transnext.inputs import files_of, is_url
+
+    found = [files_of(one) for one in given]
+    for file in (file for group in found for file in group):
+        if not is_url(file) and not Path(file).exists():
+            raise FileNotFoundError(f"no file {file}")
+    return found
+
+
 def picture_files(folder: Path, given: Sequence[str], found: Sequence[Sequence[str]], ending: str) -> list[Path]:
     """A file for the picture of each image, no two the same and none an image itself.
 

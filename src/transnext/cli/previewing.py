@@ -1,17 +1,34 @@
-"""Training images of a detector, to look at before training."""
+"""Training images of a task, to look at before training."""
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+from transnext.atomic import check_writable
+from transnext.cli.train import run
 from transnext.config import TrainConfig
-from transnext.data import collate
-from transnext.engine.batching import divide_batch
-from transnext.engine.build import open_task
-from transnext.engine.loader import train_loader
-from transnext.models.backbone import Backbone
-from transnext.tasks.detection.preview import preview_page
-from transnext.tasks.detection.task import Detection, preprocessing_for
+
+
+def train_or_preview(
+    config: TrainConfig[Any], resume: str, accept_changed: Collection[str], preview: Path | None
+) -> None:
+    """Trains, or writes a page of what would be trained on.
+
+    Args:
+        config: Of the run.
+        resume: See `transnext train`.
+        accept_changed: See `transnext train`.
+        preview: The HTML file of the page; None to train.
+    """
+    if preview is None:
+        run(config, resume, accept_changed)
+        return
+    check_writable(preview)
+    number = write_preview(config, preview)
+    Console(soft_wrap=True, highlight=False).print(f"{number} training pictures: {preview}", markup=False)
 
 
 def write_preview(config: TrainConfig[Any], path: Path) -> int:
@@ -28,10 +45,15 @@ def write_preview(config: TrainConfig[Any], path: Path) -> int:
         FileNotFoundError: The images are not there.
         ValueError: The configuration or the images do not allow it.
     """
+    from transnext.data import collate
+    from transnext.engine.batching import divide_batch
+    from transnext.engine.build import open_task
+    from transnext.engine.loader import train_loader
+    from transnext.models.backbone import Backbone
+
     task, sources = open_task(config)
-    assert isinstance(task, Detection)
     source = sources["train"]
-    images = task.images(source, preprocessing_for(Backbone(config.model), config), config)
+    images = task.images(source, task.preprocessing(Backbone(config.model), config), config)
     loader = train_loader(
         images,
         batch_size=divide_batch(config, len(images), 1).micro_batch_size,
@@ -43,6 +65,6 @@ def write_preview(config: TrainConfig[Any], path: Path) -> int:
         collate=partial(collate, targets=task.collate),
     )
     try:
-        return preview_page(loader.epoch(0), task.class_names, path)
+        return task.preview(loader.epoch(0), path)
     finally:
         loader.close()

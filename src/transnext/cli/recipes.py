@@ -13,7 +13,7 @@ from transnext.tasks.recipes import MODULES, recipe, recipes_of
 
 
 def recipes(name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None) -> None:
-    """List the recipes of `transnext [detect] train --recipe NAME`, or show one with all its values.
+    """List the recipes of `transnext [detect|segment] train --recipe NAME`, or show one with all its values.
 
     Args:
         name: The recipe to show; a list of all by default.

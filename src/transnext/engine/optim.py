@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
-from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, StepLRScheduler
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
@@ -95,7 +95,12 @@ def _groups(model: nn.Module, config: OptimConfig, no_decay: set[str]) -> list[d
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            exempt = "norm" in name if config.decay_biases else parameter.ndim <= 1 or name.endswith(".bias")
+            # As the released configurations match names, in which batch norms of heads are called "bn".
+            exempt = (
+                "norm" in name.replace("batch_norm", "bn")
+                if config.decay_biases
+                else parameter.ndim <= 1 or name.endswith(".bias")
+            )
             groups.setdefault((name in slow, exempt or name in no_decay), []).append(parameter)
     return [
         {
@@ -135,10 +140,13 @@ class LearningRateSchedule:
 def make_scheduler(
     optimizer: torch.optim.Optimizer, config: TrainConfig, updates_per_epoch: int
 ) -> LearningRateSchedule:
-    """Linear warm-up, then a cosine down to `min_lr`, a constant or steps; call `step_update(n)` before update `n`.
+    """Linear warm-up, then a cosine or a power down to `min_lr`, a constant or steps.
+
+    Call `step_update(n)` before update `n`.
 
     With `schedule_per_epoch` it is that of the released training: the rate changes between epochs, the first two
-    epochs both have the first rate, and the cosine, which counts from epoch 0, takes over in its middle.
+    epochs both have the first rate, and the cosine, which counts from epoch 0, takes over in its middle. So the power
+    always does.
 
     Args:
         optimizer: The optimiser whose rate is set.
@@ -158,6 +166,16 @@ def make_scheduler(
         return LearningRateSchedule(steps, time_of)
     if config.optim.schedule == "constant":
         return LearningRateSchedule(StepLRScheduler(optimizer, decay_t=1, decay_rate=1.0, **begin), time_of)
+    if config.optim.schedule == "poly":
+        poly = PolyLRScheduler(
+            optimizer,
+            t_initial=total,
+            power=config.optim.power,
+            lr_min=config.optim.min_lr,
+            warmup_prefix=False,
+            **begin,
+        )
+        return LearningRateSchedule(poly, time_of)
     length = total if per_epoch else max(1, total - warmup)
     scheduler = CosineLRScheduler(
         optimizer, t_initial=length, lr_min=config.optim.min_lr, warmup_prefix=not per_epoch, **begin

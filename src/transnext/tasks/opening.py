@@ -6,7 +6,7 @@ import torch
 
 from transnext.models.checkpoint import read_tensors
 from transnext.tasks.classification.loading import load_classifier
-from transnext.tasks.detection.released import fetched, is_released_name, kind_of_released
+from transnext.tasks.released import fetched, is_released_name, task_of_released
 from transnext.tasks.task import DEFAULT_TASK, Loaded, task_class
 
 HUB_WEIGHTS = "model.safetensors"
@@ -44,11 +44,8 @@ def _weights_of(path: Path) -> Path:
 
 
 def _task_of(path: Path) -> str:
-    """Name of the task of a checkpoint; what does not say it, and is no released detector, is a classifier."""
+    """Name of the task of a checkpoint; what does not say it, and is none that was released, is a classifier."""
     if not path.is_file():
         return DEFAULT_TASK
     tensors, metadata = read_tensors(path)
-    if kind_of_released(tensors) is not None:
-        return "detection"
-    name: str = metadata.get("task", DEFAULT_TASK)
-    return name
+    return task_of_released(tensors) or str(metadata.get("task", DEFAULT_TASK))

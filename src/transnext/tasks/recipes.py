@@ -8,6 +8,7 @@ from transnext.config import TrainConfig
 MODULES = {
     "classification": "transnext.tasks.classification.recipes",
     "detection": "transnext.tasks.detection.recipes",
+    "segmentation": "transnext.tasks.segmentation.recipes",
 }
 """The recipes of each task; imported when they are needed."""
 

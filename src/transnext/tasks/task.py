@@ -6,7 +6,7 @@ divided once by the weight of all processes and passes; results are named number
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
@@ -175,6 +175,15 @@ class Task(ABC):
     def objective(self, net: nn.Module, preprocessing: Preprocessing, config: TrainConfig[Any]) -> Objective:
         """What training minimises."""
 
+    @classmethod
+    def heads(cls) -> Any:
+        """The `transnext.tasks.starting.Heads` of a task whose networks are a head on a backbone.
+
+        Raises:
+            ValueError: They are not.
+        """
+        raise ValueError(f"models of {cls.name} have no head on a backbone")
+
     def chosen(self, saved: Mapping[str, Any]) -> "Task":
         """The task with what was chosen in validation, as a model that is opened again has it.
 
@@ -206,6 +215,22 @@ class Task(ABC):
             training: For training the configuration, which may say how images are augmented.
         """
         return LabelledImages(source, preprocessing.transform(), preprocessing.min_side())
+
+    def preview(self, batches: Iterable[Batch], path: Path) -> int:
+        """Writes a page of training pictures with their targets drawn into them.
+
+        Args:
+            batches: Training batches; as many are taken as the page has room for.
+            path: The HTML file.
+
+        Returns:
+            How many pictures are on it.
+
+        Raises:
+            ValueError: No picture could be read, or the task has no such page.
+            OSError: The page cannot be written.
+        """
+        raise ValueError(f"{self.name} has no page of training pictures")
 
     def collate(self, targets: Sequence[Any]) -> Any:
         """The targets of a batch together; those of training can be moved by `.to(device)`."""
@@ -382,6 +407,7 @@ WHOLE = "all"
 TASKS = {
     "classification": "transnext.tasks.classification.task:Classification",
     "detection": "transnext.tasks.detection.task:Detection",
+    "segmentation": "transnext.tasks.segmentation.task:Segmentation",
 }
 """The class of each task; imported when it is needed."""
 

@@ -26,7 +26,7 @@ from transnext.loaded import load
 from transnext.models.checkpoint import read_tensors
 from transnext.studies.report import report as report_again
 from transnext.tasks.detection.net import DetectionNet
-from transnext.tasks.detection.starting import model_args, rebuilt_net
+from transnext.tasks.detection.starting import HEADS
 from transnext.tasks.detection.task import Detection
 
 PROCESSES = Path(__file__).with_name("processes_driver.py")
@@ -225,11 +225,11 @@ def test_every_detector_is_the_same_when_it_is_opened_again(kind, tmp_path, no_r
             assert torch.equal(ours.boxes, theirs.boxes)
             assert torch.equal(ours.scores, theirs.scores)
             assert torch.equal(ours.labels, theirs.labels)
-    again = rebuilt_net("transnext_pico", json.loads(json.dumps(model_args(loaded.model))))
-    assert model_args(again) == model_args(loaded.model)
+    again = HEADS.rebuilt("transnext_pico", json.loads(json.dumps(HEADS.model_args(loaded.model))))
+    assert HEADS.model_args(again) == HEADS.model_args(loaded.model)
     few = build_net(task, config.but(max_detections=3))
     assert few.max_detections == 3
-    assert rebuilt_net("transnext_pico", model_args(few)).max_detections == 3
+    assert HEADS.rebuilt("transnext_pico", HEADS.model_args(few)).max_detections == 3
 
 
 def replace_most(task: Detection, most: int) -> Detection:

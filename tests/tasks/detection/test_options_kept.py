@@ -10,7 +10,7 @@ from transnext.config import TrainConfig
 from transnext.models.backbone import Backbone
 from transnext.tasks.detection.dino.queries import Levels
 from transnext.tasks.detection.nets import DETECTORS, build_net, strides_of
-from transnext.tasks.detection.starting import fresh_net, model_args, rebuilt_net
+from transnext.tasks.detection.starting import HEADS, fresh_net
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -20,7 +20,7 @@ def test_the_limit_of_detections_is_kept(detector) -> None:
     masks = DETECTORS[detector].masks
     net = build_net(detector, Backbone("resnet18", strides_of(detector)), 2, size="small", masks=masks)
     net.max_detections = 7
-    again = rebuilt_net("resnet18", model_args(net))
+    again = HEADS.rebuilt("resnet18", HEADS.model_args(net))
     assert again.max_detections == 7
     with torch.inference_mode():
         found = again.eval()(torch.randn(1, 3, 64, 96), torch.tensor([[64, 96]]))

@@ -23,8 +23,9 @@ from transnext.models.checkpoint import model_from_checkpoint, read_tensors, sav
 from transnext.tasks.detection.net import DetectionNet
 from transnext.tasks.detection.nets import build_net as build_detector
 from transnext.tasks.detection.nets import strides_of
-from transnext.tasks.detection.released import RELEASED, coco_classes, official_names
-from transnext.tasks.detection.starting import load_detector, model_args
+from transnext.tasks.detection.released import coco_classes, official_names
+from transnext.tasks.detection.starting import HEADS
+from transnext.tasks.released import RELEASED
 
 __all__ = ["serve"]
 
@@ -86,7 +87,7 @@ def test_names_and_files_on_the_hub() -> None:
     expected = {f"maskrcnn-transnext-{s}-coco": f"mask_rcnn_transnext_{s}_fpn_1x_coco_in1k.pth" for s in sizes}
     expected["dino-4scale-transnext-tiny-coco"] = "dino_4scale_transnext_tiny_12e_in1k.pth"
     expected |= {f"dino-5scale-transnext-{s}-coco": f"dino_5scale_transnext_{s}_12e_in1k.pth" for s in sizes}
-    assert expected == RELEASED
+    assert expected == {name: file for name, (task, file) in RELEASED.items() if task == "detection"}
 
 
 def test_classes_of_coco() -> None:
@@ -114,7 +115,7 @@ for name in sys.argv[1:]:
 def test_a_released_name_is_fetched_and_then_comes_from_the_cache(serve, randomise, tmp_path) -> None:
     name = "maskrcnn-transnext-tiny-coco"
     file, _ = released_file("mask_rcnn", tmp_path, randomise)
-    path = f"/DaiShiResearch/{name}/resolve/main/{RELEASED[name]}"
+    path = f"/DaiShiResearch/{name}/resolve/main/{RELEASED[name].file}"
     hub = serve({path: file.read_bytes()})
 
     def ask(*names: str, offline: bool = False) -> list[dict]:
@@ -163,7 +164,7 @@ def test_there_and_back(kind, randomise, tmp_path, capsys) -> None:
     assert loaded.class_names == coco_classes()[0]
     assert loaded.task.category_ids == coco_classes()[1]
     assert loaded.preprocessing == load(file).preprocessing
-    assert model_args(loaded.model) == model_args(load_detector(file)[0])
+    assert HEADS.model_args(loaded.model) == HEADS.model_args(HEADS.load(file)[0])
     main(["convert", str(ours), str(back), "--names", "official"])
     content = torch.load(back, weights_only=True)
     assert same(content["state_dict"], torch.load(file, weights_only=True)["state_dict"])

@@ -1,6 +1,6 @@
 """Detection as a task of the engine."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from transnext.config import TrainConfig
-from transnext.data import LabelledImages, Sample, Source
+from transnext.data import Batch, LabelledImages, Sample, Source
 from transnext.data.detection.opening import open_detection
 from transnext.data.detection.source import aligned
 from transnext.data.instances import Annotation
@@ -30,7 +30,8 @@ from transnext.tasks.detection.nets import DETECTORS
 from transnext.tasks.detection.objective import DetectionObjective
 from transnext.tasks.detection.rare_classes import repeat_factors
 from transnext.tasks.detection.results import DetectionResult
-from transnext.tasks.detection.starting import fresh_net, load_detector, model_args, rebuilt_net
+from transnext.tasks.detection.starting import HEADS, fresh_net
+from transnext.tasks.starting import Heads
 from transnext.tasks.task import WHOLE, Asked, Loaded, Look, Meter, Objective, Task
 
 SIDES = {"small": 320, "base": 640, "released": 800}
@@ -96,7 +97,7 @@ class Detection(Task):
     def build(self, config: TrainConfig[Any], saved_args: Mapping[str, Any] | None = None) -> nn.Module:
         """See `Task.build`."""
         if saved_args is not None:
-            return rebuilt_net(config.model, saved_args)
+            return HEADS.rebuilt(config.model, saved_args)
         net, said = fresh_net(config, self.class_names, self.with_masks, self.metadata["most_objects"])
         self.notes.extend(said)
         # COCO's limit of 100 would cut the objects of denser images.
@@ -107,18 +108,23 @@ class Detection(Task):
     def model_args(self, net: nn.Module) -> dict[str, Any]:
         """See `Task.model_args`."""
         assert isinstance(net, DetectionNet)
-        return model_args(net)
+        return HEADS.model_args(net)
 
     def preprocessing(self, net: nn.Module, config: TrainConfig[Any]) -> Preprocessing:
-        """See `Task.preprocessing`."""
-        assert isinstance(net, DetectionNet)
-        return preprocessing_for(net.backbone, config)
+        """See `Task.preprocessing`; a backbone alone will do."""
+        return preprocessing_for(net if isinstance(net, Backbone) else net.backbone, config)  # type: ignore[arg-type]
 
     def images(
         self, source: Source, preprocessing: Preprocessing, training: TrainConfig[Any] | None = None
     ) -> LabelledImages:
         """See `Task.images`."""
         return DetectionImages(source, preprocessing, training, masks=self.with_masks)
+
+    def preview(self, batches: Iterable[Batch], path: Path) -> int:
+        """See `Task.preview`."""
+        from transnext.tasks.detection.preview import preview_page
+
+        return preview_page(batches, self.class_names, path)
 
     def collate(self, targets: Sequence[Any]) -> Any:
         """See `Task.collate`: an `InstanceBatch` in training, else the annotations."""
@@ -130,6 +136,11 @@ class Detection(Task):
         if not threshold:
             return None
         return lambda: repeat_factors([_present(source.target(i)) for i in range(len(source))], threshold)
+
+    @classmethod
+    def heads(cls) -> Heads[DetectionNet]:
+        """See `Task.heads`."""
+        return HEADS
 
     def objective(self, net: nn.Module, preprocessing: Preprocessing, config: TrainConfig[Any]) -> Objective:
         """See `Task.objective`."""
@@ -171,7 +182,7 @@ class Detection(Task):
     @classmethod
     def load(cls, path: Path, *, image_size: int | None = None, device: str | torch.device = "cpu") -> Loaded:
         """See `Task.load`; the checkpoint may be a released one, too."""
-        net, saved = load_detector(path)
+        net, saved = HEADS.load(path)
         preprocessing = Preprocessing.from_mapping(saved["preprocessing"])
         if image_size is not None:
             preprocessing = preprocessing.resized(image_size)

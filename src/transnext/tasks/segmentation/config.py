@@ -50,12 +50,21 @@ class SegmentationConfig:
     max_class_share: float = 0.75
     """Crops in which one class has more than this share of the labelled pixels are drawn anew, up to ten times; 1 to
     take any."""
+    window: int | None = None
+    """Side of the windows in which a picture is looked through in evaluation and use, pixels of the scaled picture; by
+    default it is seen as a whole."""
+    window_stride: int | None = None
+    """Step from one window to the next, pixels; two thirds of a window by default."""
 
     def __post_init__(self) -> None:
         """Refuses values that cannot work."""
         check_numbers(self, 0, 1, names=("color_jitter",))
         check_numbers(self, 0, 1, names=("max_class_share",), above=True)
-        check_numbers(self, 32, MAX_SIDE, names=("crop",))
+        check_numbers(self, 32, MAX_SIDE, names=("crop", "window"))
+        if self.window_stride is not None and (self.window is None or not 1 <= self.window_stride <= self.window):
+            raise ValueError(
+                f"window_stride is {self.window_stride}: expected 1 to the side of the window, which is {self.window}"
+            )
         if self.jitter is not None and not 0.01 <= self.jitter[0] <= self.jitter[1] <= 10:
             raise ValueError(f"jitter is {self.jitter}: expected 0.01 <= smallest <= largest <= 10")
         if self.crop is not None and self.augment == "none":

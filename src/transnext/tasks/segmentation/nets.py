@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from transnext.extras import require
 from transnext.models.backbone import Backbone
 from transnext.tasks.segmentation.net import SegmentationNet
 
@@ -16,12 +17,14 @@ class Segmenter(NamedTuple):
         strides: Of the maps that it takes.
         classes: Module that has its `replace_classes`.
         official: Module that knows the released names of its parameters.
+        packages: That it needs beside those of all tasks.
     """
 
     builder: str
     strides: tuple[int, ...]
     classes: str
     official: str
+    packages: tuple[str, ...] = ()
 
 
 _ROOM = "transnext.tasks.segmentation"
@@ -36,6 +39,7 @@ SEGMENTERS = {
         (4, 8, 16, 32),
         f"{_ROOM}.mask2former.classes",
         f"{_ROOM}.mask2former.official",
+        ("transformers", "scipy"),
     ),
 }
 
@@ -74,6 +78,7 @@ def build_net(
         raise ValueError(f"{segmenter} needs maps of strides {strides}, the backbone gives those of {backbone.strides}")
     if size is not None:
         args["size"] = size
+    require(segmenter, *SEGMENTERS[segmenter].packages, extra="segment")
     module, _, function = SEGMENTERS[segmenter].builder.partition(":")
     build: Callable[..., SegmentationNet] = getattr(import_module(module), function)
     net = build(backbone, num_classes, **args)

@@ -1,0 +1,165 @@
+"""Name the class of every pixel: train, evaluate and use segmenters."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from transnext.atomic import check_writable, write_atomically
+from transnext.cli.eval import check_splitting, measure
+from transnext.cli.previewing import train_or_preview
+from transnext.config import TrainConfig
+from transnext.tasks.segmentation.config import SegmentationConfig
+
+
+def train(
+    config: Annotated[TrainConfig[SegmentationConfig], tyro.conf.arg(name="")],
+    recipe: str | None = None,
+    resume: Annotated[str, tyro.conf.arg(metavar="auto|never|CHECKPOINT")] = "never",
+    accept_changed: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[OPTION ...]")] = (),
+    preview: Path | None = None,
+) -> None:
+    """Train a segmenter, evaluate it on every split and write a report.
+
+    DATA are pictures with maps of classes: folders of pictures and label files (ADE20K is one), Cityscapes, COCO
+    panoptic, or the outlines of COCO instances, found by what is there.
+
+    Args:
+        config: What to train, on what and how.
+        recipe: Take the values of a recipe for the options that are not given; `transnext recipes` lists them.
+        resume: Go on with the run in --output: auto from its newest whole checkpoint, or from the one at this path.
+            Options that are not given are then those of the run.
+        accept_changed: What may be others than the run was started with, for example data, epochs or lr.
+        preview: Write a page of training pictures with their maps, as the network will see them first, and end.
+    """
+    train_or_preview(config, resume, accept_changed, preview)
+
+
+def evaluate(
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
+    splits: tuple[str, ...] = (),
+    image_size: int | None = None,
+    batch_size: int = 8,
+    workers: int = 1,
+    device: str = "auto",
+    val_fraction: float | None = None,
+    seed: int | None = None,
+    json_file: Path | None = None,
+) -> None:
+    """Measure a segmenter on a data set: mIoU, accuracy, Dice and borders, in pixels of the pictures.
+
+    Args:
+        model: A run folder, a checkpoint of ours or of the released code, or the name of a released segmenter.
+        data: A folder, or a COCO file.
+        splits: Which splits; all by default.
+        image_size: Side that images are brought to, pixels; the trained one by default.
+        batch_size: Images in a forward pass.
+        workers: Processes that read images.
+        device: auto, cpu, cuda or mps.
+        val_fraction: Share held out where the data come without splits; by default as in training, for the data that
+            the model was trained on.
+        seed: Decides what is held out; by default as in training.
+        json_file: Also write the results, those of each class and the confusion, to this file.
+    """
+    check_splitting(val_fraction, seed)
+    if json_file is not None:
+        check_writable(json_file)
+    from transnext.engine.device import pick_device
+    from transnext.predict import Segmenter
+
+    measure(
+        model,
+        data,
+        splits,
+        loaded=Segmenter(model, image_size=image_size, device=pick_device(device)).loaded,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        val_fraction=val_fraction,
+        seed=seed,
+        json_file=json_file,
+    )
+
+
+def predict(
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")],
+    model: str,
+    image_size: int | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    save: Path | None = None,
+    labels: Path | None = None,
+    json_file: Path | None = None,
+    csv_file: Path | None = None,
+    geojson_file: Path | None = None,
+    coco_file: Path | None = None,
+    least_pixels: float = 0.0,
+    leave_out: tuple[str, ...] = (),
+) -> None:
+    """Name the class of every pixel of images.
+
+    What cannot be read is listed at the end, with the reason; the exit status is 2 if nothing could be read.
+
+    Args:
+        images: Image files, folders of images, patterns or http(s) URLs.
+        model: A run folder, a checkpoint of ours or of the released code, an exported file, or the name of a released
+            segmenter.
+        image_size: Side that images are brought to, pixels; the trained one by default.
+        batch_size: Images in a forward pass.
+        device: auto, cpu, cuda or mps.
+        save: Write pictures with the classes over them, and a legend, to this folder.
+        labels: Write label files, PNGs whose values are the classes and whose palette shows them, to this folder.
+        json_file: Also write which classes are in each image to this file.
+        csv_file: Also write a row for each class of each image, with its area.
+        geojson_file: Also write the outlines of all regions as GeoJSON.
+        coco_file: Also write the maps as a COCO data set.
+        least_pixels: With --geojson-file leave out regions of a smaller area, pixels.
+        leave_out: With --geojson-file leave out these classes, for example a background.
+    """
+    from transnext.cli.segmenting import Asked, segment
+
+    segment(
+        Asked(
+            images=images,
+            model=model,
+            image_size=image_size,
+            batch_size=batch_size,
+            device=device,
+            save=save,
+            labels=labels,
+            json_file=json_file,
+            csv_file=csv_file,
+            geojson_file=geojson_file,
+            coco_file=coco_file,
+            least_pixels=least_pixels,
+            leave_out=leave_out,
+        )
+    )
+
+
+def check(
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
+    pixels: bool = True,
+    reduce_zero_label: bool | None = None,
+    json_file: Path | None = None,
+) -> None:
+    """List what is wrong with pictures and their maps of classes, and what training would do about it.
+
+    Args:
+        data: A folder, or a COCO file.
+        pixels: Decode every picture, which finds damaged and repeated ones; --no-pixels is quicker.
+        reduce_zero_label: In label files 0 means nothing and 1 is the first class; by default so in ADE20K, or as a
+            class file says.
+        json_file: Also write what was found to this file.
+    """
+    if json_file is not None:
+        check_writable(json_file)
+    from transnext.data.segmentation.checks import check_segmentation
+
+    report = check_segmentation(data, pixels=pixels, reduce_zero_label=reduce_zero_label)
+    Console(soft_wrap=True, highlight=False).print(report.text(), markup=False)
+    if json_file is not None:
+        write_atomically(json_file, json.dumps(report.to_dict(), ensure_ascii=False, indent=1) + "\n")

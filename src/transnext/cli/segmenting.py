@@ -1,0 +1,120 @@
+"""Naming the class of every pixel of images, and writing it down: the work of `transnext segment predict`."""
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from transnext.atomic import check_writable, replacing, write_atomically
+from transnext.cli.pictures import existing_files, marked_folder, picture_files
+from transnext.data import Skipped
+from transnext.engine.device import pick_device
+from transnext.extras import require
+from transnext.inputs import open_image
+from transnext.predict import Segmenter
+from transnext.tasks.segmentation.answers import ClassMap
+from transnext.tasks.segmentation.draw import class_colours, write_label_file
+from transnext.tasks.segmentation.writers import area_table, coco_masks, geojson
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Options of `transnext segment predict`; see there."""
+
+    images: tuple[str, ...]
+    model: str
+    image_size: int | None
+    batch_size: int | None
+    device: str
+    save: Path | None
+    labels: Path | None
+    json_file: Path | None
+    csv_file: Path | None
+    geojson_file: Path | None
+    coco_file: Path | None
+    least_pixels: float
+    leave_out: tuple[str, ...]
+
+
+def segment(asked: Asked) -> None:
+    """Names the classes, says which there are, and writes what is asked for.
+
+    Raises:
+        FileNotFoundError: An image or the model is not there.
+        ValueError: Nothing could be read, or an option cannot work.
+    """
+    found = _files(asked)
+    files = [file for group in found for file in group]
+    segmenter = Segmenter(asked.model, image_size=asked.image_size, device=pick_device(asked.device))
+    nowhere: list[Path | None] = [None] * len(files)
+    pictures = nowhere if asked.save is None else picture_files(asked.save, asked.images, found, "-classes.png")
+    maps = nowhere if asked.labels is None else picture_files(asked.labels, asked.images, found, ".png")
+    console = Console(soft_wrap=True, highlight=False)
+    rows: list[dict[str, Any]] = []
+    skipped: list[Skipped] = []
+    with ExitStack() as stack:
+        sinks = _sinks(stack, asked, segmenter.loaded.class_names)
+        for file, picture, labels, answer in zip(
+            files, pictures, maps, segmenter.stream(files, batch_size=asked.batch_size), strict=True
+        ):
+            if isinstance(answer, Skipped):
+                skipped.append(answer)
+                continue
+            console.print(f"{file}: {answer.text()}", markup=False)
+            rows.append(answer.to_dict())
+            for sink in sinks:
+                sink(answer.name, answer.labels)
+            if picture is not None:
+                _draw(file, answer, picture)
+                console.print(f"  drawn: {picture}", markup=False)
+            if labels is not None:
+                marked_folder(labels.parent)
+                write_label_file(labels, answer.labels, class_colours(len(answer.class_names), answer.colours))
+        if skipped and not rows:
+            first = skipped[0]
+            raise ValueError(f"nothing could be read of {len(files)} files; the first: {first.name}: {first.reason}")
+    if asked.json_file is not None:
+        write_atomically(asked.json_file, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+    for problem in skipped:
+        line = f"skipped {problem.name}: {problem.reason}"
+        Console(stderr=True, soft_wrap=True).print(line, style="yellow", markup=False)
+
+
+def _files(asked: Asked) -> list[list[str]]:
+    """The images that each argument stands for; outputs are checked before the work."""
+    if not asked.images:
+        raise ValueError("no image is given: transnext segment predict IMAGE ... --model MODEL")
+    for output in (asked.json_file, asked.csv_file, asked.geojson_file, asked.coco_file):
+        if output is not None:
+            check_writable(output)
+    for folder in (asked.save, asked.labels):
+        if folder is not None:
+            check_writable(folder, folder=True)
+    if asked.geojson_file is None and (asked.least_pixels or asked.leave_out):
+        raise ValueError("--least-pixels and --leave-out are for outlines: add --geojson-file FILE")
+    if asked.coco_file is not None:
+        require("COCO files", "pycocotools", extra="segment")
+    return existing_files(asked.images)
+
+
+def _sinks(stack: ExitStack, asked: Asked, classes: list[str]) -> list[Callable[[str, Any], None]]:
+    """Functions that take a name and a map each."""
+    sinks: list[Callable[[str, Any], None]] = []
+    if asked.csv_file is not None:
+        sinks.append(stack.enter_context(area_table(asked.csv_file, classes)))
+    if asked.geojson_file is not None:
+        options: dict[str, Any] = {"least_pixels": asked.least_pixels, "leave_out": asked.leave_out}
+        sinks.append(stack.enter_context(geojson(asked.geojson_file, classes, **options)))
+    if asked.coco_file is not None:
+        sinks.append(stack.enter_context(coco_masks(asked.coco_file, classes)))
+    return sinks
+
+
+def _draw(file: str, answer: ClassMap, picture: Path) -> None:
+    marked_folder(picture.parent)
+    with replacing(picture) as temporary:
+        answer.draw(open_image(file, None)).save(temporary, format="PNG")

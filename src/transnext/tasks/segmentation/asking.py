@@ -1,0 +1,60 @@
+"""Asking a segmenter about pictures."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from transnext.tasks.segmentation.answers import ClassMap
+from transnext.tasks.segmentation.placing import resize_scores
+from transnext.tasks.segmentation.task import Segmentation
+from transnext.tasks.task import Asked, Loaded
+
+
+def answers(loaded: Loaded, asked: Asked, confidence: bool = False) -> list[ClassMap]:
+    """The class of every pixel of each picture.
+
+    Args:
+        loaded: The segmenter.
+        asked: The pictures.
+        confidence: Tell the probability of that class, too.
+
+    Raises:
+        ValueError: The outputs are not finite.
+    """
+    task = loaded.task
+    assert isinstance(task, Segmentation)
+    canvas = (asked.inputs.shape[2], asked.inputs.shape[3])
+    scores = task.raw(loaded.model, asked.inputs, asked.sizes)
+    found = []
+    for one, size, frame, name in zip(scores, asked.sizes.tolist(), asked.frames, asked.names, strict=True):
+        assert frame is not None
+        if not torch.isfinite(one).all():
+            raise ValueError(f"what the model says of {name} is not finite: its weights are not usable")
+        labels, certain = _placed(one, canvas, (size[0], size[1]), frame.original, loaded, confidence)
+        found.append(
+            ClassMap(name=name, labels=labels, class_names=task.class_names, colours=task.colours, confidence=certain)
+        )
+    return found
+
+
+def _placed(
+    scores: Tensor,
+    canvas: tuple[int, int],
+    size: tuple[int, int],
+    original: tuple[int, int],
+    loaded: Loaded,
+    confidence: bool,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16] | None]:
+    """Likeliest classes of the pixels of a picture, and how likely they are."""
+    labels = np.empty(original, np.uint8)
+    certain = np.empty(original, np.float16) if confidence else None
+    # Sums of masks are shares of a whole that is not 1; logits become probabilities by softmax.
+    sums = getattr(loaded.model, "segmenter", "upernet") == "mask2former"
+    for rows, of_rows in resize_scores(scores, canvas, size, original):
+        best, places = of_rows.max(0)
+        labels[rows] = places.to(torch.uint8).cpu().numpy()
+        if certain is not None:
+            part = best / of_rows.sum(0).clamp(min=1e-12) if sums else (best - of_rows.logsumexp(0)).exp()
+            certain[rows] = part.cpu().numpy()
+    return labels, certain

@@ -1,0 +1,191 @@
+"""Segmentation as a task of the engine."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from transnext.config import TrainConfig
+from transnext.data import Batch, LabelledImages, Sample, Source
+from transnext.data.joint import normalised_canvas
+from transnext.data.preprocessing import Preprocessing
+from transnext.data.segmentation.opening import open_segmentation
+from transnext.data.segmentation.source import aligned
+from transnext.models.backbone import Backbone
+from transnext.report.parts import Section
+from transnext.tasks.class_colours import Colour
+from transnext.tasks.segmentation.config import SegmentationConfig
+from transnext.tasks.segmentation.images import MapImages, collate_maps, placed_sample
+from transnext.tasks.segmentation.losses import class_weights
+from transnext.tasks.segmentation.metrics import SegmentationMeter
+from transnext.tasks.segmentation.net import SegmentationNet
+from transnext.tasks.segmentation.objective import SegmentationObjective
+from transnext.tasks.segmentation.results import SegmentationResult
+from transnext.tasks.segmentation.starting import HEADS, fresh_net
+from transnext.tasks.starting import Heads
+from transnext.tasks.task import WHOLE, Asked, Loaded, Look, Meter, Objective, Task
+
+SIDES = {"small": 320, "released": 512}
+"""Trained image side for each size of head, pixels, unless another is given."""
+METADATA = ("class_names", "class_colours", "window", "window_stride")
+"""Entries of a checkpoint that are the task's."""
+LONGEST = 4
+"""Of a picture that has no common size, the longer side is at most so many times the shorter one."""
+OPTIONS = {"confidence"}
+"""Options of an answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation(Task):
+    """Of which class every pixel of an image is.
+
+    Attributes:
+        class_pixels: Labelled pixels of each class in the training images; None where no training is at hand.
+    """
+
+    name: ClassVar[str] = "segmentation"
+    class_pixels: tuple[int, ...] | None = field(default=None, compare=False)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes."""
+        names: list[str] = self.metadata["class_names"]
+        return names
+
+    @property
+    def colours(self) -> list[Colour] | None:
+        """Colour of each class, if the data gave them."""
+        given = self.metadata.get("class_colours")
+        return None if given is None else [(red, green, blue) for red, green, blue in given]
+
+    @classmethod
+    def open(cls, config: TrainConfig[Any]) -> tuple["Segmentation", dict[str, Source]]:
+        """See `Task.open`."""
+        own = config.task
+        sources = open_segmentation(
+            config.data, config.images.val_fraction, config.seed, reduce_zero_label=own.reduce_zero_label
+        )
+        first = next(iter(sources.values()))
+        metadata: dict[str, Any] = {"class_names": list(first.classes)}
+        if first.colours is not None:
+            metadata["class_colours"] = [list(colour) for colour in first.colours]
+        if own.window is not None:
+            metadata |= {"window": own.window, "window_stride": own.window_stride or -(-own.window * 2 // 3)}
+        pixels = tuple(sources["train"].pixels[:, :-1].sum(0).tolist())
+        return cls(metadata=metadata, class_pixels=pixels), dict(sources)
+
+    @classmethod
+    def heads(cls) -> Heads[SegmentationNet]:
+        """See `Task.heads`."""
+        return HEADS
+
+    def build(self, config: TrainConfig[Any], saved_args: Mapping[str, Any] | None = None) -> nn.Module:
+        """See `Task.build`."""
+        if saved_args is not None:
+            return HEADS.rebuilt(config.model, saved_args)
+        weights = config.task.class_weights
+        if weights == "data":
+            assert self.class_pixels is not None
+            weights = class_weights(self.class_pixels)
+        net, said = fresh_net(config, self.class_names, None if isinstance(weights, str) else weights)
+        self.notes.extend(said)
+        return net
+
+    def model_args(self, net: nn.Module) -> dict[str, Any]:
+        """See `Task.model_args`."""
+        assert isinstance(net, SegmentationNet)
+        return HEADS.model_args(net)
+
+    def preprocessing(self, net: nn.Module, config: TrainConfig[Any]) -> Preprocessing:
+        """See `Task.preprocessing`; a backbone alone will do."""
+        return preprocessing_for(net if isinstance(net, Backbone) else net.backbone, config)  # type: ignore[arg-type]
+
+    def images(
+        self, source: Source, preprocessing: Preprocessing, training: TrainConfig[Any] | None = None
+    ) -> LabelledImages:
+        """See `Task.images`."""
+        return MapImages(source, preprocessing, training)
+
+    def preview(self, batches: Iterable[Batch], path: Path) -> int:
+        """See `Task.preview`."""
+        from transnext.tasks.segmentation.preview import preview_page
+
+        return preview_page(batches, self.class_names, path, self.colours)
+
+    def collate(self, targets: Sequence[Any]) -> Any:
+        """See `Task.collate`: maps uint8 `[B, H, W]` in training, else a list of those of the pictures."""
+        return collate_maps(targets)
+
+    def objective(self, net: nn.Module, preprocessing: Preprocessing, config: TrainConfig[Any]) -> Objective:
+        """See `Task.objective`."""
+        assert isinstance(net, SegmentationNet)
+        return SegmentationObjective(net, preprocessing)
+
+    def meter(self) -> Meter[Any]:
+        """See `Task.meter`."""
+        return SegmentationMeter(self.class_names)
+
+    def sample(self, picture: Image.Image, preprocessing: Preprocessing, index: int) -> Sample:
+        """See `Task.sample`."""
+        return placed_sample(picture, preprocessing, index)
+
+    def min_side(self, preprocessing: Preprocessing) -> int | None:
+        """See `Task.min_side`: answers are in pixels of the picture, of which all is read."""
+        return None
+
+    def inputs(self, images: Tensor, sizes: Tensor, preprocessing: Preprocessing) -> Tensor:
+        """See `Task.inputs`."""
+        return normalised_canvas(images, sizes, preprocessing.normalise(images.device))
+
+    def raw(self, net: nn.Module, images: Tensor, sizes: Tensor) -> Any:
+        """See `Task.raw`."""
+        return net(images, sizes)
+
+    @classmethod
+    def load(cls, path: Path, *, image_size: int | None = None, device: str | torch.device = "cpu") -> Loaded:
+        """See `Task.load`; the checkpoint may be a released one, too."""
+        net, saved = HEADS.load(path)
+        preprocessing = Preprocessing.from_mapping(saved["preprocessing"])
+        if image_size is not None:
+            preprocessing = preprocessing.resized(image_size)
+        task = cls(metadata={name: saved[name] for name in METADATA if name in saved})
+        return Loaded(model=net.to(device).eval(), task=task, preprocessing=preprocessing, name=str(path))
+
+    def check(self, loaded: Loaded, **options: Any) -> None:
+        """See `Task.check`; options are those of `Segmenter`."""
+        if unknown := options.keys() - OPTIONS:
+            raise ValueError(f"answers of a segmenter have no options {', '.join(sorted(unknown))}")
+
+    def answers(self, loaded: Loaded, asked: Asked, **options: Any) -> list[Any]:
+        """See `Task.answers`; options are those of `Segmenter`."""
+        from transnext.tasks.segmentation.asking import answers
+
+        return answers(loaded, asked, **options)
+
+    def sources(self, data: str, val_fraction: float, seed: int, model: str = "the model") -> dict[str, Source]:
+        """See `Task.sources`; the data may lack classes that the model has, and have others, which are ignored."""
+        found = open_segmentation(data, val_fraction, seed)
+        if not val_fraction and found.keys() == {"train"}:
+            found = {WHOLE: found["train"]}
+        return {split: aligned(source, self.class_names) for split, source in found.items()}
+
+    def facts(self) -> list[str]:
+        """See `Task.facts`."""
+        return [f"{len(self.class_names):,} classes of pixels"]
+
+    def sections(self, results: Sequence[SegmentationResult], look: Look) -> list[Section]:
+        """See `Task.sections`."""
+        from transnext.tasks.segmentation.present import sections_of
+
+        return sections_of(results, self.class_names, look)
+
+
+def preprocessing_for(backbone: Backbone, config: TrainConfig[SegmentationConfig]) -> Preprocessing:
+    """Inputs of a segmenter on a backbone, as the options of a run ask for them."""
+    side = config.images.image_size or SIDES[config.task.head_size]
+    size = (side, LONGEST * side) if config.task.fit == "shortest" else (side, side)
+    return Preprocessing.of_model(backbone.net).with_places(config.task.fit, size)
