@@ -33,7 +33,7 @@ from transnext.web.server.decoding import Decoders, RefusedImage
 from transnext.web.server.guard import Access, Guard
 from transnext.web.server.lane import BusyError, GoneError, Lane
 from transnext.web.server.models import Model, Seen, packed, single, whole
-from transnext.web.server.page import page_files
+from transnext.web.server.page import example_files, page_files
 from transnext.web.server.store import Store
 
 MAX_BODY = 32 << 20
@@ -76,9 +76,11 @@ class Server:
     async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
         """Starts and ends the processes that decode; nobody waits for them to be ready."""
         self.decoders = self._make_decoders()
+        self.examples = asyncio.create_task(asyncio.to_thread(example_files))
         try:
             yield
         finally:
+            self.examples.cancel()
             await self.decoders.close()
             self.lane.close()
 
@@ -87,6 +89,7 @@ class Server:
         image = "/api/images/{name}"
         return [
             *(Route(path, self.file, methods=["GET"]) for path in self.files),
+            Route("/examples/{name}", self.example, methods=["GET"]),
             Route("/favicon.ico", self.no_icon, methods=["GET"]),
             Route("/api/models", self.about_models, methods=["GET"]),
             Route("/api/images", self.upload, methods=["PUT"], max_body_size=MAX_BODY),
@@ -102,6 +105,13 @@ class Server:
     async def file(self, request: Request) -> Response:
         """A file of the page."""
         kind, content = self.files[request.scope["path"]]
+        return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
+
+    async def example(self, request: Request) -> Response:
+        """A drawing of the page."""
+        kind, content = (await asyncio.shield(self.examples)).get(request.scope["path"], ("", b""))
+        if not kind:
+            raise HTTPException(404)
         return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
 
     async def no_icon(self, _request: Request) -> Response:
@@ -231,7 +241,7 @@ def create_app(
         lane: Where models compute.
         store: What is kept of images.
     """
-    server = Server(models, decoders, lane or Lane(), Store() if store is None else store, page_files(models))
+    server = Server(models, decoders, lane or Lane(), Store() if store is None else store, page_files())
     app = Starlette(
         routes=server.routes(),
         lifespan=server.lifespan,

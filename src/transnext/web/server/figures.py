@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from transnext.choices import Mode
-from transnext.data import load_emoji
+from transnext.data import load_emoji, to_rgb
 from transnext.explain.receptive_field import ReceptiveField, measure_receptive_field
 from transnext.predict import asked_about
 from transnext.tasks.task import Loaded
@@ -114,7 +114,7 @@ def _measured(model: Model, loaded: Loaded, mode: Mode | None) -> ReceptiveField
 
     def batches() -> Any:
         for number in range(DRAWINGS):
-            picture = Image.fromarray(emoji.images[number * step])
+            picture = to_rgb(Image.fromarray(emoji.images[number * step]))
             sample = loaded.task.sample(picture, loaded.preprocessing, 0)
             yield asked_about(loaded, ["drawing"], [picture], [sample], model.device).inputs
 

@@ -1,12 +1,10 @@
 """The files of the page, read once from the package: no request names a path."""
 
-import json
-from collections.abc import Mapping
+import base64
 from importlib import resources
-from typing import Any
 
 from transnext.version import __version__
-from transnext.web.server.models import Model
+from transnext.web.static_page import DRAWINGS, drawings, embedded
 
 TYPES = {".js": "text/javascript", ".css": "text/css"}
 _OF_FILE = ("provider-ort.js", "start-ort.js")
@@ -14,14 +12,8 @@ _OF_FILE = ("provider-ort.js", "start-ort.js")
 _SETUP = '{"provider": "server"}'
 
 
-def page_files(models: Mapping[str, Model]) -> dict[str, tuple[str, bytes]]:
-    """The files of the page by path: content type and content.
-
-    Args:
-        models: By name.
-    """
-    from transnext.web.static_page import _drawings
-
+def page_files() -> dict[str, tuple[str, bytes]]:
+    """The files of the page by path: content type and content."""
     folder = resources.files("transnext.web") / "page"
     files: dict[str, tuple[str, bytes]] = {}
     for entry in folder.iterdir():
@@ -30,15 +22,18 @@ def page_files(models: Mapping[str, Model]) -> dict[str, tuple[str, bytes]]:
             files[f"/{entry.name}"] = (kind, entry.read_bytes())
     setup = {
         "provider": "server",
-        "examples": _drawings(),
+        "examples": [{"name": name, "url": f"examples/{i}.png"} for i, name in enumerate(DRAWINGS)],
         "credits": [f"Made by transnext {__version__}.", "The drawings are Noto Emoji (Google Inc., Apache-2.0)."],
     }
     page = (folder / "page.html").read_text(encoding="utf-8")
     assert page.count(_SETUP) == 1
-    files["/"] = ("text/html", page.replace(_SETUP, _embedded(setup)).encode())
+    files["/"] = ("text/html", page.replace(_SETUP, embedded(setup)).encode())
     return files
 
 
-def _embedded(value: Any) -> str:
-    """JSON that may stand in an element of a page."""
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+def example_files() -> dict[str, tuple[str, bytes]]:
+    """The drawings of the page, likewise; it takes a second to unpack them."""
+    return {
+        f"/examples/{i}.png": (example["type"], base64.b64decode(example["data"]))
+        for i, example in enumerate(drawings())
+    }
