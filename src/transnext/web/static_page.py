@@ -1,12 +1,12 @@
 """One HTML file with the model in it: it opens from a disk, and asks nothing of any network."""
 
 import base64
+import functools
 import gzip
 import hashlib
 import io
 import json
 import lzma
-import math
 import re
 import tempfile
 from collections.abc import Sequence
@@ -43,6 +43,8 @@ EXAMPLE_SIDE = 640
 RUNTIME_VERSION = "1.30.0"
 """Of onnxruntime-web, whose files are package data; see `onnxruntime/ATTRIBUTION.md`."""
 
+_DRAWINGS = ("elephant", "swan", "tropical fish", "racing car", "doughnut", "violin")
+"""Of the held-out ones, in the style of Noto Emoji."""
 _PACKAGE = resources.files("transnext.web")
 _ENTRY = "start-ort.js"
 _IMPORT = re.compile(r'^import \{ [\w, ]+ \} from "\./([\w-]+\.js)";\n', re.MULTILINE)
@@ -130,15 +132,18 @@ def export_page(
         file.write_bytes(graph)
         shapes = shapes_to_check(info.preprocessing.input_size[0], size, info.size_multiple)
         checks = check(OnnxFile(file), network, shapes, f"the graph of {output}")
+    name = _name(loaded.name if isinstance(model, Loaded) else model)
     setup = {
         "provider": "ort",
         "credits": _credits(loaded, own=bool(examples)),
         "examples": pictures,
         "model": {
-            "id": loaded.name,
-            "name": Path(loaded.name).stem if Path(loaded.name).exists() else loaded.name,
+            "id": name,
+            "name": name,
             "classes": list(loaded.class_names),
-            "sizes": None if sizes is None else dict(zip(("min", "max", "step", "default"), (*sizes, size[0]))),
+            "sizes": None
+            if sizes is None
+            else {"min": sizes[0], "max": sizes[1], "step": sizes[2], "default": size[0]},
             "imageSize": list(size),
             "cropShare": preprocessing.crop_pct,
             "mode": net.mode,
@@ -174,6 +179,14 @@ def _checked(loaded: Loaded) -> TransNeXt:
     return net
 
 
+def _name(model: str | Path) -> str:
+    """What a page calls a model: nothing of where it lies."""
+    path = Path(model)
+    if path.is_dir():
+        return path.resolve().name
+    return path.stem if path.is_file() else str(model)
+
+
 def _sizes(net: TransNeXt, size: tuple[int, int]) -> tuple[int, int, int] | None:
     """Sides of square images that one graph is for, `(least, largest, step)`; None if the trained size is the only one."""
     if net.mode != "extrapolate":
@@ -196,8 +209,8 @@ def _page(setup: dict[str, Any], prepare: bytes, graph: bytes) -> str:
     parts = {
         "prepare": _packed(prepare),
         "network": _packed(graph),
-        "wasm": _packed(_runtime("ort-wasm-simd-threaded.wasm")),
-        "ort": _packed(_runtime("ort.wasm.bundle.min.mjs")),
+        "wasm": _runtime("ort-wasm-simd-threaded.wasm"),
+        "ort": _runtime("ort.wasm.bundle.min.mjs"),
     }
     carried = "\n".join(f'<script type="text/plain" id="{name}">{text}</script>' for name, text in parts.items())
     page = _text("page.html")
@@ -206,6 +219,7 @@ def _page(setup: dict[str, Any], prepare: bytes, graph: bytes) -> str:
         ('<link rel="stylesheet" href="style.css">', f"<style>{style}</style>"),
         ('{"provider": "server"}', _json(setup)),
         ('<script type="module" src="start-server.js"></script>', f'{carried}\n<script type="module">{script}</script>'),
+        ("</html>", f"<!-- ONNX Runtime Web {RUNTIME_VERSION}:\n{_runtime_license()}-->\n</html>"),
         ("<title>Where it looks</title>", f"<title>Where {escape(setup['model']['name'])} looks</title>"),
     ):
         assert page.count(old) == 1, old
@@ -235,8 +249,13 @@ def _text(name: str) -> str:
     return (_PACKAGE / "page" / name).read_text(encoding="utf-8")
 
 
-def _runtime(name: str) -> bytes:
-    return lzma.decompress((_PACKAGE / "onnxruntime" / f"{name}.xz").read_bytes())
+@functools.cache
+def _runtime(name: str) -> str:
+    return _packed(lzma.decompress((_PACKAGE / "onnxruntime" / f"{name}.xz").read_bytes()))
+
+
+def _runtime_license() -> str:
+    return (_PACKAGE / "onnxruntime" / "LICENSE").read_text(encoding="utf-8").replace("--", "-")
 
 
 def _packed(data: bytes) -> str:
@@ -278,9 +297,6 @@ def _drawings() -> list[dict[str, str]]:
         Image.fromarray(emoji.images[i]).save(stream, "PNG", optimize=True)
         found.append(_carried(concept, "image/png", stream.getvalue()))
     return found
-
-
-_DRAWINGS: tuple[str, ...] = ()
 
 
 def _carried(name: str, kind: str, data: bytes) -> dict[str, str]:

@@ -22,6 +22,13 @@ export async function start(open) {
   document.body.dataset.ready = "";
 }
 
+// The weights of a query, and its map over the feature pixels and over the pixels of the picture.
+function mapOf(attention, row, col, { head, part, stride, height, width }) {
+  const weights = weightsOf(attention, row, col, head);
+  const field = fieldOf(attention, weights, row, col, part);
+  return { weights, field, heat: heatOf(field, attention.grid, stride, height, width) };
+}
+
 class Explorer {
   // `examples` are {name, type, data in base64} or {name, url}.
   constructor(provider, examples) {
@@ -48,6 +55,7 @@ class Explorer {
     this.held = false;
     this.looks = 0; // how often `look` was called: the last call wins
     this.timings = []; // of draw, ms
+    this.mapOf = mapOf;
   }
 
   async begin() {
@@ -246,9 +254,7 @@ class Explorer {
     const [row, col] = this.query();
     const attention = known.attention ?? this.ofOne(row, col);
     if (attention === null) return;
-    const weights = weightsOf(attention, row, col, state.head);
-    const field = fieldOf(attention, weights, row, col, state.part);
-    const heat = heatOf(field, attention.grid, block.stride, seen.height, seen.width);
+    const { weights, heat } = mapOf(attention, row, col, { ...state, ...seen, stride: block.stride });
     const fovea = block.window === null ? null : { row, col, stride: block.stride, window: block.window };
     painter.paint({ heat, opacity: state.opacity / 100, at: state.at, fovea, ...answer });
     this.controls.showShare(fovea === null ? null : shareOf(weights));

@@ -33,10 +33,13 @@ async function unpacked(id) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
+const KEPT = 2; // images whose attention is in memory: the one that is shown, and the next
+
 class OrtProvider {
   constructor(setup, ort, prepare, network) {
     Object.assign(this, { model: setup.model, ort, prepare, network, images: new Map(), next: 0 });
-    this.timings = [];
+    this.last = Promise.resolve(); // one image after the other: a session runs once at a time
+    this.timings = []; // of `see`, ms
   }
 
   async models() {
@@ -44,10 +47,15 @@ class OrtProvider {
     return [{ id, name, task: "classification", classes, sizes, modes: [mode], blocks }];
   }
 
-  // Normalised images, Float32Array [3 * height * width], to {logits, weights: by name}. For tests and the curious.
-  async run(images, height, width) {
+  // Runs the network on normalised images, Float32Array [3 * height * width], and keeps all weights under an id.
+  async lookAt(images, height, width) {
     const out = await this.network.run({ images: new this.ort.Tensor("float32", images, [1, 3, height, width]) });
-    return { logits: out.logits.data, weights: out };
+    const id = String(this.next++);
+    const grid = [];
+    for (const { stage, stride } of this.model.blocks) grid[stage] = [height, width].map((n) => Math.ceil(n / stride));
+    this.images.set(id, { weights: out, grid });
+    if (this.images.size > KEPT) this.images.delete(this.images.keys().next().value);
+    return { id, grid, logits: out.logits.data };
   }
 
   // What the network gets of the bytes of a file: {images: Float32Array, shown: Uint8Array [height, width, 3], height, width}.
@@ -62,14 +70,16 @@ class OrtProvider {
     return { images: out.images.data, shown: out.shown.data, height, width };
   }
 
-  async see(blob, { size }) {
+  see(blob, { size }) {
+    const seen = this.last.then(() => this.seen(blob, size));
+    this.last = seen.catch(() => {});
+    return seen;
+  }
+
+  async seen(blob, size) {
     const start = performance.now();
     const { images, shown, height, width } = await this.prepared(blob, size);
-    const { logits, weights } = await this.run(images, height, width);
-    const id = String(this.next++);
-    const grid = [];
-    for (const { stage, stride } of this.model.blocks) grid[stage] = [height, width].map((n) => Math.ceil(n / stride));
-    this.images = new Map([[id, { weights, grid }]]); // of the last image alone
+    const { id, grid, logits } = await this.lookAt(images, height, width);
     const answer = { top: likeliest(logits, this.model.classes, 5) };
     const seen = { id, width, height, grid, answer, shown: await bitmapOf(shown, height, width) };
     this.timings.push(performance.now() - start);
