@@ -60,7 +60,7 @@ def test_sides_hold_their_share():
 @pytest.mark.parametrize("side", [16, 32])
 def test_block_noise_has_much_of_an_artefact(side):
     assert artefact(blocks(side), side) >= 10
-    assert artefact(blocks(side) * gaussian(40), side) >= 10
+    assert artefact(blocks(side) * gaussian(40), side) >= 5  # between the edges the Gaussian changes, too
 
 
 @pytest.mark.parametrize("sigma", [28, 40, 56, 80])
