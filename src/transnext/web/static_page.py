@@ -43,7 +43,7 @@ EXAMPLE_SIDE = 640
 RUNTIME_VERSION = "1.30.0"
 """Of onnxruntime-web, whose files are package data; see `onnxruntime/ATTRIBUTION.md`."""
 
-_DRAWINGS = ("elephant", "swan", "tropical fish", "racing car", "doughnut", "violin")
+DRAWINGS = ("elephant", "swan", "tropical fish", "racing car", "doughnut", "violin")
 """Of the held-out ones, in the style of Noto Emoji."""
 _PACKAGE = resources.files("transnext.web")
 _ENTRY = "start-ort.js"
@@ -102,7 +102,7 @@ def export_page(
         raise ValueError(f"{model} does not give its attention: give the run or the checkpoint that it was made of")
     loaded = load(model)
     net = _checked(loaded)
-    pictures = [_example(path) for path in examples] or _drawings()
+    pictures = [_example(path) for path in examples] or drawings()
     preprocessing, sizes = loaded.preprocessing, None
     if image_size is not None:
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -217,7 +217,7 @@ def _page(setup: dict[str, Any], prepare: bytes, graph: bytes) -> str:
     for old, new in (
         ('<meta charset="utf-8">', f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">'),
         ('<link rel="stylesheet" href="style.css">', f"<style>{style}</style>"),
-        ('{"provider": "server"}', _json(setup)),
+        ('{"provider": "server"}', embedded(setup)),
         ('<script type="module" src="start-server.js"></script>', f'{carried}\n<script type="module">{script}</script>'),
         ("</html>", f"<!-- ONNX Runtime Web {RUNTIME_VERSION}:\n{_runtime_license()}-->\n</html>"),
         ("<title>Where it looks</title>", f"<title>Where {escape(setup['model']['name'])} looks</title>"),
@@ -266,7 +266,7 @@ def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _json(value: Any) -> str:
+def embedded(value: Any) -> str:
     """JSON that may stand in an element of a page."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").encode(errors="backslashreplace").decode()
@@ -281,13 +281,13 @@ def _example(path: str | Path) -> dict[str, str]:
     return _carried(Path(path).name, "image/jpeg", stream.getvalue())
 
 
-def _drawings() -> list[dict[str, str]]:
+def drawings() -> list[dict[str, str]]:
     """Some of the bundled drawings, which the bundled model has not seen in training."""
     from PIL import Image
 
     emoji = load_emoji()
     found = []
-    for concept in _DRAWINGS:
+    for concept in DRAWINGS:
         i = next(
             i
             for i in range(len(emoji))

@@ -1,5 +1,6 @@
 """Running the server: a socket, a browser, and an end by Ctrl-C."""
 
+import errno
 import socket
 import threading
 import urllib.parse
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from transnext.errors import reason_of
 from transnext.extras import require
 from transnext.limits import check_number
 
@@ -95,12 +97,15 @@ def _listen(host: str, port: int | None) -> socket.socket:
         else:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            found.bind((host, PORT if port is None else port))
+            try:
+                found.bind((host, PORT if port is None else port))
+            except OSError as error:
+                if port is not None or error.errno != errno.EADDRINUSE:
+                    raise
+                found.bind((host, 0))
         except OSError as error:
-            if port is not None or isinstance(error, socket.gaierror):
-                reason = (error.strerror or str(error)).lower()
-                raise OSError(f"cannot listen at {host}, port {PORT if port is None else port}: {reason}") from None
-            found.bind((host, 0))
+            at = f"{host}, port {PORT if port is None else port}"
+            raise OSError(f"cannot listen at {at}: {reason_of(error)}") from None
         found.listen(_BACKLOG)
     except BaseException:
         found.close()
