@@ -61,7 +61,7 @@ def serving() -> Serving:
 
     @contextmanager
     def _serving(app: Any) -> Iterator[str]:
-        with socket.socket() as listening:
+        with socket.socket(proto=socket.IPPROTO_TCP) as listening:  # as `serving.py` has it
             listening.bind(("127.0.0.1", 0))
             server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", http="h11", lifespan="on"))
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -78,8 +78,9 @@ def serving() -> Serving:
     return _serving
 
 
-def opened(address: str, **options: Any) -> httpx2.Client:
+@contextmanager
+def opened(address: str) -> Iterator[httpx2.Client]:
     """A browser that has opened the page of a server."""
-    client = httpx2.Client(base_url=address, timeout=60, **options)
-    assert client.get("/").status_code == 200
-    return client
+    with httpx2.Client(base_url=address, timeout=60, trust_env=False) as client:
+        assert client.get("/").status_code == 200
+        yield client

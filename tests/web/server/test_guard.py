@@ -43,7 +43,9 @@ def test_two_hosts_are_refused(client: TestClient) -> None:
     "origin",
     ["https://evil.example", "http://127.0.0.1:9999", "http://localhost:8321", "null", "", "file://", f"ftp://{HERE}"],
 )
-@pytest.mark.parametrize(("method", "path"), [("PUT", "/api/images"), ("GET", "/api/models"), ("DELETE", "/api/images/x")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("PUT", "/api/images"), ("GET", "/api/models"), ("DELETE", "/api/images/x")]
+)
 def test_pages_of_others_are_refused(client: TestClient, origin: str, method: str, path: str) -> None:
     answer = client.request(method, path, headers={"origin": origin})
     assert (answer.status_code, answer.json()) == (403, {"error": "another site asked"})
@@ -85,7 +87,9 @@ def test_every_answer_says_what_browsers_may_do(client: TestClient) -> None:
     assert policy["script-src"] == policy["style-src"] == "'self'"
 
 
-def test_mistakes_of_the_server_carry_the_headers_too(models: dict[str, Model], caplog: pytest.LogCaptureFixture) -> None:
+def test_mistakes_of_the_server_carry_the_headers_too(
+    models: dict[str, Model], caplog: pytest.LogCaptureFixture
+) -> None:
     class Broken:
         def __len__(self) -> int:
             return 0
@@ -164,7 +168,9 @@ def test_one_name_is_one_name() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "box.example"])
 def test_no_host_but_this_machine_without_a_token(host: str) -> None:
-    with pytest.raises(ValueError, match=f"could ask the models at {host}: give a token, for example --token \\S{{24}}"):
+    with pytest.raises(
+        ValueError, match=f"could ask the models at {host}: give a token, for example --token \\S{{24}}"
+    ):
         Access.of(host, 8321)
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from tests.web.server.conftest import file_of, picture
+from transnext.data import read_image
 from transnext.web.server import decoding
 from transnext.web.server.app import MAX_BODY, create_app
 from transnext.web.server.decoding import MAX_PIXELS, Decoders
@@ -97,7 +98,7 @@ def test_a_bomb_of_compressed_pixels_is_refused(client: TestClient) -> None:
 def test_files_are_limited(client: TestClient) -> None:
     started = time.perf_counter()
     answer = client.put("/api/images", content=bytes(MAX_BODY + 1))
-    assert (answer.status_code, answer.json()) == (413, {"error": "the file has more than 32 MB: make it smaller"})
+    assert (answer.status_code, answer.text) == (413, "Content Too Large")
     assert time.perf_counter() - started < 5
     assert upload(client, file_of(picture()) + bytes(MAX_BODY - 2**20))[0] == 200  # that much is taken
 
@@ -175,7 +176,10 @@ def test_a_decoder_that_hangs_is_killed(short_lived: TestClient, what: bytes) ->
 def test_a_decoder_that_crashes_is_replaced(short_lived: TestClient) -> None:
     for _ in range(3):
         status, said = upload(short_lived, b"crash")
-        assert (status, said["error"]) == (422, "the image cannot be read: it is damaged in a way that ends the decoder")
+        assert (status, said["error"]) == (
+            422,
+            "the image cannot be read: it is damaged in a way that ends the decoder",
+        )
     assert upload(short_lived, file_of(picture()))[0] == 200
 
 
@@ -198,10 +202,9 @@ def test_decoders_give_what_the_reader_gives(client: TestClient) -> None:
     grey = Image.fromarray((np.arange(64 * 80).reshape(64, 80) * 12).astype(np.uint16))
     clear = picture(1).convert("RGBA")
     clear.putalpha(100)
-    from transnext.data import read_image
-
     task, preprocessing = (getattr(_model(client).loaded, name) for name in ("task", "preprocessing"))
-    for data in (file_of(picture(0), "JPEG", exif=rotated), file_of(grey), file_of(clear), file_of(picture(2, (900, 2000)), "JPEG")):
+    large = file_of(picture(2, (900, 2000)), "JPEG")
+    for data in (file_of(picture(0), "JPEG", exif=rotated), file_of(grey), file_of(clear), large):
         name = upload(client, data)[1]["id"]
         shown = Image.open(io.BytesIO(client.get(f"/api/images/{name}/shown").content))
         expected = task.sample(read_image(data, task.min_side(preprocessing)), preprocessing, 0).image

@@ -125,8 +125,6 @@ class Server:
     async def upload(self, request: Request) -> Response:
         """An image file in, the answer of a model out."""
         size = _length(request)
-        if size > MAX_BODY:
-            raise HTTPException(413, f"the file has more than {MAX_BODY >> 20} MB: make it smaller")
         model = self._model(request)
         loaded = model.sized(_number(request, "size", None))
         mode = model.known_mode(request.query_params.get("mode") or None)
@@ -143,7 +141,9 @@ class Server:
             raise HTTPException(408, "the file did not come in time") from None
         name = self.store.add(_session(request), seen)
         height, width = seen.size
-        answer = seen.answer if seen.map is None else {"map": {**seen.answer["map"], "picture": f"api/images/{name}/map"}}
+        answer = (
+            seen.answer if seen.map is None else {"map": {**seen.answer["map"], "picture": f"api/images/{name}/map"}}
+        )
         return JSONResponse({"id": name, "width": width, "height": height, "grid": seen.grid, "answer": answer})
 
     async def forget(self, request: Request) -> Response:
@@ -288,7 +288,7 @@ async def _broken(request: Request, error: Exception) -> Response:
 
 
 def _length(request: Request) -> int:
-    """Size of the file that a request brings, bytes; browsers say it."""
+    """Size of the file that a request brings, bytes; browsers say it, and Starlette holds them to it."""
     given = request.headers.get("content-length", "")
     if not given.isascii() or not given.isdigit():
         raise HTTPException(411, "the size of the file is not said (Content-Length)")
@@ -335,5 +335,3 @@ def _format(request: Request) -> str:
 def _download(content: bytes, kind: str, name: str) -> Response:
     headers = {"Content-Disposition": f'attachment; filename="{name}.{kind}"'}
     return Response(content, media_type=figures.TYPES[kind], headers=headers)
-
-

@@ -20,7 +20,9 @@ IMAGES = 200
 """After which a process gives way to a fresh one, with all that a codec did not free."""
 _START_SECONDS = 60.0
 _CHUNK = 1 << 20
-_PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from transnext.web.server.decoder import main; main()"
+_PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from transnext.web.server.decoder import main; main()"
+)
 
 
 class RefusedImage(ValueError):  # noqa: N818 - the name says what it is

@@ -62,9 +62,7 @@ def numbers(field: ReceptiveField) -> dict[str, Any]:
     }
 
 
-def attention(
-    seen: Seen, stage: int, block: int, pixel: tuple[int, int], head: int | None, kind: str
-) -> bytes:
+def attention(seen: Seen, stage: int, block: int, pixel: tuple[int, int], head: int | None, kind: str) -> bytes:
     """A file of the figure of where a pixel of an image looked.
 
     Args:
@@ -84,6 +82,9 @@ def attention(
         raise ValueError(f"{seen.model.name} does not give its attention")
     if not all(at < size for at, size in zip(pixel, seen.size, strict=True)):
         raise ValueError(f"the pixel is {pixel}, but the image has {seen.size[0]} rows and {seen.size[1]} columns")
+    heads = seen.looked.kept(stage, block).place.heads
+    if head is not None and head >= heads:
+        raise ValueError(f"head is {head}: expected 0 to {heads - 1}")
     canvas = seen.looked.image_size
     position = ((pixel[0] + 0.5) / canvas[0], (pixel[1] + 0.5) / canvas[1])
     shown = Image.open(io.BytesIO(seen.shown))
