@@ -90,10 +90,8 @@ def test_logits_and_maps_are_those_of_python(client: TestClient, size: int | Non
         np.testing.assert_array_equal(local, one.local.numpy())
         np.testing.assert_array_equal(pooled, one.pooled.numpy())
         if place.pool is not None:
-            found = query_map(
-                torch.tensor(local[:, 0].mean(0)), torch.tensor(pooled[:, 0].mean(0)).unflatten(-1, place.keys), row, col,
-                place.grid,
-            )  # fmt: skip
+            mean = [torch.tensor(part[:, 0].mean(0)) for part in (local, pooled)]
+            found = query_map(mean[0], mean[1].unflatten(-1, place.keys), row, col, place.grid)
             at = ((row * place.stride + 0.5) / side, (col * place.stride + 0.5) / side)
             python = attention_from(net, x, at, place.stage, place.block)[0]
             torch.testing.assert_close(found, python, rtol=1e-5, atol=1e-7)

@@ -2,7 +2,7 @@
 
     GET    /                                the page; its scripts and styles beside it, by a fixed list of names
     GET    /api/models                      what the page must know of each
-    PUT    /api/images?model&size&mode      the bytes of an image file; the answer of the model, and a name for the image
+    PUT    /api/images?model&size&mode      the bytes of an image file; the model's answer, and a name for the image
     GET    /api/images/NAME/shown           what the network saw, PNG
     GET    /api/images/NAME/map             colours of the classes of its pixels, PNG; of segmentation
     GET    /api/images/NAME/attention?stage&block       of all queries, float32; 204 where that is too much
@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Any
 

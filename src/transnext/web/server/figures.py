@@ -87,7 +87,7 @@ def attention(seen: Seen, stage: int, block: int, pixel: tuple[int, int], head: 
         raise ValueError(f"head is {head}: expected 0 to {heads - 1}")
     canvas = seen.looked.image_size
     position = ((pixel[0] + 0.5) / canvas[0], (pixel[1] + 0.5) / canvas[1])
-    shown = Image.open(io.BytesIO(seen.shown))
+    shown: Image.Image = Image.open(io.BytesIO(seen.shown))
     if shown.size != (canvas[1], canvas[0]):  # padded for the network
         padded = Image.new("RGB", (canvas[1], canvas[0]))
         padded.paste(shown)
