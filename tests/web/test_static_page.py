@@ -120,7 +120,12 @@ def small(tmp_path: Path) -> Path:
     }
     torch.manual_seed(0)
     preprocessing = Preprocessing(
-        input_size=(3, 28, 28), mean=(0.5,) * 3, std=(0.2,) * 3, interpolation="bilinear", crop_pct=1.0, crop_mode="border"
+        input_size=(3, 28, 28),
+        mean=(0.5,) * 3,
+        std=(0.2,) * 3,
+        interpolation="bilinear",
+        crop_pct=1.0,
+        crop_mode="border",
     )
     metadata = {
         "architecture": "transnext_pico",

@@ -152,9 +152,7 @@ def export_page(
     }
     page = _page(setup, prepare, graph)
     write_atomically(output, page)
-    return PageResult(
-        path=output, num_bytes=len(page.encode()), sizes=sizes, image_size=size, checks=tuple(checks)
-    )
+    return PageResult(path=output, num_bytes=len(page.encode()), sizes=sizes, image_size=size, checks=tuple(checks))
 
 
 def _checked(loaded: Loaded) -> TransNeXt:
@@ -170,7 +168,9 @@ def _checked(loaded: Loaded) -> TransNeXt:
         )
     net = loaded.model
     if not isinstance(net, TransNeXt):
-        raise ValueError(f"{name} is no TransNeXt ({type(net).__name__}): a page shows the attention of TransNeXts only")
+        raise ValueError(
+            f"{name} is no TransNeXt ({type(net).__name__}): a page shows the attention of TransNeXts only"
+        )
     if (count := parameters_of(net)) > MAX_PARAMETERS:
         raise ValueError(
             f"{name} has {count / 1e6:.1f} M parameters, and a page in one file holds at most "
@@ -215,10 +215,16 @@ def _page(setup: dict[str, Any], prepare: bytes, graph: bytes) -> str:
     carried = "\n".join(f'<script type="text/plain" id="{name}">{text}</script>' for name, text in parts.items())
     page = _text("page.html")
     for old, new in (
-        ('<meta charset="utf-8">', f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">'),
+        (
+            '<meta charset="utf-8">',
+            f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        ),
         ('<link rel="stylesheet" href="style.css">', f"<style>{style}</style>"),
         ('{"provider": "server"}', _json(setup)),
-        ('<script type="module" src="start-server.js"></script>', f'{carried}\n<script type="module">{script}</script>'),
+        (
+            '<script type="module" src="start-server.js"></script>',
+            f'{carried}\n<script type="module">{script}</script>',
+        ),
         ("</html>", f"<!-- ONNX Runtime Web {RUNTIME_VERSION}:\n{_runtime_license()}-->\n</html>"),
         ("<title>Where it looks</title>", f"<title>Where {escape(setup['model']['name'])} looks</title>"),
     ):
