@@ -212,11 +212,11 @@ def seeking(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[int, in
     net = timm.create_model("transnext_pico", **arguments)
     with torch.no_grad():
         embed, mixer = net.stages[0].patch_embed, net.stages[0].blocks[0].attn
-        # The first channel is the brightness around the centre of the patch, two others do not change.
+        # The first channel is the brightness around the centre of the patch, where black is 0 as the padding is.
         away = (torch.arange(7) - 3.0).abs()
         embed.proj.weight.zero_()
         embed.proj.weight[0] = torch.exp(-(away[:, None] ** 2 + away**2) / 8)
-        embed.proj.bias.copy_(torch.tensor([13.0, 1, -1, 0, 0, 0, 0, 0]))
+        embed.proj.bias.copy_(torch.tensor([0.0, 1, -1, 0, 0, 0, 0, 0]))
         for layer in (mixer.q, mixer.kv, mixer.sr, mixer.cpb_fc2):
             layer.weight.zero_()
             layer.bias.zero_()
@@ -230,8 +230,8 @@ def seeking(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[int, in
     metadata = {"architecture": "transnext_pico", "model_args": arguments, "class_names": ["a", "b"]}
     preprocessing = Preprocessing(
         input_size=(3, 64, 64),
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
         interpolation="bicubic",
         crop_pct=1.0,
         crop_mode="center",
@@ -346,7 +346,8 @@ def test_the_pointer_moves_the_query_in_the_same_frame(fresh: Visit) -> None:
             const paint = explorer.painter.paint.bind(explorer.painter);
             explorer.painter.paint = (what) => { drawn = document.timeline.currentTime; paint(what); };
             await new Promise(requestAnimationFrame);
-            explorer.painter.canvas.dispatchEvent(new PointerEvent("pointermove", {clientX: left + 90, clientY: top + 99}));
+            const there = {clientX: left + 90, clientY: top + 99};
+            explorer.painter.canvas.dispatchEvent(new PointerEvent("pointermove", there));
             const next = await new Promise(requestAnimationFrame);
             return [drawn, next];
         }"""
@@ -419,9 +420,7 @@ def test_with_the_keyboard_alone(fresh: Visit) -> None:
     reached = []
     for _ in range(25):
         page.keyboard.press("Tab")
-        reached.append(
-            page.evaluate("document.activeElement.id || document.activeElement.name || document.activeElement.tagName")
-        )
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.name || ''"))
     order = ["file", "canvas", "size", "block", "head", "opacity", "part", "copy", "save"]
     assert [name for name in dict.fromkeys(reached) if name in order] == order
     page.focus("#canvas")
