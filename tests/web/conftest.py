@@ -21,7 +21,7 @@ HINT = "no browser: apt-get install chromium, or set TRANSNEXT_CHROMIUM to one, 
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def chromium() -> Iterator[Any]:
     """Chromium; without one the tests are skipped, or fail where TRANSNEXT_NEEDS_BROWSER is set.
 
     It ends with each file of tests: Playwright keeps an event loop running, which others would stumble over.
@@ -63,12 +63,12 @@ class Visit:
 
 
 @pytest.fixture(scope="module")
-def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
+def visit(chromium: Any) -> Iterator[Callable[..., Visit]]:
     """Opens windows that reach this machine's own addresses and nothing else; options are those of a context."""
     contexts = []
 
     def _visit(**options: Any) -> Visit:
-        context = browser.new_context(**{"viewport": {"width": 1100, "height": 900}, **options})
+        context = chromium.new_context(**{"viewport": {"width": 1100, "height": 900}, **options})
         context.route("**/*", _only_here)
         contexts.append(context)
         return Visit(context)

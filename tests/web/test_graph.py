@@ -2,23 +2,19 @@
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import transnext  # noqa: F401  (registers the models)
+from tests.helpers.attention_by_definition import weights_by_definition
 from transnext.data.preprocessing import Preprocessing
 from transnext.export.info import ExportInfo
 from transnext.models import TransNeXt
-from transnext.models.attention import AggregatedAttention
-from transnext.ops import expand_bias_table
-from transnext.ops.reference import aggregated_attention_weights
 from transnext.web.graph import LOGITS, WithAttention, blocks_of, network_graph
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -39,43 +35,15 @@ SMALL: dict[str, Any] = {
 }
 
 
-def weights_by_definition(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """Logits, and the weights of each block, heads first, in float64."""
-    net = copy.deepcopy(model).double().eval()
-    inputs: list[Tensor] = []
-    mixers = [block.attn for stage in net.stages for block in stage.blocks]
-    handles = [mixer.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for mixer in mixers]
-    with torch.no_grad():
-        found = [net(images.double())]
-        for handle in handles:
-            handle.remove()
-        for mixer, x in zip(mixers, inputs, strict=True):
-            bias = mixer.bias_of(x)
-            H, W = x.shape[1:3]
-            if isinstance(mixer, AggregatedAttention):
-                k, _, k_pool, _ = mixer.keys_of(x)
-                q = mixer.q(x).unflatten(-1, (mixer.num_heads, -1))
-                parameters = (mixer.query_embedding, mixer.temperature, mixer.relative_pos_bias_local)
-                weights = aggregated_attention_weights(q, k, k_pool, *parameters, *bias)
-                found += [w.flatten(4).flatten(1, 2).transpose(1, 2) for w in weights]
-            else:  # one query after the other
-                q, k, _ = mixer.qkv(x).unflatten(-1, (3, mixer.num_heads, -1)).unbind(3)
-                table = expand_bias_table(bias.table, bias.rows, bias.cols)
-                scale = F.softplus(mixer.temperature[:, 0, 0]) * np.log(H * W)
-                rows = []
-                for y in range(H):
-                    for z in range(W):
-                        unit = F.normalize(q[:, y, z], dim=-1) + mixer.query_embedding[:, 0]
-                        score = torch.einsum("bmd,byxmd->bmyx", unit, F.normalize(k, dim=-1)) * scale[:, None, None]
-                        rows.append((score + table[:, y, z]).flatten(2).softmax(-1))
-                found.append(torch.stack(rows, 2))
-    return found
-
-
 def described(model: nn.Module, size: tuple[int, int], multiple: int | None) -> ExportInfo:
     names = [name for block in blocks_of(model) for name in block.outputs]
     preprocessing = Preprocessing(
-        input_size=(3, *size), mean=(0.5,) * 3, std=(0.2,) * 3, interpolation="bicubic", crop_pct=1.0, crop_mode="center"
+        input_size=(3, *size),
+        mean=(0.5,) * 3,
+        std=(0.2,) * 3,
+        interpolation="bicubic",
+        crop_pct=1.0,
+        crop_mode="center",
     )
     return ExportInfo(
         architecture="small",

@@ -120,7 +120,12 @@ def small(tmp_path: Path) -> Path:
     }
     torch.manual_seed(0)
     preprocessing = Preprocessing(
-        input_size=(3, 28, 28), mean=(0.5,) * 3, std=(0.2,) * 3, interpolation="bilinear", crop_pct=1.0, crop_mode="border"
+        input_size=(3, 28, 28),
+        mean=(0.5,) * 3,
+        std=(0.2,) * 3,
+        interpolation="bilinear",
+        crop_pct=1.0,
+        crop_mode="border",
     )
     metadata = {
         "architecture": "transnext_pico",
@@ -188,5 +193,5 @@ def test_detectors_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     task = task_class("detection")(metadata={"class_names": ["a"]})
     detector = replace(loaded("transnext_pico", num_classes=2), task=task)
     monkeypatch.setattr(static_page, "load", lambda model: model)
-    with pytest.raises(ValueError, match="transnext_pico is a model of detection, .* leave out --export"):
+    with pytest.raises(ValueError, match=r"transnext_pico is a model of detection, .* leave out --export"):
         export_page(detector, tmp_path / "page.html")

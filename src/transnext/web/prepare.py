@@ -1,8 +1,8 @@
 """The preprocessing of a classifier as an ONNX graph, so that a page computes what Python does.
 
 ONNX Runtime resizes bytes with antialiasing as Pillow does, in integers, first the columns and then the rows: results
-differ by one level in a few pixels of ten thousand. Pillow 13 begins with the rows where an image is squeezed much more in
-height than in width; squashed images then differ where the first pass rounds.
+differ by one level in a few pixels of ten thousand. Pillow 13 may begin with the rows where an image is squeezed more
+in height than in width; squashed images then differ where the first pass rounds.
 """
 
 from typing import Any
@@ -86,9 +86,9 @@ _NOT_PADDED = """
 def prepare_graph(preprocessing: Preprocessing) -> Any:
     """The `onnx.ModelProto` from an image to the input of a network.
 
-    Its inputs are `pixels`, uint8 `[h, w, 4]` of any size, of which the fourth channel is passed over, and `size`, int64
-    `[2]`, rows and columns of the result. Its outputs are `images`, float32 `[1, 3, rows, columns]`, normalised, and
-    `shown`, uint8 `[rows, columns, 3]`, the same before that.
+    Its inputs are `pixels`, uint8 `[h, w, 4]` of any size, of which the fourth channel is passed over, and `size`,
+    int64 `[2]`, rows and columns of the result. Its outputs are `images`, float32 `[1, 3, rows, columns]`, normalised,
+    and `shown`, uint8 `[rows, columns, 3]`, the same before that.
 
     Args:
         preprocessing: Of the model; its `input_size` says only whether images are square.

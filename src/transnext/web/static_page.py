@@ -152,9 +152,7 @@ def export_page(
     }
     page = _page(setup, prepare, graph)
     write_atomically(output, page)
-    return PageResult(
-        path=output, num_bytes=len(page.encode()), sizes=sizes, image_size=size, checks=tuple(checks)
-    )
+    return PageResult(path=output, num_bytes=len(page.encode()), sizes=sizes, image_size=size, checks=tuple(checks))
 
 
 def _checked(loaded: Loaded) -> TransNeXt:
@@ -170,11 +168,13 @@ def _checked(loaded: Loaded) -> TransNeXt:
         )
     net = loaded.model
     if not isinstance(net, TransNeXt):
-        raise ValueError(f"{name} is no TransNeXt ({type(net).__name__}): a page shows the attention of TransNeXts only")
+        raise ValueError(
+            f"{name} is no TransNeXt ({type(net).__name__}): a page shows the attention of TransNeXts only"
+        )
     if (count := parameters_of(net)) > MAX_PARAMETERS:
         raise ValueError(
             f"{name} has {count / 1e6:.1f} M parameters, and a page in one file holds at most "
-            f"{MAX_PARAMETERS / 1e6:.0f} M, since a browser keeps them all and computes on one thread: leave out --export"
+            f"{MAX_PARAMETERS / 1e6:.0f} M, since a browser loads all of them and has one thread: leave out --export"
         )
     return net
 
@@ -188,7 +188,7 @@ def _name(model: str | Path) -> str:
 
 
 def _sizes(net: TransNeXt, size: tuple[int, int]) -> tuple[int, int, int] | None:
-    """Sides of square images that one graph is for, `(least, largest, step)`; None if the trained size is the only one."""
+    """Sides of square images that one graph is for, `(least, largest, step)`; None if there is one alone."""
     if net.mode != "extrapolate":
         return None
     multiple = size_multiple(net)
@@ -214,11 +214,13 @@ def _page(setup: dict[str, Any], prepare: bytes, graph: bytes) -> str:
     }
     carried = "\n".join(f'<script type="text/plain" id="{name}">{text}</script>' for name, text in parts.items())
     page = _text("page.html")
+    charset = '<meta charset="utf-8">'
+    scripts = f'{carried}\n<script type="module">{script}</script>'
     for old, new in (
-        ('<meta charset="utf-8">', f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">'),
+        (charset, f'{charset}\n<meta http-equiv="Content-Security-Policy" content="{policy}">'),
         ('<link rel="stylesheet" href="style.css">', f"<style>{style}</style>"),
         ('{"provider": "server"}', embedded(setup)),
-        ('<script type="module" src="start-server.js"></script>', f'{carried}\n<script type="module">{script}</script>'),
+        ('<script type="module" src="start-server.js"></script>', scripts),
         ("</html>", f"<!-- ONNX Runtime Web {RUNTIME_VERSION}:\n{_runtime_license()}-->\n</html>"),
         ("<title>Where it looks</title>", f"<title>Where {escape(setup['model']['name'])} looks</title>"),
     ):
