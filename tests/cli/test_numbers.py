@@ -21,6 +21,8 @@ from transnext.tasks.detection.task import Detection
 from transnext.tasks.task import Loaded
 
 REACHED = "the work would begin here"
+WITH_OTHERS = ("study", "explain")
+"""Commands that have others in them."""
 FROM_THE_END = {"--out-indices"}
 """Options in which -1 is a place counted from the end."""
 
@@ -56,18 +58,20 @@ def options(command: str, module: str | None = None, task: str = "classification
     return [(f"--{name.replace('_', '-')}", count) for name, count in found if count]
 
 
-def options_of_studies() -> list[tuple[str, str, int]]:
+def options_below(command: str) -> list[tuple[str, str, int]]:
+    """Options of the commands that a command has."""
     found = []
-    for study in get_args(get_type_hints(_function("study", "study"))["of"]):
-        hints = get_type_hints(study)
-        for field in fields(study):
+    for below in get_args(get_type_hints(_function(command, command), include_extras=True)["of"]):
+        kind, name = below.__origin__, below.__metadata__[0].name
+        hints = get_type_hints(kind)
+        for field in fields(kind):
             if count := numbers_in(hints[field.name]):
-                found.append((f"study {study.__name__.lower()}", f"--{field.name.replace('_', '-')}", count))
+                found.append((f"{command} {name}", f"--{field.name.replace('_', '-')}", count))
     return found
 
 
-OPTIONS = [(command, *option) for command in COMMANDS if command != "study" for option in options(command)]
-OPTIONS += options_of_studies()
+OPTIONS = [(command, *option) for command in COMMANDS if command not in WITH_OTHERS for option in options(command)]
+OPTIONS += [option for command in WITH_OTHERS for option in options_below(command)]
 OPTIONS += [
     (f"{group} {command}", *option)
     for group, modules in GROUPS.items()
@@ -113,6 +117,10 @@ def arguments(here, detector, monkeypatch):
         "transnext.engine.evaluation.Evaluator.run",
         "transnext.studies.imagenet.evaluate_imagenet",
         "transnext.bench.run.run_bench",
+        "transnext.explain.look",
+        "transnext.explain.class_activation",
+        "transnext.explain.measure_receptive_field",
+        "transnext.explain.measure_faithfulness",
         "transnext.export.exporting.trace",
     ):
         monkeypatch.setattr(place, reached)
@@ -135,6 +143,12 @@ def arguments(here, detector, monkeypatch):
         "study corruptions": [model, "emoji", "--device", "cpu"],
         "study sizes": [model, "emoji", "--device", "cpu"],
         "study imagenet": [model, str(here), "--device", "cpu"],
+        **{
+            f"explain {what}": [str(here / "a.png"), "--device", "cpu"]
+            for what in ("attention", "rollout", "gradients")
+        },
+        "explain receptive-field": [model, "--device", "cpu"],
+        "explain faithfulness": ["emoji", "--device", "cpu"],
         "predict": [str(here / "a.png"), "--device", "cpu"],
         "export": [model, "--output", str(here / "a.onnx"), "--format", "onnx"],
         "report": [str(here), "--device", "cpu"],
@@ -149,6 +163,7 @@ def test_there_are_options() -> None:
     assert {("detect predict", f"--{name}", 1) for name in ("threshold", "tile", "overlap")} <= set(OPTIONS)
     assert ("train", "--crop-scale", 2) in OPTIONS
     assert ("study sizes", "--scales", 1) in OPTIONS
+    assert ("explain attention", "--at", 2) in OPTIONS
     commands = {command.partition(" ")[0] for command, *_ in OPTIONS}
     assert commands >= {"train", "eval", "study", "predict", "export", "report", "bench", "detect"}
 

@@ -67,6 +67,15 @@ def test_every_method_explains_the_likeliest_class(method):
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize(
+    ("size", "stage"), [((64, 64), 1), ((224, 224), 3), ((96, 500), 1), ((97, 500), 2), ((20, 20), 0)]
+)
+def test_the_layer_is_the_last_that_shows_where(size, stage):
+    model, images = small_model(), torch.randn(1, 3, *size)
+    chosen = class_activation(model, images, class_target(1), method="layercam")
+    torch.testing.assert_close(chosen, class_activation(model, images, class_target(1), method="layercam", stage=stage))
+
+
 def test_frozen_weights_and_inference_mode():
     model = small_model().requires_grad_(False)
     images = torch.randn(1, 3, 64, 64)

@@ -133,7 +133,7 @@ class Attention(_OfAnImage):
         block = -1 if self.block is None else self.block
         row, col = looked.nearest(stage, self.at)
         found = looked.query(stage, block, row, col)
-        maps = {part: found.map(row, col, part, self.head) for part in PARTS}
+        maps: dict[str, Tensor] = {f"map_{part}": found.map(row, col, part, self.head) for part in PARTS}
         fovea = found.fovea[:, 0].tolist()
         share = sum(fovea) / len(fovea) if self.head is None else fovea[self.head]
         place = found.place
@@ -186,7 +186,7 @@ class Gradients(_OfAnImage):
     Attributes:
         method: integrated for integrated gradients (captum), the others by torchcam.
         target: Name of a class; the likeliest by default. Of a detector, the best object of that class.
-        stage: Whose map torchcam takes, from 0; the last by default.
+        stage: Whose map torchcam takes, from 0; by default the last that has at least 7 rows and columns.
         steps: Of integrated gradients, and of deletion and insertion.
     """
 
@@ -211,9 +211,8 @@ class Gradients(_OfAnImage):
         if self.method == "integrated":
             heat = integrated_gradients(seen.loaded.model, seen.inputs, target, steps=self.steps, run=seen.run)[0]
         else:
-            stage = -1 if self.stage is None else self.stage
             heat = class_activation(
-                seen.loaded.model, seen.inputs, target, method=self.method, stage=stage, run=seen.run
+                seen.loaded.model, seen.inputs, target, method=self.method, stage=self.stage, run=seen.run
             )[0]
         lines = [f"{self.method}: {what}"]
         if label is not None:

@@ -216,7 +216,8 @@ def write_figure(file: Path | None, figure: Callable[[], "Figure"], arrays: dict
             import numpy as np
 
             with temporary.open("wb") as stream:
-                np.savez(stream, **{name: array.cpu().numpy() for name, array in arrays.items()})
+                named: dict[str, Any] = {name: array.cpu().numpy() for name, array in arrays.items()}
+                np.savez(stream, **named)
         else:
             figure().savefig(temporary, format=file.suffix.removeprefix("."), facecolor="white")
     Console(highlight=False, soft_wrap=True).print(f"written: {file}", markup=False)
@@ -247,8 +248,12 @@ def _areas_of(judged: Any) -> dict[str, float]:
 
 def _faithfulness_table(found: "explain.Faithfulness", title: str) -> Table:
     table = Table(title=f"Faithfulness of explanations, {title}, {found.images} images, {found.steps} steps")
-    for column in ("explanation", "deletion ↓", "insertion ↑", "deletion, random weights", "insertion", "correlation"):
+    for column in ("explanation", "deletion", "insertion", "random weights", "correlation"):
         table.add_column(column, justify="left" if column == "explanation" else "right")
     for name, judged in found.judged.items():
-        table.add_row(name, *(f"{value:.3f}" for value in _areas_of(judged).values()))
+        areas = [f"{area:.3f}" for area in (judged.curves.deletion_area, judged.curves.insertion_area)]
+        if judged.randomised is not None:
+            areas.append(f"{judged.randomised.deletion_area:.3f} / {judged.randomised.insertion_area:.3f}")
+            areas.append(f"{judged.correlation:.2f}")
+        table.add_row(name, *areas)
     return table

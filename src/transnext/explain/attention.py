@@ -22,7 +22,7 @@ from transnext.models.transnext import TransNeXt
 class Looked:
     """A network after a forward pass, ready to say where any of its pixels looked; `look` makes it.
 
-    It holds the input of every block and the network itself: what it says is that of the weights as they are then.
+    It holds the input of every block and the network itself, whose weights have to stay as they are meanwhile.
 
     Attributes:
         output: What the network gave, for a classifier its logits.
@@ -316,14 +316,13 @@ def _kept(net: TransNeXt, stage: int, index: int, block: Block, x: Tensor) -> Ke
     if mixer is None:
         raise ValueError(f"the attention of block {index} of stage {stage} is a {type(block.attn).__name__}, not ours")
     grid = (x.shape[1], x.shape[2])
-    aggregated = isinstance(mixer, AggregatedAttention)
     place = BlockPlace(
         stage=stage,
         block=index,
         stride=net.feature_info[stage]["reduction"],
         heads=mixer.num_heads,
-        window=mixer.window_size if aggregated else 0,
+        window=mixer.window_size if isinstance(mixer, AggregatedAttention) else 0,
         grid=grid,
-        pool=mixer.pool_size(grid) if aggregated else None,
+        pool=mixer.pool_size(grid) if isinstance(mixer, AggregatedAttention) else None,
     )
     return Kept(place, mixer, block.norm1, x)

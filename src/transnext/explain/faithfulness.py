@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from transnext.choices import CamMethod
 from transnext.explain.attention import evaluating, look, where_it_looks
 from transnext.explain.gradients import class_activation, integrated_gradients
 from transnext.explain.rollout import roll_out
@@ -238,13 +239,13 @@ def _looks(model: nn.Module, image: Tensor, label: int) -> Tensor:
     return where_it_looks(model, image)[0]
 
 
-def _cam(method: str, stage: int) -> Explainer:
+def _cam(method: CamMethod, stage: int | None = None) -> Explainer:
     return lambda model, image, label: class_activation(
         model,
         image,
         class_target(label),
         method=method,
-        stage=stage,  # type: ignore[arg-type]
+        stage=stage,
     )[0]
 
 
@@ -255,9 +256,9 @@ def _gradients(model: nn.Module, image: Tensor, label: int) -> Tensor:
 EXPLAINERS: dict[str, Explainer] = {
     "attention from the centre": _looks,
     "rollout": _rollout,
-    "Grad-CAM": _cam("gradcam", -1),
-    "Layer-CAM": _cam("layercam", -1),
-    "Layer-CAM of stage 2": _cam("layercam", 2),
+    "Grad-CAM": _cam("gradcam"),
+    "Grad-CAM of the last stage": _cam("gradcam", -1),
+    "Layer-CAM": _cam("layercam"),
     "integrated gradients": _gradients,
 }
 """What is judged by default."""

@@ -18,6 +18,9 @@ from transnext.extras import require
 
 _TORCHCAM = {"gradcam": "GradCAM", "gradcam++": "GradCAMpp", "xgradcam": "XGradCAM", "layercam": "LayerCAM"}
 CAM_METHODS: tuple[CamMethod, ...] = get_args(CamMethod)
+LEAST_SIDE = 7
+"""Rows and columns of a map that shows where something is: at 224 pixels the last stage has as many, as usual. At 64 it
+has 2, and what is said of them is less faithful than chance (docs/explain.md)."""
 IMAGES_AT_ONCE = 8
 """On the way from a baseline."""
 
@@ -28,7 +31,7 @@ def class_activation(
     targets: Target | Sequence[Target] | None = None,
     *,
     method: CamMethod = "gradcam",
-    stage: int = -1,
+    stage: int | None = None,
     run: Callable[[Tensor], Any] | None = None,
 ) -> Tensor:
     """A class activation map, by torchcam, of the map that a stage gives.
@@ -38,7 +41,7 @@ def class_activation(
         images: Normalised images, `[B, 3, H, W]`, of the device and dtype of the model.
         targets: What is explained, for all images or one for each; the likeliest class of each if None.
         method: "gradcam", "gradcam++", "xgradcam" or "layercam".
-        stage: Whose map, after its norm: the last says most about the class, earlier ones are finer (for "layercam").
+        stage: Whose map, after its norm; the last of which it has `LEAST_SIDE` rows and columns if None.
         run: Calls the model with the images, where that takes more than them; `model` itself if None.
 
     Returns:
@@ -54,6 +57,10 @@ def class_activation(
     if method not in _TORCHCAM:
         raise ValueError(f"method is {method!r}: expected one of {', '.join(CAM_METHODS)}")
     net = find_network(model)
+    size = (images.shape[2], images.shape[3])
+    if stage is None:
+        strides = [info["reduction"] for info in net.feature_info]
+        stage = max((i for i, s in enumerate(strides) if min(size) > (LEAST_SIDE - 1) * s), default=0)
     if not -len(net.stages) <= stage < len(net.stages):
         raise ValueError(f"stage is {stage}: expected 0 to {len(net.stages) - 1}")
     extractor = getattr(torchcam.methods, _TORCHCAM[method])
@@ -65,7 +72,7 @@ def class_activation(
         output = (run or model)(_leaf(images))
         chosen = _chosen(targets, output, len(images))
         maps = cam(targets=list(chosen), scores=output)[0].detach()
-    return on_image(maps, net.feature_info[stage]["reduction"], (images.shape[2], images.shape[3]))
+    return on_image(maps, net.feature_info[stage]["reduction"], size)
 
 
 def integrated_gradients(

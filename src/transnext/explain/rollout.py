@@ -14,6 +14,7 @@ those of a stage. No matrix is ever made: a row vector goes from the end to the 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +73,7 @@ def roll_out(
         shares += 1 / math.prod(grid)
     else:
         shares[looked.nearest(stage, position)] = 1
-    stages = []
+    stages: list[Tensor] = []
     for index in range(start.place.stage, -1, -1):
         depth = sum(place.stage == index for place in looked.blocks)
         for block in range(depth - 1, -1, -1):
@@ -80,7 +81,8 @@ def roll_out(
             shares = residual * shares + (1 - residual) * attended
         stages.insert(0, shares)
         size = looked.image_size if index == 0 else looked.kept(index - 1, 0).place.grid
-        shares = through_embedding(looked.net.stages[index].patch_embed.proj, shares, size)  # type: ignore[union-attr]
+        embedding: Any = looked.net.stages[index].patch_embed
+        shares = through_embedding(embedding.proj, shares, size)
     return Rollout(image=shares, stages=stages)
 
 
@@ -124,7 +126,7 @@ def through_embedding(conv: nn.Conv2d, shares: Tensor, size: tuple[int, int]) ->
         `[H, W]`, of the same sum.
     """
     norms = conv.weight.to(shares.dtype).pow(2).sum((0, 1)).sqrt()[None, None]
-    (stride, _), (padding, _) = conv.stride, conv.padding
+    stride, padding = conv.stride[0], norms.shape[-1] // 2
     total = F.conv2d(shares.new_ones(1, 1, *size), norms, stride=stride, padding=padding)[0, 0]
     # What the convolution leaves of the last rows and columns of the map.
     rest = [n - (m - 1) * stride + 2 * padding - norms.shape[-1] for n, m in zip(size, shares.shape, strict=True)]

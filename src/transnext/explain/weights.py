@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from transnext.explain.maps import query_map
 from transnext.models.attention import AggregatedAttention, GlobalCosineAttention
+from transnext.models.position_bias import PositionBias
 from transnext.ops import AxisIndex, expand_bias_table
 from transnext.ops.reference import NORM_EPS
 from transnext.ops.tracing import at_least_float32, no_autocast
@@ -146,7 +147,7 @@ class Attention:
 
 
 class Kept:
-    """What a block was given, from which the attention of any of its queries follows.
+    """What a block was given, from which the attention of any of its queries follows, while its weights stay.
 
     Args:
         place: Which block.
@@ -221,7 +222,7 @@ class Kept:
         r = window // 2
         # No more than the part of the map that windows cover: memory stays small for large images.
         around = [range(max(q.start - r, 0), min(q.stop + r, n)) for q, n in zip((rows, cols), (h, w), strict=True)]
-        keys = _unit(mixer.local_keys_of(self._normed(*around, images))[0])
+        keys = _unit(mixer.local_keys_of(self._normed(around[0], around[1], images))[0])
         margins = [(a.start - q.start + r, q.stop + r - a.stop) for q, a in zip((rows, cols), around, strict=True)]
         keys = F.pad(keys, (0, 0, 0, 0, *margins[1], *margins[0]))
         for dy in range(window):
@@ -238,9 +239,13 @@ class Kept:
             keys = self.mixer.pooled_keys_of(whole)[0]
         return _by_head(_unit(keys)).mT
 
+    @cached_property
+    def _bias(self) -> PositionBias:
+        return self.mixer.bias_of(self.x)  # which a network in training mode does not remember
+
     def _bias_logits(self, rows: range, cols: range) -> Tensor:
         """Position bias of queries, `[M, N, K + P]`, -inf where a window reaches beyond the map."""
-        mixer, bias = self.mixer, self.mixer.bias_of(self.x)
+        mixer, bias = self.mixer, self._bias
         table = bias.table.to(at_least_float32(self.x.dtype))
         beside = expand_bias_table(table, _part_of(bias.rows, rows), _part_of(bias.cols, cols)).flatten(3)
         if isinstance(mixer, GlobalCosineAttention):
