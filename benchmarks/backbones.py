@@ -1,6 +1,7 @@
-"""Backbones under one detector, from scratch, for equal processor time: which learns most.
+"""Backbones under one detector or segmenter, from scratch, for equal processor time: which learns most.
 
     python benchmarks/backbones.py ../shared/data/stamps --minutes 60 --output runs/backbones
+    python benchmarks/backbones.py ../shared/data/nuclei --task segmentation --image-size 256 --minutes 10
 
 Each backbone is timed for some updates first, and trains as many epochs as fit into the time, with the same options,
 one thread and its whole schedule. Time is that of the processor, so that other work on the machine does not count.
@@ -13,7 +14,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -22,7 +23,7 @@ from transnext.config import TrainConfig
 from transnext.data import collate
 from transnext.engine.loader import train_loader
 from transnext.engine.trainer import train
-from transnext.tasks.detection.task import Detection
+from transnext.tasks.task import task_class
 
 _WARM_UP, _TIMED = 3, 10
 _EVALUATION = 0.25
@@ -34,11 +35,13 @@ class Comparison:
     """Which backbones, on what, for how long."""
 
     data: Annotated[str, tyro.conf.Positional]
-    """Images with objects."""
+    """Images with objects, or with maps of classes."""
     backbones: tuple[str, ...] = ("transnext_pico", "resnet18", "edgenext_xx_small")
-    """Names of timm."""
-    detector: str = "mask_rcnn"
-    """Detector, with the small head."""
+    """Names of timm; those with the tag of some weights, as transnext_pico.emoji, start from these."""
+    task: Literal["detection", "segmentation"] = "detection"
+    """What is learned."""
+    head: str | None = None
+    """Detector or segmenter, of the small size; by default that of the task."""
     minutes: float = 60.0
     """Processor time of each, evaluation after the epochs included."""
     seeds: tuple[int, ...] = (0,)
@@ -55,7 +58,7 @@ class Comparison:
 
 def seconds_of_update(config: TrainConfig[Any]) -> tuple[float, int]:
     """Processor seconds of an update, images included, and updates in an epoch."""
-    task, sources = Detection.open(config)
+    task, sources = task_class(config.task_name).open(config)
     torch.manual_seed(config.seed)
     net: Any = task.build(config)
     preprocessing = task.preprocessing(net, config)
@@ -85,12 +88,14 @@ def main(comparison: Comparison) -> None:
     rows: list[dict[str, Any]] = []
     for seed in comparison.seeds:
         for backbone in comparison.backbones:
+            head = {} if comparison.head is None else {task_class(comparison.task).heads().kind: comparison.head}
             config = TrainConfig.of(
-                task="detection",
+                task=comparison.task,
                 data=comparison.data,
                 model=backbone,
                 output=str(comparison.output / f"{backbone}-{seed}"),
-                detector=comparison.detector,
+                pretrained="." in backbone,
+                **head,
                 image_size=comparison.image_size,
                 batch_size=comparison.batch_size,
                 lr=comparison.lr,

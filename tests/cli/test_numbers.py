@@ -18,6 +18,8 @@ from transnext.models.backbone import Backbone
 from transnext.models.variants import WEIGHTS
 from transnext.tasks.detection.nets import build_net
 from transnext.tasks.detection.task import Detection
+from transnext.tasks.segmentation.nets import build_net as build_segmenter
+from transnext.tasks.segmentation.task import Segmentation
 from transnext.tasks.task import Loaded
 
 REACHED = "the work would begin here"
@@ -105,8 +107,17 @@ def detector():
     return Loaded(model=net, task=task, preprocessing=preprocessing, name="a detector")
 
 
+@pytest.fixture(scope="module")
+def segmenter():
+    """A segmenter that is open, of two classes."""
+    net = build_segmenter("upernet", Backbone("transnext_pico"), 2, size="small").eval()
+    preprocessing = Preprocessing.of_model(net.backbone.net).with_places("fit", (64, 64))
+    task = Segmentation(metadata={"class_names": ["green", "red"]})
+    return Loaded(model=net, task=task, preprocessing=preprocessing, name="a segmenter")
+
+
 @pytest.fixture
-def arguments(here, detector, monkeypatch):
+def arguments(here, detector, segmenter, monkeypatch):
     """What each command is given beside the option, with the work taken out of them."""
 
     def reached(*_: object, **__: object) -> None:
@@ -126,10 +137,11 @@ def arguments(here, detector, monkeypatch):
         monkeypatch.setattr(place, reached)
 
     def opened(model, *, image_size=None, device="cpu"):
-        if model != "detector":
+        known = {"detector": detector, "segmenter": segmenter}.get(str(model))
+        if known is None:
             return load(model, image_size=image_size, device=device)
-        asked = detector.preprocessing if image_size is None else detector.preprocessing.resized(image_size)
-        return replace(detector, preprocessing=asked)
+        asked = known.preprocessing if image_size is None else known.preprocessing.resized(image_size)
+        return replace(known, preprocessing=asked)
 
     for place in ("transnext.predict.load", "transnext.engine.evaluation.load"):
         monkeypatch.setattr(place, opened)
@@ -138,6 +150,12 @@ def arguments(here, detector, monkeypatch):
         "detect train": [str(here / "rectangles"), "--device", "cpu"],
         "detect eval": ["detector", str(here / "rectangles"), "--device", "cpu"],
         "detect predict": [str(here / "a.png"), "--model", "detector", "--device", "cpu"],
+        "segment train": [str(here / "rectangles"), "--device", "cpu"],
+        "segment eval": ["segmenter", str(here / "rectangles"), "--device", "cpu"],
+        "segment predict": [
+            *[str(here / "a.png"), "--model", "segmenter", "--device", "cpu"],
+            *["--geojson-file", str(here / "a.geojson")],
+        ],
         "train": ["emoji"],
         "eval": [model, "emoji", "--device", "cpu"],
         "study corruptions": [model, "emoji", "--device", "cpu"],

@@ -101,7 +101,7 @@ def test_modules_share_no_names() -> None:
 
 
 def test_names_cannot_end_the_script() -> None:
-    page = static_page._json({"name": "</script><script>alert(1)</script>"})
+    page = static_page.embedded({"name": "</script><script>alert(1)</script>"})
     assert "<" not in page
     assert json.loads(page)["name"] == "</script><script>alert(1)</script>"
 

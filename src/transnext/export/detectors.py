@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from transnext.atomic import naming, staged
-from transnext.data.preprocessing import Preprocessing
-from transnext.export import detector_folder
+from transnext.export import head_folder
 from transnext.export.agreement import check_detector, random_batch
+from transnext.export.canvas import canvas_of_file
 from transnext.export.checking import SizeCheck
 from transnext.export.formats import Format
 from transnext.export.info import ExportInfo
@@ -19,12 +19,14 @@ from transnext.export.openvino_file import converted
 from transnext.export.openvino_file import write as write_openvino
 from transnext.export.running import ExportedDetector, ExportedModel
 from transnext.export.traced import SOME, for_tracing, traced, with_threshold
-from transnext.limits import MAX_SIDE, check_number
 from transnext.tasks.detection.mask_rcnn.model import MaskRCNN
 from transnext.tasks.detection.net import DetectionNet
 from transnext.tasks.detection.plain import PlainDetector, plain
 from transnext.tasks.task import Loaded
 from transnext.version import __version__
+
+TAG = "object-detection"
+"""What the hub calls it."""
 
 
 def write_detector(
@@ -60,7 +62,7 @@ def write_detector(
         )
     if format == "torch":
         raise ValueError(f"{output}: detectors are written as onnx, openvino or hf, not as torch.export programs")
-    preprocessing = _preprocessing(loaded, image_size, one_canvas=format != "hf")
+    preprocessing = canvas_of_file(loaded, image_size, one_canvas=format != "hf")
     info = ExportInfo(
         architecture=net.backbone.name,
         task=loaded.task.name,
@@ -81,9 +83,9 @@ def write_detector(
         if format == "hf":
             loaded = replace(loaded, preprocessing=preprocessing)
             with naming(output):
-                detector_folder.write(loaded, staging, info)
+                head_folder.write(loaded, staging, info, TAG)
             shape = (1, info.preprocessing.input_size[0], *info.image_size)
-            opened = detector_folder.opened(staging)
+            opened: Any = head_folder.opened(staging)
             for either in (opened, reference):
                 if isinstance(either, MaskRCNN):
                     either.score_threshold = 0.0  # noise may hold no object that is likely enough
@@ -95,27 +97,6 @@ def write_detector(
         file = ExportedModel(staging)
         checks = _compared(file, graph, network, str(output), lambda g, path: _save(g, path, format, info, path))
         return info, checks
-
-
-def _preprocessing(loaded: Loaded, image_size: int | tuple[int, int] | None, one_canvas: bool) -> Preprocessing:
-    trained = loaded.preprocessing
-    if image_size is None:
-        if one_canvas and trained.crop_mode == "shortest":
-            short, long = trained.input_size[1:]
-            raise ValueError(
-                f"{loaded.name} takes pictures as canvases of many sizes (short side {short}, long side up to {long}), "
-                f"a file has one: add --image-size HEIGHT WIDTH, into which pictures are fitted then"
-            )
-        return trained
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    for side in (height, width):
-        check_number("image_size", side, 1, MAX_SIDE)
-    mode = "fit" if one_canvas and trained.crop_mode == "shortest" else trained.crop_mode
-    if mode == "shortest":
-        if height == width:
-            return trained.resized(height)
-        height, width = sorted((height, width))
-    return replace(trained, input_size=(trained.input_size[0], height, width), crop_mode=mode)
 
 
 def _save(graph: Any, path: Path, format: Format, info: ExportInfo, output: Path) -> None:

@@ -60,7 +60,7 @@ def export_model(
     license: str | None = None,
     overwrite: bool = False,
 ) -> ExportResult:
-    """Writes a classifier, a detector or a backbone for another runtime, runs the file, and compares it with PyTorch.
+    """Writes a model of any task, or a backbone, for another runtime, runs the file, and compares it with PyTorch.
 
     The file consists of plain operators and takes any number of images, of a Mask R-CNN one. It is there if it passed
     the comparison, or not at all.
@@ -71,8 +71,9 @@ def export_model(
         format: "torch", "onnx", "openvino" or "hf"; by the suffix if None.
         checkpoint: Weights to take instead of pretrained ones.
         image_size: Size of the images, pixels, one number or `(H, W)`; the trained one by default.
-        fixed_size: Take images of that size alone, for which the position bias is computed now. Without it, a TransNeXt
-            takes all multiples of the stride of its last map; other models and detectors always have a fixed size.
+        fixed_size: Take images of that size alone, for which the position bias is computed now. Without it a
+            TransNeXt, and a UPerNet on one, takes all multiples of the stride of its last map; others always have a
+            fixed size.
         features_only: Give the maps of the stages, NCHW, as `features_only` of timm does, and not logits.
         out_indices: Which stages; all if None.
         opset: Of ONNX; for detectors 17 to 20.
@@ -117,6 +118,16 @@ def export_model(
         from transnext.export.detectors import write_detector  # imports torchvision's detectors
 
         info, found = write_detector(classifier, output, format, image_size=image_size, opset=opset, license=license)
+        return ExportResult(path=output, format=format, info=info, checks=tuple(found))
+    if classifier.task.name == "segmentation":
+        if features_only or calibration is not None:
+            asked = "--int8" if calibration is not None else "--features-only"
+            raise ValueError(f"{asked} is for classifiers, and {classifier.name} is a segmenter: leave it out")
+        from transnext.export.segmenters import write_segmenter
+
+        info, found = write_segmenter(
+            classifier, output, format, image_size=image_size, fixed_size=fixed_size, opset=opset, license=license
+        )
         return ExportResult(path=output, format=format, info=info, checks=tuple(found))
     if classifier.task.name != "classification":
         raise ValueError(f"{classifier.name} is a model of {classifier.task.name}, which cannot be exported")

@@ -18,7 +18,7 @@ class ExportInfo:
 
     Attributes:
         architecture: Name of the model.
-        task: "classification", "detection", or "features" for the maps of the stages.
+        task: "classification", "detection", "segmentation", or "features" for the maps of the stages.
         outputs: Names of the outputs, in order.
         class_names: What the classes are called; empty for features.
         preprocessing: What images must look like.
@@ -44,9 +44,9 @@ class ExportInfo:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """`(H, W)` of what the network is given; a detector gets pictures on a canvas of multiples of 32."""
+        """`(H, W)` of what the network is given: a canvas of multiples of 32 where answers have places."""
         height, width = self.preprocessing.input_size[1:]
-        if self.task != "detection":
+        if self.task not in ("detection", "segmentation"):
             return height, width
         return -(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE
 

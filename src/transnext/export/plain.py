@@ -10,7 +10,17 @@ from torch import Tensor, nn
 from transnext.models import TransNeXt
 
 
-class ForExport(nn.Module):
+class Traceable(nn.Module):
+    """A network from images to tensors that `torch.export` can trace.
+
+    Attributes:
+        multiple: What sides of images are multiples of, pixels; None if they have always the same size.
+    """
+
+    multiple: int | None
+
+
+class ForExport(Traceable):
     """A copy of a network that `torch.export` can trace.
 
     Args:
@@ -26,7 +36,7 @@ class ForExport(nn.Module):
         self.out_indices = None if out_indices is None else list(out_indices)
         if self.out_indices is not None:
             self.net.prune_intermediate_layers(self.out_indices)  # type: ignore[operator]
-        self.multiple: int | None = None
+        self.multiple = None
         if isinstance(self.net, TransNeXt):
             self.net.backend = "auto"
             self.multiple = None if fixed_size else size_multiple(self.net)
@@ -38,12 +48,12 @@ class ForExport(nn.Module):
         else:
             outputs = self.net.forward_intermediates(images, indices=self.out_indices, intermediates_only=True)  # type: ignore[operator]
         if self.multiple is not None:
-            factor = _nan_unless_multiples(images, self.multiple)
+            factor = nan_unless_multiples(images, self.multiple)
             outputs = [output * factor for output in outputs]
         return outputs[0] if self.out_indices is None else tuple(outputs)
 
 
-def _nan_unless_multiples(images: Tensor, multiple: int) -> Tensor:
+def nan_unless_multiples(images: Tensor, multiple: int) -> Tensor:
     """1, or NaN for images whose sides are no multiples: what a runtime makes of them would be wrong unnoticed.
 
     Their last rows would be left out of the pooled keys. Pixels are counted, because symbols are known to be multiples:

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from transnext.export.plain import ForExport
+from transnext.export.plain import Traceable
 from transnext.ops.tracing import exporting
 
 
-def trace(network: ForExport, input_size: tuple[int, int, int]) -> ExportedProgram:
+def trace(network: Traceable, input_size: tuple[int, int, int]) -> ExportedProgram:
     """The program of a network, for any number of images.
 
     Args:

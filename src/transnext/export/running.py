@@ -119,8 +119,30 @@ class ExportedDetector(nn.Module):
         return [found for part, size in parts for found in found_in(self.file.run(part, size))]
 
 
+class ExportedSegmenter(nn.Module):
+    """An exported file that is called as the segmenter in it was.
+
+    Args:
+        file: The file.
+
+    Attributes:
+        segmenter: Its name, a key of `tasks.segmentation.nets.SEGMENTERS`.
+    """
+
+    is_exported = True
+
+    def __init__(self, file: ExportedModel) -> None:
+        super().__init__()
+        self.file = file
+        self.segmenter: str = file.info.metadata["segmenter"]
+
+    def forward(self, images: Tensor, sizes: Tensor) -> Tensor:
+        """Scores over the canvas, on the CPU; see `SegmentationNet.scores`."""
+        return self.file.run(images)[0]
+
+
 def open_exported(path: str | Path, image_size: int | None = None) -> Loaded:
-    """The classifier or detector in an exported file.
+    """The classifier, detector or segmenter in an exported file.
 
     Args:
         path: A file written by `export_model`.
@@ -128,12 +150,12 @@ def open_exported(path: str | Path, image_size: int | None = None) -> Loaded:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It cannot be read, holds neither, or is not for this size.
+        ValueError: It cannot be read, holds none of them, or is not for this size.
     """
     model = ExportedModel(path).eval()
     info = model.info
     if info.task == "features":
-        raise ValueError(f"{path} gives the maps {', '.join(info.outputs)} and not classes or objects")
+        raise ValueError(f"{path} gives the maps {', '.join(info.outputs)} and not classes, objects or maps")
     preprocessing = info.preprocessing
     if image_size is not None:
         preprocessing = preprocessing.resized(image_size)
@@ -141,4 +163,5 @@ def open_exported(path: str | Path, image_size: int | None = None) -> Loaded:
     if info.task == "classification":
         return loaded_classifier(model, info.class_names, preprocessing, str(path))
     task = task_class(info.task)(metadata={"class_names": list(info.class_names), **info.metadata})
-    return Loaded(model=ExportedDetector(model).eval(), task=task, preprocessing=preprocessing, name=str(path))
+    run = ExportedSegmenter(model) if info.task == "segmentation" else ExportedDetector(model)
+    return Loaded(model=run.eval(), task=task, preprocessing=preprocessing, name=str(path))

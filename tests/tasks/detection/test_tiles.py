@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from transnext.tasks.detection.net import Found
-from transnext.tasks.detection.tiles import _starts, detect_in_tiles
+from transnext.tasks.detection.tiles import detect_in_tiles
+from transnext.tasks.tiling import even_starts
 
 
 def _painted(size: tuple[int, int], boxes: np.ndarray) -> Tensor:
@@ -165,7 +166,7 @@ def test_objects_within_others_stay() -> None:
 def test_tiles_cover_a_side_evenly() -> None:
     for length in range(1, 300):
         for tile, shared in ((40, 8), (33, 0), (50, 45), (7, 1)):
-            starts = _starts(length, tile, shared)
+            starts = even_starts(length, tile, shared)
             assert starts[0] == 0
             assert max(starts) + min(tile, length) == length
             assert all(0 < b - a <= tile - shared for a, b in itertools.pairwise(starts))

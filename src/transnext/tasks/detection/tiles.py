@@ -16,6 +16,7 @@ from torch import Tensor
 
 from transnext.limits import check_number
 from transnext.tasks.detection.net import Found
+from transnext.tasks.tiling import even_starts
 
 AGREE = 0.5
 """Least intersection over union, within what both tiles see, of boxes that are one object."""
@@ -65,8 +66,8 @@ def detect_in_tiles(
     shared = round(tile * overlap)
     places = [
         (x, y, min(x + tile, width), min(y + tile, height))
-        for y in _starts(height, tile, shared)
-        for x in _starts(width, tile, shared)
+        for y in even_starts(height, tile, shared)
+        for x in even_starts(width, tile, shared)
     ]
     found = [_moved(f, at, threshold) for f, at in _asked(ask, picture, places, batch_size)]
     if whole and len(places) > 1:
@@ -78,14 +79,6 @@ def detect_in_tiles(
     if len(places) == 1:
         return found[0]
     return _merged(found, places, (height, width), max(2.0, tile * _NEAR_EDGE))
-
-
-def _starts(length: int, tile: int, shared: int) -> list[int]:
-    """Starts of tiles along a side: evenly, from one end to the other, with no less than `shared` in common."""
-    if length <= tile:
-        return [0]
-    steps = -(-(length - tile) // max(1, tile - shared))
-    return [(length - tile) * step // steps for step in range(steps + 1)]
 
 
 def _asked(

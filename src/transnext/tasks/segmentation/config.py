@@ -1,5 +1,6 @@
 """Options of segmentation alone."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,5 +75,6 @@ class SegmentationConfig:
         if self.loss == "dice" and self.class_weights != "none":
             raise ValueError("loss dice takes no class_weights: leave them out, or use cross_entropy+dice")
         weights = () if isinstance(self.class_weights, str) else self.class_weights
-        if not isinstance(self.class_weights, str) and not (weights and min(weights) >= 0 and max(weights) > 0):
+        fine = all(math.isfinite(weight) and weight >= 0 for weight in weights) and any(weights)
+        if not isinstance(self.class_weights, str) and not fine:
             raise ValueError(f"class_weights are {weights}: expected a number of 0 or more for each class")

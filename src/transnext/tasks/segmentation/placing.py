@@ -36,19 +36,60 @@ def resize_scores(
     Raises:
         ValueError: The image is larger than the canvas, or something is empty.
     """
-    if not all(1 <= inner <= outer for inner, outer in zip(size, canvas, strict=True)) or min(original) < 1:
-        raise ValueError(f"an image of {size} on a canvas of {canvas}, for a picture of {original} pixels")
-    scores = scores.float()
-    shrunk = max(1.0, size[0] / original[0])
-    values_of_row = len(scores) * (shrunk * canvas[1] + original[1])
-    step = max(1, int(values_at_once / values_of_row))
+    check_places(canvas, size, original)
+    step = rows_at_once(len(scores), canvas, size, original, values_at_once)
     for start in range(0, original[0], step):
         rows = slice(start, min(start + step, original[0]))
-        above, below, share = _neighbours(rows, size[0], original[0])
-        first, last = int(above[0]), int(below[-1]) + 1
+        yield rows, scores_of_rows(scores, canvas, size, original, rows)
+
+
+def scores_of_rows(
+    scores: Tensor, canvas: tuple[int, int], size: tuple[int, int], original: tuple[int, int], rows: slice
+) -> Tensor:
+    """Scores of some rows of a picture, float32 `[classes, rows, W]`; see `resize_scores`.
+
+    Args:
+        scores: See there.
+        canvas: See there.
+        size: See there.
+        original: See there.
+        rows: Of the picture, with a start and a stop.
+    """
+    scores = scores.float()
+    above, below, share = _neighbours(rows, size[0], original[0])
+    first, last = int(above[0]), int(below[-1]) + 1
+    if tuple(scores.shape[1:]) == canvas:
+        on_canvas = scores[:, first:last]
+    else:
         upper, lower, part = _neighbours(slice(first, last), scores.shape[1], canvas[0])
-        on_canvas = _columns(_between(scores, upper, lower, part), canvas[1])[..., : size[1]]
-        yield rows, _columns(_between(on_canvas, above - first, below - first, share), original[1])
+        on_canvas = _columns(_between(scores, upper, lower, part), canvas[1])
+    on_canvas = on_canvas[..., : size[1]]
+    if size[0] == original[0]:  # the rows are those of the picture, and the next one
+        return _columns(on_canvas[:, : rows.stop - rows.start], original[1])
+    return _columns(_between(on_canvas, above - first, below - first, share), original[1])
+
+
+def check_places(canvas: tuple[int, int], size: tuple[int, int], original: tuple[int, int]) -> None:
+    """Refuses sizes that cannot be; see `resize_scores`.
+
+    Raises:
+        ValueError: The image is larger than the canvas, or something is empty.
+    """
+    if not all(1 <= inner <= outer for inner, outer in zip(size, canvas, strict=True)) or min(original) < 1:
+        raise ValueError(f"an image of {size} on a canvas of {canvas}, for a picture of {original} pixels")
+
+
+def rows_at_once(
+    classes: int,
+    canvas: tuple[int, int],
+    size: tuple[int, int],
+    original: tuple[int, int],
+    values_at_once: int = VALUES_AT_ONCE,
+) -> int:
+    """Rows of a picture whose scores are made of about so many numbers, one at least; see `resize_scores`."""
+    shrunk = max(1.0, size[0] / original[0])
+    values_of_row = classes * (shrunk * canvas[1] + original[1])
+    return max(1, int(values_at_once / values_of_row))
 
 
 def class_map(
@@ -70,6 +111,20 @@ def class_map(
     for rows, of_rows in resize_scores(scores, canvas, size, original, values_at_once=values_at_once):
         classes[rows] = of_rows.max(0).indices.to(torch.uint8)  # argmax takes twice as long
     return classes
+
+
+def likeliest(scores: Tensor) -> Tensor:
+    """Classes with the highest of scores `[classes, ...]`, uint8 `[...]`.
+
+    Raises:
+        ValueError: A score is not finite, or there are more classes than a byte tells apart.
+    """
+    if len(scores) > 256:
+        raise ValueError(f"{len(scores)} classes do not fit a map of bytes: expected 256 at most")
+    best, places = scores.max(0)  # NaN is the largest of all
+    if not torch.isfinite(best).all():
+        raise ValueError("what the model says is not finite: its weights are not usable")
+    return places.to(torch.uint8)
 
 
 def _neighbours(rows: slice, source: int, target: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,5 +149,7 @@ def _between(x: Tensor, above: Tensor, below: Tensor, share: Tensor) -> Tensor:
 
 def _columns(x: Tensor, width: int) -> Tensor:
     """`[C, h, w]` with another number of columns."""
+    if x.shape[2] == width:
+        return x
     resized: Tensor = F.interpolate(x[None], size=(x.shape[1], width), mode="bilinear", align_corners=False)[0]
     return resized
