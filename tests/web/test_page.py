@@ -65,10 +65,9 @@ def give(page: Any, name: str, data: bytes, kind: str = "image/png") -> None:
 
 
 def settle(page: Any) -> None:
-    """Waits for what goes on, and for the address, which follows after a pause."""
-    page.wait_for_timeout(80)
-    page.wait_for_selector("body:not([data-busy])")
-    page.wait_for_timeout(400)
+    """Waits for what goes on, and for the sentence and the address, which follow after a pause."""
+    page.wait_for_timeout(50)
+    page.wait_for_selector("body:not([data-busy]):not([data-unsaid])")
 
 
 def array(page: Any, expression: str) -> np.ndarray:

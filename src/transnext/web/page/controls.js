@@ -168,6 +168,11 @@ export class Controls {
     this.canvas.setAttribute("aria-busy", String(busy));
   }
 
+  // Whether something is drawn, or will be, that neither the sentence nor the address says yet.
+  showUnsaid(unsaid) {
+    document.body.toggleAttribute("data-unsaid", unsaid);
+  }
+
   showHeld(held) {
     document.body.toggleAttribute("data-held", held);
   }

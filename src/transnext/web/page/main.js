@@ -114,6 +114,7 @@ class Explorer {
 
   // A file from the user.
   async take(file) {
+    this.controls.showBusy(true);
     const image = await fingerprintOf(file);
     const at = this.state.image === image ? this.state.at : undefined;
     await this.look(file, { image, name: file.name, at });
@@ -121,6 +122,7 @@ class Explorer {
 
   async takeExample(index, at) {
     const example = this.examples[index];
+    this.controls.showBusy(true);
     await this.look(await blobOf(example), { image: example.name, name: undefined, at });
   }
 
@@ -234,6 +236,7 @@ class Explorer {
   drawSoon() {
     if (this.waiting || this.seen === null) return;
     this.waiting = true;
+    this.controls.showUnsaid(true);
     requestAnimationFrame(() => {
       this.waiting = false;
       this.draw();
@@ -289,9 +292,11 @@ class Explorer {
   // What need not be in the same frame.
   later(summary) {
     clearTimeout(this.timer);
+    this.controls.showUnsaid(true);
     this.timer = setTimeout(() => {
       this.controls.showSummary(typeof summary === "function" ? summary() : summary);
       history.replaceState(null, "", format(this.state));
+      this.controls.showUnsaid(false);
     }, PAUSE);
   }
 

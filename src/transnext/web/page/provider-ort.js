@@ -114,7 +114,8 @@ export async function open(setup) {
   URL.revokeObjectURL(url);
   ort.env.wasm.wasmBinary = wasm; // else it would be fetched
   ort.env.wasm.numThreads = 1; // pages from a disk have no shared memory
-  const options = { executionProviders: ["wasm"], graphOptimizationLevel: "all" };
+  // The graph is small already: to make it smaller takes longer than that saves in many images.
+  const options = { executionProviders: ["wasm"], graphOptimizationLevel: "disabled" };
   const sessions = [];
   for (const graph of [prepare, network]) sessions.push(await ort.InferenceSession.create(graph, options));
   return new OrtProvider(setup, ort, ...sessions);
