@@ -115,7 +115,14 @@ class Explorer {
   // A file from the user.
   async take(file) {
     this.controls.showBusy(true);
-    const image = await fingerprintOf(file);
+    let image;
+    try {
+      image = await fingerprintOf(file);
+    } catch {
+      this.controls.showBusy(false);
+      this.controls.showProblem(`${file.name} cannot be read`);
+      return;
+    }
     const at = this.state.image === image ? this.state.at : undefined;
     await this.look(file, { image, name: file.name, at });
   }
