@@ -202,11 +202,11 @@ def seeking(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[int, in
     arguments = {
         "img_size": 64,
         "num_classes": 2,
-        "embed_dims": (8, 8),
-        "num_heads": (1, 1),
-        "mlp_ratios": (2, 2),
-        "depths": (1, 1),
-        "sr_ratios": (2, 1),
+        "embed_dims": (8,),
+        "num_heads": (1,),
+        "mlp_ratios": (2,),
+        "depths": (1,),
+        "sr_ratios": (8,),
     }
     torch.manual_seed(0)
     net = timm.create_model("transnext_pico", **arguments)
@@ -225,7 +225,7 @@ def seeking(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[int, in
         mixer.sr.weight[:, :, 0, 0] = torch.eye(8)
         mixer.relative_pos_bias_local.zero_()
         mixer.query_embedding.zero_()
-        mixer.temperature.fill_(20)
+        mixer.temperature.fill_(10)
     folder = tmp_path_factory.mktemp("seeking")
     metadata = {"architecture": "transnext_pico", "model_args": arguments, "class_names": ["a", "b"]}
     preprocessing = Preprocessing(
@@ -263,7 +263,7 @@ def test_a_bright_dot_is_found_where_it_is(
     page.select_option("#block", "0.0")
     page.fill("#opacity", "100")
     stride = 4
-    rows, cols = ([9, n // 2 + 1, n // 2 + 3, n - 7] for n in size)
+    rows, cols = ([9, n // 2 + 3, n - 7] for n in size)
     for row, col in zip(rows, cols, strict=True):
         pixels = np.zeros((*size, 3), np.uint8)
         pixels[row - 2 : row + 3, col - 2 : col + 3] = 255
@@ -281,12 +281,12 @@ def test_a_bright_dot_is_found_where_it_is(
         centre = (places.mean(0) + 0.5) / scale - 0.5
         assert np.abs(centre - (row, col)).max() <= stride / 2, (row, col, centre)
         assert bright.max() - np.median(bright) > 300  # the rest is dark
-        # And the periphery alone finds it within half of its own patch.
+        # And the periphery alone finds the pooled patch that it is in: of 8 or 9 pixels a side, which may overlap.
         page.check("input[value=pool]")
         page.wait_for_timeout(50)
         bright = canvas(page).astype(float).sum(-1)
         centre = (np.argwhere(bright >= bright.max() - 6).mean(0) + 0.5) / scale - 0.5
-        assert np.abs(centre - (row, col)).max() <= 2 * stride / 2 + stride / 2
+        assert np.abs(centre - (row, col)).max() <= 9 * stride, (row, col, centre)
         page.check("input[value=both]")
 
 
