@@ -80,7 +80,7 @@ class UnreadableImage(ValueError):  # noqa: N818 - the name says what it is; cal
 
 
 def read_image(
-    source: str | os.PathLike[str] | BinaryIO | bytes, min_side: int | None = None, *, max_pixels: int = MAX_PIXELS
+    source: str | os.PathLike[str] | BinaryIO | bytes, min_side: int | None = None, *, max_pixels: int | None = None
 ) -> Image.Image:
     """Read an image as 8-bit RGB, upright.
 
@@ -99,7 +99,7 @@ def read_image(
         source: A path, the bytes of an image file, or a binary stream, which is read from its start.
         min_side: If given, an image that is at least twice as large may be returned smaller, by an integer factor, but
             with its shorter side no less than `min_side` pixels. Saves time (JPEG) and memory (all formats).
-        max_pixels: Images that say they have more are refused before a pixel is decoded.
+        max_pixels: Images that say they have more are refused before a pixel is decoded; `MAX_PIXELS` if None.
 
     Returns:
         The image in mode `RGB`, without metadata.
@@ -298,7 +298,8 @@ def _open_file(path: str) -> BinaryIO:
         raise UnreadableImage(path, why) from None
 
 
-def _read_stream(stream: BinaryIO, name: str, min_side: int | None, max_pixels: int) -> Image.Image:
+def _read_stream(stream: BinaryIO, name: str, min_side: int | None, max_pixels: int | None) -> Image.Image:
+    max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
     try:
         image = _identify(stream)
         if image.width * image.height > max_pixels:

@@ -17,9 +17,14 @@ from transnext.data import Frame
 from transnext.data.preprocessing import Preprocessing
 from transnext.explain.attention import attention_from, look
 from transnext.explain.maps import query_map
+from transnext.models.backbone import Backbone
 from transnext.models.transnext import TransNeXt
-from transnext.predict import Predictor
+from transnext.predict import Detector, Predictor, Segmenter
 from transnext.tasks.classification.loading import loaded_classifier
+from transnext.tasks.detection.nets import build_net as build_detector
+from transnext.tasks.detection.task import Detection
+from transnext.tasks.segmentation.nets import build_net as build_segmenter
+from transnext.tasks.segmentation.task import Segmentation
 from transnext.tasks.task import Asked, Loaded
 from transnext.web.server.app import create_app
 from transnext.web.server.guard import Access
@@ -261,3 +266,68 @@ def test_boxes_are_in_pixels_of_what_is_shown() -> None:
     answer, classes = _for_page(found, asked, (80, 50))
     assert answer == {"objects": [{"name": "cat", "score": 0.5, "box": [12.0, 14.0, 32.0, 38.0]}]}
     assert classes is None
+
+
+def detector() -> Loaded:
+    """A detector with random weights."""
+    torch.manual_seed(0)
+    net = build_detector("mask_rcnn", Backbone("transnext_pico"), 2, size="small", masks=True).eval()
+    preprocessing = Preprocessing.of_model(net.backbone.net).with_places("shortest", (64, 128))
+    metadata = {"class_names": ["a", "b"], "category_ids": [1, 2], "with_masks": True, "threshold": 0.05}
+    return Loaded(model=net, task=Detection(metadata=metadata), preprocessing=preprocessing, name="m")
+
+
+def segmenter(**metadata: int) -> Loaded:
+    """A segmenter with random weights, perhaps one that looks in windows."""
+    torch.manual_seed(0)
+    net = build_segmenter("upernet", Backbone("transnext_pico"), 3, size="small").eval()
+    preprocessing = Preprocessing.of_model(net.backbone.net).with_places("fit", (96, 128))
+    task = Segmentation(metadata={"class_names": ["a", "b", "c"], **metadata})
+    return Loaded(model=net, task=task, preprocessing=preprocessing, name="m")
+
+
+def test_objects_are_those_of_python_and_say_where_they_look() -> None:
+    pytest.importorskip("supervision")
+    loaded, data = detector(), file_of(picture(3, (61, 90)))
+    expected = Detector(loaded)(data)[0]
+    assert len(expected) > 0
+    with served(Model(loaded, "m")) as client:
+        client.get("/")
+        (about,) = client.get("/api/models").json()
+        assert (about["task"], about["sizes"]["default"]) == ("detection", 64)
+        seen = see(client, data)
+        objects = seen["answer"]["objects"]
+        assert [row["name"] for row in objects] == expected.class_names[: len(objects)]
+        assert [row["score"] for row in objects] == expected.scores.tolist()[: len(objects)]
+        # The short side of 61 becomes 64, all of the picture is shown, and boxes are in its pixels.
+        assert (seen["height"], seen["width"]) == (64, 94)
+        boxes = np.array([row["box"] for row in objects]) * np.tile([90 / 94, 61 / 64], 2)
+        np.testing.assert_allclose(boxes, expected.xyxy[: len(objects)], atol=1e-3)
+        about, local, pooled = weights(client, seen["id"], "attention", stage=2, block=0)
+        assert about["grid"] == seen["grid"][2]
+        np.testing.assert_allclose(local.sum(-1) + pooled.sum(-1), 1, rtol=1e-5)
+        assert client.get(f"/api/images/{seen['id']}/figure?stage=2&block=0&y=60&x=90").status_code == 200
+        assert see(client, data, size=96)["height"] == 96
+        assert client.get("/api/erf", params={"size": 128}).status_code == 200
+
+
+@pytest.mark.parametrize("metadata", [{}, {"window": 64, "window_stride": 40}])
+def test_maps_of_classes_are_those_of_python(metadata: dict[str, int]) -> None:
+    loaded, data = segmenter(**metadata), file_of(picture(6, (75, 50)))
+    expected = Segmenter(loaded)(data)[0]
+    with served(Model(loaded, "m")) as client:
+        client.get("/")
+        seen = see(client, data)
+        (height, width), found = (seen["height"], seen["width"]), seen["answer"]["map"]
+        assert (height, width) == (96, 64)
+        assert [row["name"] for row in found["classes"]] == [
+            expected.class_names[i] for i in np.argsort(-expected.pixels, kind="stable") if expected.pixels[i]
+        ]
+        assert sum(row["share"] for row in found["classes"]) == pytest.approx(1)
+        drawn = np.asarray(Image.open(io.BytesIO(client.get(f"/{found['picture']}").content)))
+        labels = np.asarray(Image.fromarray(expected.labels).resize((width, height), Image.Resampling.NEAREST))
+        for row in found["classes"]:
+            colour = np.frombuffer(bytes.fromhex(row["colour"][1:]), np.uint8)
+            np.testing.assert_array_equal((drawn == colour).all(-1), labels == expected.class_names.index(row["name"]))
+        _, local, pooled = weights(client, seen["id"], "attention", stage=1, block=0)
+        np.testing.assert_allclose(local.sum(-1) + pooled.sum(-1), 1, rtol=1e-5)

@@ -83,8 +83,8 @@ def test_every_answer_says_what_browsers_may_do(client: TestClient) -> None:
         assert answer.headers["Cache-Control"] in ("no-store", "no-cache")
         assert "access-control-allow-origin" not in answer.headers
     policy = dict(part.strip().split(" ", 1) for part in HEADERS["Content-Security-Policy"].split(";"))
-    assert policy["default-src"] == policy["frame-ancestors"] == "'none'"
-    assert policy["script-src"] == policy["style-src"] == "'self'"
+    assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["frame-ancestors"] == "'self'"
 
 
 def test_mistakes_of_the_server_carry_the_headers_too(

@@ -1,4 +1,6 @@
 import { start } from "./main.js";
 import { open } from "./provider-server.js";
+import { addTools } from "./server-tools.js";
 
-start(open);
+await start(open);
+if (globalThis.explorer) addTools(globalThis.explorer);
