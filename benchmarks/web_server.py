@@ -48,18 +48,17 @@ def main(
         _end(server)
         beyond.append(page - alone)
         print(f"  models alone {alone:.2f} s, listening after {listening:.2f} s, page after {page:.2f} s")
-    print(f"start beyond the models' load: {statistics.median(beyond):.2f} s")
+    if beyond:
+        print(f"start beyond the models' load: {statistics.median(beyond):.2f} s")
     server, address = _start(models)
     try:
-        with _opened(address) as client:
-            for model in client.get("/api/models").json():
-                for size in sizes:
-                    _measure(client, model, size)
-        process = psutil.Process(server.pid)
-        children = [child.memory_info().rss / 1e6 for child in process.children()]
-        print(
-            f"resident {process.memory_info().rss / 1e6:.0f} MB, decoders {', '.join(f'{x:.0f}' for x in children)} MB"
-        )
+        process, client = psutil.Process(server.pid), _opened(address)
+        for model in client.get("/api/models").json():
+            for size in sizes:
+                _measure(client, process, model, size)
+        client.close()
+        resident = [p.memory_info().rss / 1e6 for p in (process, *process.children())]
+        print(f"resident: server {resident[0]:.0f} MB, decoders {', '.join(f'{x:.0f}' for x in resident[1:])} MB")
     finally:
         _end(server)
 
@@ -80,9 +79,8 @@ def _measure(client: httpx2.Client, server: psutil.Process, model: dict[str, Any
     print(f"{model['name']} at {size}:")
     print(f"  new image, answer and what the network saw  {_median(see, server)}")
     for stage in sorted({block["stage"] for block in model["blocks"]}):
-        print(
-            f"  attention of all queries, stage {stage}         {_median(ask('attention', stage=stage, block=0), server)}"
-        )
+        took = _median(ask("attention", stage=stage, block=0), server)
+        print(f"  attention of all queries, stage {stage}         {took}")
     print(f"  attention of one query, stage 0             {_median(ask('query', stage=0, block=0, y=3, x=3), server)}")
 
 
