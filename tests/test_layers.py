@@ -20,7 +20,7 @@ LEVELS: tuple[set[str], ...] = (
     {"export"},
     {"loaded"},
     {"engine", "predict"},
-    {"studies", "bench"},
+    {"studies", "bench", "web"},
     {"cli"},
     {"demo"},
     {"__main__", "__init__"},

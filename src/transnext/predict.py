@@ -28,6 +28,33 @@ class _Read(NamedTuple):
     sample: Sample
 
 
+def asked_about(
+    loaded: Loaded,
+    names: list[str],
+    pictures: list[Image.Image],
+    samples: Sequence[Sample],
+    device: torch.device | str,
+) -> Asked:
+    """Pictures as the task of a model takes them.
+
+    Args:
+        loaded: The model.
+        names: What to call each.
+        pictures: RGB, upright.
+        samples: What the task made of each.
+        device: Of the model.
+    """
+    batch = collate(samples, targets=list)
+    return Asked(
+        names=names,
+        pictures=pictures,
+        images=batch.images,
+        sizes=batch.sizes,
+        frames=batch.frames,
+        inputs=loaded.task.inputs(batch.images.to(device), batch.sizes, loaded.preprocessing),
+    )
+
+
 class Predictor:
     """Asks a model about images.
 
@@ -159,18 +186,15 @@ class Predictor:
         }
 
     def _predict(self, read: Sequence[_Read], options: dict[str, Any]) -> list[Any]:
-        task = self.loaded.task
-        batch = collate([item.sample for item in read], targets=list)
         with torch.inference_mode():
-            asked = Asked(
-                names=[item.name for item in read],
-                pictures=[item.picture for item in read],
-                images=batch.images,
-                sizes=batch.sizes,
-                frames=batch.frames,
-                inputs=task.inputs(batch.images.to(self.device), batch.sizes, self.loaded.preprocessing),
+            asked = asked_about(
+                self.loaded,
+                [item.name for item in read],
+                [item.picture for item in read],
+                [item.sample for item in read],
+                self.device,
             )
-            return task.answers(self.loaded, asked, **options)
+            return self.loaded.task.answers(self.loaded, asked, **options)
 
 
 class Detector(Predictor):

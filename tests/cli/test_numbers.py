@@ -133,6 +133,8 @@ def arguments(here, detector, segmenter, monkeypatch):
         "transnext.explain.measure_receptive_field",
         "transnext.explain.measure_faithfulness",
         "transnext.export.exporting.trace",
+        "transnext.web.graph.trace",
+        "transnext.web.server.models.open_models",
     ):
         monkeypatch.setattr(place, reached)
 
@@ -171,6 +173,7 @@ def arguments(here, detector, segmenter, monkeypatch):
         "export": [model, "--output", str(here / "a.onnx"), "--format", "onnx"],
         "report": [str(here), "--device", "cpu"],
         "bench": ["transnext_pico"],
+        "web": [model],
     }
 
 
@@ -188,8 +191,10 @@ def test_there_are_options() -> None:
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1000000000"])
 @pytest.mark.parametrize(("command", "option", "count"), OPTIONS)
-def test_a_number_is_taken_or_refused_by_name(command, option, count, value, arguments, capsys) -> None:
+def test_a_number_is_taken_or_refused_by_name(command, option, count, value, arguments, capsys, tmp_path) -> None:
     more = ["--features-only"] if option == "--out-indices" else []
+    if command == "web":
+        more = ["--no-browser"] if option == "--port" else ["--export", str(tmp_path / "page.html")]
     code = None
     try:
         main([*command.split(), *arguments[command], *more, option, *[value] * count])

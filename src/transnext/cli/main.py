@@ -22,6 +22,7 @@ COMMANDS = (
     "explain",
     "predict",
     "export",
+    "web",
     "report",
     "models",
     "recipes",

@@ -79,7 +79,9 @@ class UnreadableImage(ValueError):  # noqa: N818 - the name says what it is; cal
         return f"cannot read image {printable(self.path)}: {self.reason}"
 
 
-def read_image(source: str | os.PathLike[str] | BinaryIO | bytes, min_side: int | None = None) -> Image.Image:
+def read_image(
+    source: str | os.PathLike[str] | BinaryIO | bytes, min_side: int | None = None, *, max_pixels: int | None = None
+) -> Image.Image:
     """Read an image as 8-bit RGB, upright.
 
     The EXIF orientation is applied, transparency is composited on white, and of an animation the first frame is taken.
@@ -97,6 +99,7 @@ def read_image(source: str | os.PathLike[str] | BinaryIO | bytes, min_side: int 
         source: A path, the bytes of an image file, or a binary stream, which is read from its start.
         min_side: If given, an image that is at least twice as large may be returned smaller, by an integer factor, but
             with its shorter side no less than `min_side` pixels. Saves time (JPEG) and memory (all formats).
+        max_pixels: Images that say they have more are refused before a pixel is decoded; `MAX_PIXELS` if None.
 
     Returns:
         The image in mode `RGB`, without metadata.
@@ -104,20 +107,20 @@ def read_image(source: str | os.PathLike[str] | BinaryIO | bytes, min_side: int 
     Raises:
         FileNotFoundError: If there is no such file.
         UnreadableImage: If the file is not an image, is damaged or empty, cannot be opened, is a folder, or has more
-            than `MAX_PIXELS` pixels.
+            than `max_pixels` pixels.
         ValueError: If `min_side` is less than 1.
     """
     if min_side is not None and min_side < 1:
         raise ValueError(f"min_side must be at least 1 pixel, got {min_side}")
     if isinstance(source, bytes):
-        return _read_stream(io.BytesIO(source), "<bytes>", min_side)
+        return _read_stream(io.BytesIO(source), "<bytes>", min_side, max_pixels)
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
         with _open_file(path) as stream:
-            return _read_stream(stream, path, min_side)
+            return _read_stream(stream, path, min_side, max_pixels)
     name = getattr(source, "name", None)
     stream = source if source.seekable() else io.BytesIO(source.read())
-    return _read_stream(stream, name if isinstance(name, str) else "<stream>", min_side)
+    return _read_stream(stream, name if isinstance(name, str) else "<stream>", min_side, max_pixels)
 
 
 def read_stored(path: str | os.PathLike[str]) -> Image.Image:
@@ -295,12 +298,13 @@ def _open_file(path: str) -> BinaryIO:
         raise UnreadableImage(path, why) from None
 
 
-def _read_stream(stream: BinaryIO, name: str, min_side: int | None) -> Image.Image:
+def _read_stream(stream: BinaryIO, name: str, min_side: int | None, max_pixels: int | None) -> Image.Image:
+    max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
     try:
         image = _identify(stream)
-        if image.width * image.height > MAX_PIXELS:
+        if image.width * image.height > max_pixels:
             size = f"{image.width} x {image.height}"
-            raise _RefusedError(f"{size} is more than the limit of {MAX_PIXELS} pixels; make it smaller")
+            raise _RefusedError(f"{size} is more than the limit of {max_pixels} pixels; make it smaller")
         if min_side is not None:
             image.draft(None, (min_side, min_side))  # only JPEG can
         _allocate_large_tiff(image)

@@ -1,0 +1,1 @@
+"""The explorer as a local server: `app.py` says what it answers, `guard.py` whom."""

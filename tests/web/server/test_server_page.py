@@ -1,0 +1,228 @@
+"""The page of the server in a real browser."""
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.helpers.small_transnext import small_model
+from tests.web.conftest import Visit
+from tests.web.server.conftest import Serving, file_of, picture
+from tests.web.server.test_answers import classifier
+from transnext.choices import DEFAULT_MODEL
+from transnext.explain.attention import where_it_looks
+from transnext.predict import Predictor
+from transnext.web.server.app import create_app
+from transnext.web.server.guard import Access
+from transnext.web.server.models import Model
+from transnext.web.server.store import Store
+
+
+@pytest.fixture(scope="module")
+def address(models: dict[str, Model], serving: Serving) -> Iterator[str]:
+    both = {**models, "small": Model(classifier(small_model().eval()), "small")}
+    with serving(create_app(both, Access())) as address:
+        yield f"{address}/"
+
+
+@pytest.fixture
+def fresh(visit: Callable[..., Visit], address: str) -> Iterator[Visit]:
+    found = visit()
+    found.go(address)
+    found.page.wait_for_selector("#tools")
+    yield found
+    assert found.errors == []
+    assert all(url.startswith((address, "blob:", "data:", "about:")) for url in found.requests)
+
+
+def give(page: Any, data: bytes) -> None:
+    page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": data})
+    settle(page)
+
+
+def settle(page: Any) -> None:
+    page.wait_for_timeout(100)
+    page.wait_for_selector("body:not([data-busy])")
+    page.wait_for_timeout(400)
+
+
+def heat_at(page: Any) -> np.ndarray:
+    """What the page draws, before colours."""
+    values = page.evaluate(
+        """async () => {
+            const { heatOf, fieldOf, weightsOf } = await import("./attention.js");
+            const { known, seen, block, state } = explorer;
+            const [row, col] = explorer.query();
+            const attention = known.attention ?? explorer.single;
+            const weights = weightsOf(attention, row, col, state.head);
+            const field = fieldOf(attention, weights, row, col, "both");
+            return [...heatOf(field, attention.grid, block.stride, seen.height, seen.width)];
+        }"""
+    )
+    return np.array(values)
+
+
+def test_what_is_drawn_is_what_python_draws(fresh: Visit) -> None:
+    page, data = fresh.page, file_of(picture(4, (150, 110)), "JPEG")
+    page.select_option("#size", "224")
+    give(page, data)
+    page.evaluate("explorer.move([0.3, 0.8], true)")
+    settle(page)
+    predictor = Predictor(DEFAULT_MODEL, image_size=224)
+    answer = predictor(data, look=True)[0]
+    assert page.locator("#top li span").first.inner_text() == answer.classes[0]
+    x = predictor.loaded.preprocessing.normalise()(torch.tensor(np.asarray(answer.image)).permute(2, 0, 1)[None])
+    at = page.evaluate("explorer.state.at")
+    position = ((at[0] + 0.5) / 224, (at[1] + 0.5) / 224)
+    stage, block = page.evaluate("[explorer.block.stage, explorer.block.block]")
+    expected = where_it_looks(predictor.loaded.model, x, position, stage, block)[0]
+    np.testing.assert_allclose(heat_at(page).reshape(224, 224), expected.numpy(), atol=1e-5)
+    shown = page.evaluate("[...explorer.painter.colours.data]")
+    np.testing.assert_array_equal(np.array(shown, np.uint8).reshape(224, 224, 4)[..., :3], np.asarray(answer.image))
+
+
+def test_moving_the_pointer_asks_nothing_at_224(fresh: Visit) -> None:
+    page = fresh.page
+    page.select_option("#size", "224")
+    settle(page)
+    fresh.requests.clear()
+    box = page.locator("#canvas").bounding_box()
+    for i in range(40):
+        page.mouse.move(box["x"] + 5 + 6 * i, box["y"] + 10 + 3 * i)
+    settle(page)
+    assert fresh.requests == []
+    times = sorted(page.evaluate("explorer.timings.slice(-20)"))
+    print(f"drawn in {times[len(times) // 2]:.1f} ms; a new image {page.evaluate('explorer.provider.timings')} ms")
+    assert times[len(times) // 2] < 2 * 1000 / 60
+
+
+def test_beyond_the_limit_single_queries_are_asked_for(fresh: Visit) -> None:
+    page = fresh.page
+    page.evaluate("explorer.change({ size: 512 })")
+    page.wait_for_timeout(500)
+    settle(page)
+    page.evaluate("explorer.change({ stage: 0, block: 0 })")
+    settle(page)
+    page.evaluate("explorer.move([0.9, 0.1], true)")
+    settle(page)
+    assert page.evaluate("explorer.known.attention") is None
+    assert any("/query?" in url for url in fresh.requests)
+    query = page.evaluate("explorer.query()")
+    assert page.evaluate("[explorer.single.row, explorer.single.col]") == query
+
+
+def test_modes_and_models_can_be_chosen(fresh: Visit) -> None:
+    page = fresh.page
+    give(page, file_of(picture(2)))
+    page.select_option("#size", "224")
+    settle(page)
+    first = page.locator("#top").inner_text()
+    page.select_option("#mode", "linear")
+    settle(page)
+    assert page.locator("#top").inner_text() != first
+    page.select_option("#model", "small")
+    settle(page)
+    assert page.locator("#top li").count() == 3
+    assert "model=small" in page.url
+
+
+def test_a_file_that_is_no_image_is_said_to_be_none(fresh: Visit) -> None:
+    before = fresh.page.locator("#top").inner_text()
+    give(fresh.page, b"no image")
+    assert "the image cannot be read" in fresh.page.locator("#problem").inner_text()
+    assert fresh.page.locator("#top").inner_text() == before
+    assert all("422" in said for said in fresh.errors)
+    fresh.errors.clear()  # the browser itself notes the status
+
+
+def test_figures_and_receptive_fields_can_be_kept(fresh: Visit) -> None:
+    page = fresh.page
+    page.select_option("#size", "224")
+    settle(page)
+    for kind, begin in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+        with page.expect_download() as download:
+            page.click(f"#figure-{kind}")
+        with open(download.value.path(), "rb") as file:  # noqa: PTH123
+            assert file.read().startswith(begin)
+        assert download.value.suggested_filename == f"looks.{kind}"
+    page.click("#field summary")
+    page.wait_for_selector("#field-figure:not([hidden])")
+    said = page.locator("#field-said").inner_text()
+    assert "224 x 224 pixels, 8 drawings: half of it in" in said
+    assert "artefact" in said
+    assert page.evaluate("document.getElementById('field-figure').decode().then(() => true)")
+    with page.expect_download() as download:
+        page.click("#field-png")
+    assert download.value.suggested_filename == "receptive_field.png"
+
+
+def test_two_models_are_looked_at_side_by_side(fresh: Visit) -> None:
+    page = fresh.page
+    page.click("#compare")
+    frame = page.frame_locator("#second")
+    frame.locator("#tools").wait_for()
+    settle(page)
+    second = page.frames[1]
+    assert second.evaluate("explorer.model.id") == "small"
+    assert second.locator("h1").is_hidden()
+    page.evaluate("explorer.move([0.25, 0.75], true)")
+    assert second.evaluate("explorer.state.at") == [16, 48]
+    second.evaluate("explorer.move([0.5, 0.125], true)")
+    assert page.evaluate("explorer.state.at") == [32, 8]
+    give(page, file_of(picture(8)))
+    settle(second)
+    assert second.evaluate("explorer.state.image") == page.evaluate("explorer.state.image")
+    assert second.locator("#top li").count() == 3
+    page.click("#compare")
+    assert page.locator("#second").count() == 0
+    page.evaluate("explorer.move([0.1, 0.1], true)")
+
+
+def test_images_that_the_server_forgot_are_shown_again(
+    visit: Callable[..., Visit], models: dict[str, Model], serving: Serving
+) -> None:
+    store: Store[Any] = Store()
+    with serving(create_app(models, Access(), store=store)) as address:
+        found = visit()
+        page = found.go(f"{address}/")
+        for key in list(store._kept):
+            store.remove(*key)
+        page.evaluate("explorer.change({ stage: 0, block: 0 })")
+        settle(page)
+        assert page.locator("#problem").inner_text() == ""
+        assert page.evaluate("explorer.known.block.stage") == 0
+        assert len(store) == 1
+        # A server that was started anew does not know the session either.
+        found.context.clear_cookies()
+        page.evaluate("explorer.change({ stage: 1, block: 0 })")
+        settle(page)
+        assert page.locator("#problem").inner_text() == ""
+        assert page.evaluate("explorer.known.block.stage") == 1
+
+
+def test_an_object_says_where_it_looks(fresh: Visit) -> None:
+    page = fresh.page
+    page.evaluate(
+        """() => {
+            explorer.seen.answer = { objects: [{ name: "cat", score: 0.9, box: [10, 20, 30, 60] }] };
+            explorer.controls.showAnswer(explorer.seen.answer);
+        }"""
+    )
+    page.wait_for_selector("#top[data-objects]")
+    page.locator("#top li").first.click()
+    assert page.evaluate("explorer.state.at") == [40, 20]
+    assert page.evaluate("explorer.held")
+    page.evaluate("explorer.move([0, 0])")  # it is held
+    assert page.evaluate("explorer.state.at") == [40, 20]
+
+
+def test_the_picture_is_no_larger_than_what_is_kept(fresh: Visit) -> None:
+    """A file of another size and shape: the canvas is what the network saw."""
+    give(fresh.page, file_of(Image.new("RGB", (1500, 300), "red")))
+    assert fresh.page.evaluate("[explorer.seen.width, explorer.seen.height]") == [64, 64]
+    stream = io.BytesIO(fresh.page.locator("#canvas").screenshot())
+    assert Image.open(stream).size[0] > 100
