@@ -30,7 +30,7 @@ import triton.language as tl
 
 from transnext.ops import aggregated_attention, expand_bias_table
 from transnext.ops.triton import attention, gate
-from transnext.ops.triton.kernels.tiles import bias_tile
+from transnext.ops.triton.kernels.tiles import bias_like, key_places
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread", "poisoned_memory", "interpreted_kernels"),

@@ -246,8 +246,10 @@ class _Absent:
 def compile_launch(launch: Launch, config: triton.Config, target: str, **changes: Any) -> Any:
     """Compiles a kernel as this launch would have it, but for arguments to be changed, and returns what Triton does."""
     driver.set_active(_Absent(target))
-    kwargs = {**launch.kwargs, **changes}
-    return launch.kernel.function.warmup(*launch.args, grid=launch.grid, **kwargs, **config.all_kwargs())
+    kwargs = {**launch.kwargs, **changes, **config.all_kwargs()}
+    if TARGETS[target][0].backend == "hip":
+        kwargs.pop("maxnreg", None)
+    return launch.kernel.function.warmup(*launch.args, grid=launch.grid, **kwargs)
 
 
 def compile_case(case: Case) -> Compiled:
