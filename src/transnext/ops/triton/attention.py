@@ -57,21 +57,29 @@ FACTORS = Kernel(forward_kernels.attention_factors, [config(4, BLOCK_K=FACTORS_B
 FORWARD = Kernel(
     forward_kernels.attention_forward,
     [
+        config(1, 1, MOST_REGISTERS, BLOCK_Q=32, BLOCK_K=16),
         config(1, 1, MOST_REGISTERS, BLOCK_Q=32, BLOCK_K=32),
         config(2, 1, MOST_REGISTERS, BLOCK_Q=64, BLOCK_K=32),
-        config(4, 1, MOST_REGISTERS, BLOCK_Q=128, BLOCK_K=32),
-        config(1, 1, MOST_REGISTERS, BLOCK_Q=32, BLOCK_K=16),
+        config(4, 1, BLOCK_Q=128, BLOCK_K=32),
     ],
     KEY,
 )
 QUERY_GRADIENT = Kernel(
     backward_kernels.query_gradient,
-    [config(1, 1, MOST_REGISTERS, BLOCK_K=16), config(1, 1, MOST_REGISTERS, BLOCK_K=32), config(2, 1, MOST_REGISTERS, BLOCK_K=32)],
+    [
+        config(1, 1, MOST_REGISTERS, BLOCK_K=16),
+        config(1, 1, MOST_REGISTERS, BLOCK_K=32),
+        config(2, 1, MOST_REGISTERS, BLOCK_K=32),
+    ],
     KEY,
 )
 LOCAL_GRADIENT = Kernel(
     backward_kernels.local_gradient,
-    [config(1, 1, MOST_REGISTERS, BLOCK_Q=32), config(2, 1, MOST_REGISTERS, BLOCK_Q=64), config(4, 1, MOST_REGISTERS, BLOCK_Q=128)],
+    [
+        config(1, 1, MOST_REGISTERS, BLOCK_Q=32),
+        config(2, 1, MOST_REGISTERS, BLOCK_Q=64),
+        config(4, 1, MOST_REGISTERS, BLOCK_Q=128),
+    ],
     ("D", "RADIUS", "SIZE"),
 )
 POOLED_GRADIENT = Kernel(
@@ -87,9 +95,9 @@ FINISH_POOLED = Kernel(pooled_kernels.finish_pooled_gradient, [config(4, BLOCK_R
 BIAS_GRADIENT = Kernel(
     pooled_kernels.bias_gradient,
     [
-        config(1, 1, MOST_REGISTERS, BLOCK_Q=32, BLOCK_K=32),
-        config(2, 1, MOST_REGISTERS, BLOCK_Q=32, BLOCK_K=32),
-        config(4, 1, MOST_REGISTERS, BLOCK_Q=64, BLOCK_K=32),
+        config(1, 1, MOST_REGISTERS, BLOCK_Q=32, BLOCK_K=16),
+        config(2, 1, MOST_REGISTERS, BLOCK_Q=64, BLOCK_K=16),
+        config(1, 1, BLOCK_Q=32, BLOCK_K=32),
     ],
     OF_POOLED,
 )
@@ -122,18 +130,18 @@ class _Call(NamedTuple):
     of_chunks: dict[str, Any]
 
     @property
-    def B(self) -> int:
-        """Images."""
+    def images(self) -> int:
+        """Of the batch."""
         return self.maps[0].shape[0]
 
     @property
-    def N(self) -> int:
-        """Queries of an image."""
+    def queries(self) -> int:
+        """Of an image."""
         return self.shape[1] * self.shape[2]
 
     @property
-    def P(self) -> int:
-        """Pooled keys of an image."""
+    def pooled_keys(self) -> int:
+        """Of an image."""
         return self.shape[3] * self.shape[4]
 
     @property
@@ -158,8 +166,21 @@ def forward(q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, v_pool: Tensor, *re
     return _forward(_prepare((q, k, v, k_pool, v_pool), rest[:6], rest[6:]))[0]
 
 
+def forward_training(q: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    """The output, and the log-sum-exp of each query's logits, `[B, M, N]` float32, which the gradient wants.
+
+    Args:
+        q: As the others, an argument of `forward`.
+        arguments: The other ones.
+    """
+    if q.numel() == 0:
+        B, H, W, M, _ = q.shape
+        return q.new_empty(q.shape), q.new_empty((B, M, H * W), dtype=torch.float32)
+    return _forward(_prepare((q, *arguments[:4]), arguments[4:10], arguments[10:]))
+
+
 def backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    """Gradients of the eleven tensors, in their dtypes; the same from run to run.
+    """Gradients of the eleven tensors, in their dtypes; the same from run to run. It computes the output again.
 
     In interpolating mode that of the table is, unless `torch.use_deterministic_algorithms` is on, summed by PyTorch
     in an order that may change.
@@ -174,12 +195,27 @@ def backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     return _backward(call, grad.contiguous(), *_forward(call), arguments[5:11])
 
 
+def backward_training(grad: Tensor, out: Tensor, log_sum: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    """The same from what `forward_training` returned.
+
+    Args:
+        grad: Gradient of the output, `[B, H, W, M, D]`.
+        out: The output.
+        log_sum: The log-sum-exp.
+        arguments: Those of `forward`.
+    """
+    if grad.numel() == 0:
+        return tuple(t.new_zeros(t.shape) for t in arguments[:11])
+    call = _prepare(arguments[:5], arguments[5:11], arguments[11:])
+    return _backward(call, grad.contiguous(), out.contiguous(), log_sum.contiguous(), arguments[5:11])
+
+
 def _forward(call: _Call) -> tuple[Tensor, Tensor]:
     """Output, and log-sum-exp of the logits, `[B, M, N]` float32."""
     q, M = call.maps[0], call.shape[0]
     out = q.new_empty(q.shape)
-    log_sum = q.new_empty((call.B, M, call.N), dtype=torch.float32)
-    FORWARD[lambda meta: (triton.cdiv(call.N, meta["BLOCK_Q"]) * call.B * M,)](
+    log_sum = q.new_empty((call.images, M, call.queries), dtype=torch.float32)
+    FORWARD[lambda meta: (triton.cdiv(call.queries, meta["BLOCK_Q"]) * call.images * M,)](
         call.maps,
         call.parameters,
         *call.factors,
@@ -189,9 +225,11 @@ def _forward(call: _Call) -> tuple[Tensor, Tensor]:
         call.shape,
         call.table_shape,
         SHIFT=call.shift,
+        MAIN=call.of_tiles["BLOCK_D"],  # whose padding costs less here than what two products want beside it
+        REST=0,
+        C=call.of_chunks["C"],
         **call.constants,
         **call.of_tiles,
-        **call.of_chunks,
     )
     return out, log_sum
 
@@ -200,12 +238,12 @@ def _backward(
     call: _Call, grad: Tensor, out: Tensor, log_sum: Tensor, parameters: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     q = call.maps[0]
-    B, H, W, M, D = q.shape
+    B, _, _, M, D = q.shape
     K = call.parameters[2].shape[1]
-    tiles = triton.cdiv(call.N, SUMS_BLOCK_Q)
+    tiles = triton.cdiv(call.queries, SUMS_BLOCK_Q)
     grad_q, grad_k, grad_v = (q.new_empty(q.shape) for _ in range(3))
-    of_queries = q.new_empty((B, M, 4, _rounded_up(call.N)), dtype=torch.float32)
-    of_window = q.new_empty((B, M, 2 * K, _rounded_up(call.N)), dtype=torch.float32)
+    of_queries = q.new_empty((B, M, 4, _rounded_up(call.queries)), dtype=torch.float32)
+    of_window = q.new_empty((B, M, 2 * K, _rounded_up(call.queries)), dtype=torch.float32)
     sums = q.new_empty((B * tiles, M, D + 1 + 2 * K + D * K), dtype=torch.float32)
     QUERY_GRADIENT[(tiles * B * M,)](
         grad,
@@ -227,7 +265,7 @@ def _backward(
         **call.of_tiles,
         **call.of_chunks,
     )
-    LOCAL_GRADIENT[lambda meta: (triton.cdiv(call.N, meta["BLOCK_Q"]) * B * M,)](
+    LOCAL_GRADIENT[lambda meta: (triton.cdiv(call.queries, meta["BLOCK_Q"]) * B * M,)](
         grad,
         call.maps,
         call.parameters[0],
@@ -319,11 +357,11 @@ def _prepare(maps: tuple[Any, ...], parameters: tuple[Any, ...], table_size: tup
 
 def _pooled_gradients(call: _Call, grad: Tensor, of_queries: Tensor) -> tuple[Tensor, Tensor]:
     k_pool, v_pool = call.maps[3:]
-    B, M = call.B, call.shape[0]
-    splits = max(1, min(PROGRAMS_WANTED // (B * M * triton.cdiv(call.P, 32)), triton.cdiv(call.N, 64)))
+    B, M = call.images, call.shape[0]
+    splits = max(1, min(PROGRAMS_WANTED // (B * M * triton.cdiv(call.pooled_keys, 32)), triton.cdiv(call.queries, 64)))
     partial_k, partial_v = (k_pool.new_empty((splits, *k_pool.shape), dtype=torch.float32) for _ in range(2))
     partial_e = partial_k.new_empty(partial_k.shape[:-1])
-    POOLED_GRADIENT[lambda meta: (splits * triton.cdiv(call.P, meta["BLOCK_K"]) * M * B,)](
+    POOLED_GRADIENT[lambda meta: (splits * triton.cdiv(call.pooled_keys, meta["BLOCK_K"]) * M * B,)](
         grad,
         call.maps,
         call.parameters[5],
@@ -342,7 +380,7 @@ def _pooled_gradients(call: _Call, grad: Tensor, of_queries: Tensor) -> tuple[Te
         **call.of_tiles,
     )
     grad_k_pool, grad_v_pool = (torch.empty_like(t) for t in (k_pool, v_pool))
-    FINISH_POOLED[(triton.cdiv(B * call.P * M, BLOCK_R),)](
+    FINISH_POOLED[(triton.cdiv(B * call.pooled_keys * M, BLOCK_R),)](
         k_pool,
         call.parameters[0],
         partial_k,
@@ -351,7 +389,7 @@ def _pooled_gradients(call: _Call, grad: Tensor, of_queries: Tensor) -> tuple[Te
         grad_k_pool,
         grad_v_pool,
         M,
-        B * call.P * M,
+        B * call.pooled_keys * M,
         splits,
         D=call.constants["D"],
         BLOCK_D=call.of_tiles["BLOCK_D"],
@@ -367,7 +405,7 @@ def _table_gradient(call: _Call, grad: Tensor, of_queries: Tensor) -> Tensor:
     """Gradient of the bias table, `[M, U_h, U_w]` float32: that of every pair, a few rows of queries at a time."""
     q, table = call.maps[0], call.parameters[5]
     M, H, W, P_h, P_w = call.shape
-    B, P = call.B, call.P
+    B, P = call.images, call.pooled_keys
     of_table = torch.zeros(table.shape, dtype=torch.float32, device=q.device)
     rows_at_once = max(1, min(H, MAX_DENSE_ENTRIES // (M * P * W)))
     for first_row in range(0, H, rows_at_once):

@@ -196,8 +196,7 @@ def launches(maps: str, stage: int) -> list[Launch]:
     arguments: list[Any] = [q, k, v, *pooled, *parameters, side, side, P, P]
     x, weight, bias = empty(B, side, side, 2 * F, dtype=dtype), empty(F, 1, 3, 3), empty(F)
     with noted_launches() as noted:
-        attention.forward(*arguments)
-        attention.backward(grad, *arguments)
+        attention.backward_training(grad, *attention.forward_training(*arguments), *arguments)
         gate.forward(x, weight, bias)
         gate.backward(x[..., :F], x, weight, bias)
     return list({launch.kernel: launch for launch in noted}.values())

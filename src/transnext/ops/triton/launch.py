@@ -50,6 +50,12 @@ class Launch(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors that it reads or writes; some arguments are tuples of them."""
+        flat = [one for arg in self.args for one in (arg if isinstance(arg, tuple) else (arg,))]
+        return [one for one in flat if isinstance(one, Tensor)]
+
 
 class Kernel:
     """A kernel and the configurations it may run in, launched as `kernel[grid](...)`.

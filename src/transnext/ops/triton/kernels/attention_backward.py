@@ -11,13 +11,13 @@ Arguments that `attention_forward` has too are described there.
 import triton
 import triton.language as tl
 
+from transnext.ops.triton.kernels.position_bias import bias_like
 from transnext.ops.triton.kernels.tiles import (
     LOG2_E,
     SIZES,
     add_scaled,
     along_unit,
     apart,
-    bias_like,
     chunks_of_parts,
     dot,
     image_of_head,

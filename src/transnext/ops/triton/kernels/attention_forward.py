@@ -1,7 +1,7 @@
 """Aggregated attention: one program for each tile of queries of a head, and one kernel before it for what all need.
 
-Shape legend: `N = H * W` queries, `P = P_h * P_w` pooled keys, `M` heads, `D` channels of a head, `K` neighbours. `P4` is
-`P` rounded up to a multiple of 4, so that rows of so many numbers are aligned.
+Shape legend: `N = H * W` queries, `P = P_h * P_w` pooled keys, `M` heads, `D` channels of a head, `K` neighbours. `P4`
+is `P` rounded up to a multiple of 4, so that rows of so many numbers are aligned.
 
 Queries and keys are multiplied as they are, which is exact for 16-bit ones, and logits made of the products by
 factors of rows and columns: with `a = scale / |q|` and `c = 1 / |k|` they are `a (q . k) c + scale (e . k) c + bias`.
@@ -11,25 +11,23 @@ factors of rows and columns: with `a = scale / |q|` and `c = 1 / |k|` they are `
 import triton
 import triton.language as tl
 
+from transnext.ops.triton.kernels.position_bias import bias_like, key_places
 from transnext.ops.triton.kernels.tiles import (
     LOG2_E,
     SIZES,
     add_scaled,
     apart,
-    bias_like,
     chunks_of_parts,
     dot,
     image_of_head,
     inverse_length,
     key_factors,
-    key_places,
     load_chunks,
     load_parts,
     load_row,
     load_tile,
     log_length,
     neighbour,
-    of_unknown_origin,
     pixels_of,
     rows_of,
     rows_times_rows,
@@ -63,8 +61,8 @@ def attention_factors(
     """What programs of the other kernels would all compute again.
 
     Writes `factors`, `[B, M, 2, P4]` float32: one over the lengths of the pooled keys, and the products of unit keys
-    and the query embedding; beyond `P` 0 and minus infinity, so that weights there are 0. Also `places`, `[P4]` int32, the `key_places`; and `tokens`, `[M, D, K]`, with
-    channels last, `[M, K, D]` float32.
+    and the query embedding; beyond `P` 0 and minus infinity, so that weights there are 0. Also `places`, `[P4]` int32,
+    the `key_places`; and `tokens`, `[M, D, K]`, with channels last, `[M, K, D]` float32.
     """
     M, _, _, P_h, P_w = shape
     P = P_h * P_w
@@ -186,9 +184,6 @@ def attention_forward(
         largest = peak
     largest, total = apart(largest - SHIFT / LOG2_E), apart(total)
 
-    b, m, _, pixel, y, x = tile_of_pixels(of_unknown_origin(tl.program_id(0)), M, N, W, BLOCK_Q)
-    query = pixels_of(image_of_head(q, strides, b, m, 0, UNIT), y, x, strides, 0, UNIT, WIDE)
-    queries = load_chunks(query, D, C)
     # Logits of the window, and what the learnable tokens add to its weights.
     bonuses = ()
     for o in tl.static_range(K):
@@ -212,10 +207,10 @@ def attention_forward(
 
     v = image_of_head(v, strides, b, m, 8, UNIT)
     local = zeros_like_chunks(queries, len(queries))
-    local = add_scaled(local, of_pooled / total, chunks_of_parts(mixed, D, C))
     for o in tl.static_range(K):
         yy, xx, inside = neighbour(y, x, H, W, o // SIDE - RADIUS, o % SIDE - RADIUS)
         values = load_chunks(pixels_of(v, yy, xx, strides, 8, UNIT, WIDE), D, C)
         share = tl.exp2((window[o] - peak) * LOG2_E) / total
         local = add_scaled(local, tl.where(inside, share + bonuses[o], 0.0), values)
+    local = add_scaled(local, of_pooled / total, chunks_of_parts(mixed, D, C))
     store_chunks(rows_of(out + (b * N * M + m) * D, pixel, M, D, WIDE), local, pixel < N, D)

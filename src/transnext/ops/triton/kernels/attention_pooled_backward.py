@@ -1,25 +1,22 @@
 """The gradient of aggregated attention by pooled key and for the position bias; see `attention_backward`.
 
-Shape legend: `N = H * W` queries, `P = P_h * P_w` pooled keys, `M` heads, `D` channels of a head; `N4` and `P4` are rounded
-up to multiples of 4.
+Shape legend: `N = H * W` queries, `P = P_h * P_w` pooled keys, `M` heads, `D` channels of a head; `N4` and `P4` are
+rounded up to multiples of 4.
 """
 
 import triton
 import triton.language as tl
 
+from transnext.ops.triton.kernels.position_bias import bias_like, key_places, key_term, query_step
 from transnext.ops.triton.kernels.tiles import (
     LOG2_E,
     SIZES,
     along_unit,
-    bias_like,
     image_of_head,
     inverse_length,
     key_factors,
-    key_places,
-    key_term,
     load_tile,
     pixels_of,
-    query_step,
     rows_of,
     rows_times_rows,
     store_tile,
@@ -68,8 +65,8 @@ def pooled_gradient(
 ):
     """Gradients of the *unit* pooled keys and of the pooled values: each key asks a share of all queries.
 
-    Writes `partial_k` and `partial_v`, `[SPLITS, B, P, M, D]` float32, and `partial_e`, `[SPLITS, B, P, M]`: that of the
-    unit keys is the first plus the last times the query embedding.
+    Writes `partial_k` and `partial_v`, `[SPLITS, B, P, M, D]` float32, and `partial_e`, `[SPLITS, B, P, M]`: that of
+    the unit keys is the first plus the last times the query embedding.
     """
     M, H, W, P_h, P_w = shape
     q, _, _, k_pool, v_pool = maps
