@@ -7,7 +7,7 @@ Launches of the ops on tensors without memory are noted down, and compiled as Tr
 for strides that are multiples of 16, for pointers that are aligned. A program that needs more shared memory than a GPU
 gives does not start; one that needs more registers keeps some of its numbers in memory, which is slow; so are loads of
 16-bit maps number by number. A kernel none of whose configurations (of those that are compiled) does without is an
-error, and so is one that takes more instructions than its budget as first tried: exit status 1.
+error, and so is one that takes more than its budget as first tried: exit status 1.
 """
 
 import argparse
@@ -67,12 +67,13 @@ HEADS = (
 
 
 class Budget(NamedTuple):
-    """Instructions that a kernel may take for what it computes, on NVIDIA GPUs and 16-bit maps.
+    """What a kernel may take for what it computes, as first tried, on sm_90 and 16-bit maps.
 
     Attributes:
         unit: What is counted by.
         blocks: Tile sizes of which a trip of the loop makes as many units as their product.
         most: Instructions of a thread for a unit.
+        registers: The most that a thread may have; none may be spilled.
         times: Further units that each of those is.
         loop: "products" for the innermost loops that multiply matrices, "longest" for the longest one, "kernel" for all
             of a kernel in which no loop is left.
@@ -81,11 +82,12 @@ class Budget(NamedTuple):
     unit: str
     blocks: tuple[str, ...]
     most: float
+    registers: int = 168
     times: int = 1
     loop: str = "products"
 
-    def counted(self, used: Usage, config: triton.Config) -> float:
-        """Instructions of a thread for a unit."""
+    def counted(self, used: Usage, config: triton.Config, others: dict[str, Any] | None = None) -> float:
+        """Instructions of a thread for a unit; `others` are tile sizes that are none of the configuration's."""
         if self.loop == "kernel":
             trip = used.instructions
         elif self.loop == "longest":
@@ -94,12 +96,19 @@ class Budget(NamedTuple):
             trip = sum(loop.instructions for loop in used.loops if loop.products)
         units = self.times
         for block in self.blocks:
-            units *= config.kwargs[block]
+            units *= {**(others or {}), **config.kwargs}[block]
         return trip * 32 * config.num_warps / units
 
 
-BUDGETS: dict[str, Budget] = {}
-"""Budgets of kernels as first tried."""
+OF_LOGITS = ("BLOCK_Q", "BLOCK_K")
+BUDGETS: dict[str, Budget] = {
+    "attention_forward": Budget("logit", OF_LOGITS, 30),
+    "query_gradient": Budget("logit", OF_LOGITS, 30),
+    "local_gradient": Budget("tap", ("BLOCK_Q",), 180, loop="longest"),
+    "pooled_gradient": Budget("logit", OF_LOGITS, 50),
+    "bias_gradient": Budget("logit", OF_LOGITS, 25),
+}
+"""Budgets of kernels: of pooled logits, and of a neighbour of a pixel."""
 
 
 class Case(NamedTuple):
@@ -144,7 +153,7 @@ class Compiled(NamedTuple):
         instructions: Of the whole kernel.
         loops: Of a trip of each innermost loop, in order.
         counted: Of a thread for what its budget counts by, with the unit; None where it has no budget, and on AMD.
-        budget: The most that those may be; None for configurations that are not the first, and float32 maps.
+        budget: The most that instructions and registers may be; None where that is left open.
     """
 
     kernel: str
@@ -160,7 +169,7 @@ class Compiled(NamedTuple):
     instructions: int
     loops: list[int]
     counted: tuple[float, str] | None
-    budget: float | None
+    budget: tuple[float, int] | None
 
     def complaint(self) -> str | None:
         """Reason for which it may not be so; None if all is well."""
@@ -169,8 +178,14 @@ class Compiled(NamedTuple):
             return f"{self.shared} bytes of shared memory, and {self.target} has {limit}"
         if self.spilled > MAX_SPILLED_BYTES:
             return f"{self.spilled} bytes spilled, and {MAX_SPILLED_BYTES} are allowed"
-        if self.counted and self.budget is not None and self.counted[0] > self.budget:
-            return f"{self.counted[0]:.1f} instructions a {self.counted[1]}, and {self.budget:g} are allowed"
+        if self.narrow_loads and self.maps in ("bf16", "fp16"):
+            return f"{self.narrow_loads} loads of single 16-bit numbers"
+        if self.counted and self.budget:
+            instructions, registers = self.budget
+            if self.counted[0] > instructions:
+                return f"{self.counted[0]:.1f} instructions a {self.counted[1]}, and {instructions:g} are allowed"
+            if self.registers > registers or self.spilled:
+                return f"{self.registers} registers and {self.spilled} bytes spilled, and {registers} are allowed"
         return None
 
     def cells(self) -> list[str]:
@@ -251,6 +266,11 @@ def compile_launch(launch: Launch, config: triton.Config, target: str, **changes
     return launch.kernel.function.warmup(*launch.args, grid=launch.grid, **kwargs)
 
 
+def _is_bound(case: Case) -> bool:
+    """Whether a case must be within its kernel's budget."""
+    return case.target == "sm_90" and case.config == 0 and not case.mode and not case.maps.startswith("fp32")
+
+
 def compile_case(case: Case) -> Compiled:
     """Compiles one kernel."""
     launch = case.launch
@@ -277,8 +297,8 @@ def compile_case(case: Case) -> Compiled:
         used.narrow_loads,
         used.instructions,
         [loop.instructions for loop in used.loops],
-        (budget.counted(used, config), budget.unit) if budget else None,
-        budget.most if budget and case.config == 0 and not case.mode and not case.maps.startswith("fp32") else None,
+        (budget.counted(used, config, launch.kwargs), budget.unit) if budget else None,
+        (budget.most, budget.registers) if budget and _is_bound(case) else None,
     )
 
 

@@ -96,7 +96,7 @@ def resized_bias(table, y, x, p, shape, table_shape, EVEN: tl.constexpr):
     left_key = key_term(p_x, T_w, TP_w, EVEN)
     right_key = key_term(tl.minimum(p_x + 1, TP_w - 1), T_w, TP_w, EVEN)
     bias = tl.zeros([y.shape[0], p.shape[0]], tl.float32)
-    for tap in range(16):
+    for tap in range(tl.minimum(H, 1) * 16):  # 16, which may not be known: it would be unrolled and want more registers
         query = either(tap, 0, upper, lower) + either(tap, 1, left, right)
         of_query = either(tap, 0, 1.0 - of_lower, of_lower) * either(tap, 1, 1.0 - of_right, of_right)
         key = either(tap, 2, upper_key, lower_key) + either(tap, 3, left_key, right_key)
