@@ -27,7 +27,7 @@ from triton.runtime import driver
 
 from transnext.ops.position_bias import axis_index
 from transnext.ops.triton import attention, gate
-from transnext.ops.triton.launch import Launch, noted_launches
+from transnext.ops.triton.launch import Launch, noted_launches, options_of
 from transnext.ops.triton.machine_code import Usage, usage
 
 TARGETS = {
@@ -260,7 +260,8 @@ class _Absent:
 def compile_launch(launch: Launch, config: triton.Config, target: str, **changes: Any) -> Any:
     """Compiles a kernel as this launch would have it, but for arguments to be changed, and returns what Triton does."""
     driver.set_active(_Absent(target))
-    kwargs = {**launch.kwargs, **changes, **config.all_kwargs()}
+    kwargs = {**launch.kwargs, **changes}
+    kwargs |= options_of(config, kwargs)
     if TARGETS[target][0].backend == "hip":
         kwargs.pop("maxnreg", None)
     return launch.kernel.function.warmup(*launch.args, grid=launch.grid, **kwargs)

@@ -35,6 +35,19 @@ def config(num_warps: int, num_stages: int = 3, registers: int | None = None, **
     return triton.Config(blocks, num_warps=num_warps, num_stages=num_stages, maxnreg=most)
 
 
+def options_of(config: triton.Config, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a configuration. A bias that is resized takes what registers there are: with fewer it would spill.
+
+    Args:
+        config: The configuration.
+        arguments: Those of the launch, by name.
+    """
+    options: dict[str, Any] = config.all_kwargs()
+    if arguments.get("TAPS") == 2:
+        options.pop("maxnreg", None)
+    return options
+
+
 class Launch(NamedTuple):
     """A launch that was noted down instead of made.
 
@@ -82,7 +95,7 @@ class Kernel:
             if _noted is not None:
                 _noted.append(Launch(self, grid, args, kwargs))
                 return
-            self.function[grid](*args, **kwargs, **self._choice(grid, args, kwargs).all_kwargs())
+            self.function[grid](*args, **kwargs, **options_of(self._choice(grid, args, kwargs), kwargs))
 
         return launch
 

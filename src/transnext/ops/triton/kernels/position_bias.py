@@ -76,8 +76,10 @@ def entries_like(x, base, rows, columns):
 
 
 @triton.jit
-def resized_bias(table, y, x, p, shape, table_shape, EVEN: tl.constexpr):
+def resized_bias(like, table, y, x, p, shape, table_shape, EVEN: tl.constexpr):
     """Position bias `[Q, P]` float32 of queries `(y, x)` and pooled keys `p` from a table that is made for other sizes.
+
+    It is made in the layout of `like`.
 
     Weighted sum of 16 entries: 2x2 of the query times 2x2 of the key. `table` points to the bias of the head,
     `[U_h, U_w]`, made for `T_h T_w` queries and `TP_h TP_w` keys. EVEN says that these divide those.
@@ -101,7 +103,7 @@ def resized_bias(table, y, x, p, shape, table_shape, EVEN: tl.constexpr):
         of_query = either(tap, 0, 1.0 - of_lower, of_lower) * either(tap, 1, 1.0 - of_right, of_right)
         key = either(tap, 2, upper_key, lower_key) + either(tap, 3, left_key, right_key)
         of_key = either(tap, 2, 1.0 - of_lower_key, of_lower_key) * either(tap, 3, 1.0 - of_right_key, of_right_key)
-        bias += of_query[:, None] * of_key[None, :] * tl.load(table + query[:, None] - key[None, :])
+        bias += of_query[:, None] * of_key[None, :] * entries_like(like, table, query, -key)
     return bias
 
 
@@ -115,4 +117,4 @@ def bias_like(logits, table, y, x, p, key, shape, table_shape, TAPS: tl.constexp
     if TAPS == 1:
         return entries_like(logits, table, query_places(y, x, table_shape), -key)
     else:
-        return resized_bias(table, y, x, p, shape, table_shape, EVEN)
+        return resized_bias(logits, table, y, x, p, shape, table_shape, EVEN)
