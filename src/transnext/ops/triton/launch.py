@@ -36,14 +36,16 @@ def config(num_warps: int, num_stages: int = 3, registers: int | None = None, **
 
 
 def options_of(config: triton.Config, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of a configuration. A bias that is resized takes what registers there are: with fewer it would spill.
+    """Arguments of a configuration. Its bound of registers is for 16-bit maps and a bias that is not resized.
+
+    Others take what there are: with fewer they would spill.
 
     Args:
         config: The configuration.
         arguments: Those of the launch, by name.
     """
     options: dict[str, Any] = config.all_kwargs()
-    if arguments.get("TAPS") == 2:
+    if arguments.get("TAPS") == 2 or arguments.get("UNIT") != 8:  # float32 maps have units of 4 numbers
         options.pop("maxnreg", None)
     return options
 
