@@ -30,6 +30,9 @@ def ops_of_the_package() -> list[str]:
 OPS_OF_TRITON = [n for n in ops_of_the_package() if n.startswith(("aggregated_attention", "depthwise_conv_gelu_gate"))]
 
 
+GPU_ONLY = [n for n in OPS_OF_TRITON if n.startswith("aggregated_attention_training")]
+
+
 def tensors(*shapes: tuple[int, ...]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(3)
     return [torch.randn(shape, generator=generator) for shape in shapes]
@@ -41,6 +44,11 @@ def attention(dtype: torch.dtype = torch.float32, **options: Any) -> list[Any]:
         inputs[name] = inputs[name].to(dtype)
     rows, cols = inputs["rows"].table_size, inputs["cols"].table_size
     return [*(inputs[name] for name in TENSORS), rows[0], cols[0], rows[1], cols[1]]
+
+
+def attention_with_results(dtype: torch.dtype = torch.float32) -> list[Any]:
+    q, *others = attention(dtype)
+    return [torch.randn_like(q), torch.randn_like(q), torch.full((1, 2, 6), 2.0), q, *others]
 
 
 def gate(with_bias: bool = True) -> list[Any]:
@@ -67,6 +75,11 @@ CALLS: dict[str, Callable[[], list[list[Any]]]] = {
     "aggregated_attention": lambda: [
         attention(),
         attention(torch.bfloat16, window=1, trained_rows=(4, 2), trained_cols=(4, 2)),
+    ],
+    "aggregated_attention_training": lambda: [attention(), attention(torch.bfloat16)],
+    "aggregated_attention_training_backward": lambda: [
+        attention_with_results(),
+        attention_with_results(torch.bfloat16),
     ],
     "depthwise_conv_gelu_gate": lambda: [gate(), gate(with_bias=False)],
     "norm_linear": lambda: [
@@ -97,7 +110,7 @@ def arguments_of(name: str) -> list[list[Any]]:
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", ops_of_the_package())
+@pytest.mark.parametrize("name", [n for n in ops_of_the_package() if n not in GPU_ONLY])
 def test_compiled_kernels(name: str) -> None:
     check(name)
 
