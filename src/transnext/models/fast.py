@@ -262,9 +262,7 @@ def _packed(block: FastBlock, key: tuple[Any, ...], x: Tensor, *groups: tuple[An
     large = x.shape[:-1].numel() >= MIN_PIXELS_TO_COMPARE_WHOLE  # looking through all weights is little beside products
     in_bfloat16 = multiplies_bfloat16(x)
     layout = (bfloat16_products() if in_bfloat16 else None, panel_width())
-    return block.packed.get(
-        (*key, layout), weights, lambda: [_pack(in_bfloat16, *group) for group in groups], large
-    )
+    return block.packed.get((*key, layout), weights, lambda: [_pack(in_bfloat16, *group) for group in groups], large)
 
 
 def _pack(in_bfloat16: bool, first: Any, *others: Any) -> Norm | PackedLinear:

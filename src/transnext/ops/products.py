@@ -24,7 +24,7 @@ class PackedLinear(NamedTuple):
     """A Linear's parameters in the order in which the kernels read them.
 
     Attributes:
-        panels: `[ceil(N / width), K, width]` float32, zero-padded; or bfloat16, of pairs of neighbouring input channels:
+        panels: `[ceil(N / width), K, width]` float32, zero-padded; or bfloat16, pairs of neighbouring input channels,
             `[ceil(N / width), ceil(K / depth) * depth / 2, width, 2]`.
         bias: `[ceil(N / width) * width]` float32, zero-padded.
         out_features: `N`.
@@ -176,7 +176,9 @@ def _check_dtypes(tensors: dict[str, Tensor | None]) -> None:
     x = tensors["x"]
     rounds = x is not None and x.dtype == torch.bfloat16 and bfloat16.bfloat16_products() is not None
     for name, t in tensors.items():
-        if t is None or (t.device.type == "cpu" and (t.dtype == torch.float32 or (rounds and t.dtype == torch.bfloat16))):
+        if t is None or (
+            t.device.type == "cpu" and (t.dtype == torch.float32 or (rounds and t.dtype == torch.bfloat16))
+        ):
             continue
         other = " or torch.bfloat16" if rounds else ""
         raise ValueError(f"{name} is {t.dtype} on {t.device}: expected torch.float32{other} on the CPU")

@@ -7,9 +7,14 @@
 namespace transnext {
 namespace {
 
-const Products16 products = {BF16_NAME,         ISA::DEPTH_16,         BF16_TILES ? ISA::OUTER_TILE : 1,
-                             ISA::round_rows,   ISA::pack,             ISA::multiply,
-                             ISA::outer_scratch_16, ISA::add_outer_16};
+const Products16 products = {BF16_NAME,
+                             ISA::DEPTH_16,
+                             BF16_TILES ? ISA::OUTER_TILE : 1,
+                             ISA::round_rows,
+                             ISA::pack,
+                             ISA::multiply,
+                             ISA::outer_scratch_16,
+                             ISA::add_outer_16};
 
 }  // namespace
 

@@ -32,7 +32,7 @@ INLINE vh rounded(vf x) { return (vh)_mm512_cvtneps_pbh((__m512)x); }
 
 INLINE vi pairs_of(vf even, vf odd) {
   const vh first = rounded(even), second = rounded(odd);
-  return (vi)__builtin_convertvector(first, vu) | (vi)(__builtin_convertvector(second, vu) << 16);
+  return (vi) __builtin_convertvector(first, vu) | (vi)(__builtin_convertvector(second, vu) << 16);
 }
 
 #else

@@ -129,8 +129,9 @@ static void conv_glu_training_backward_of(const ConvGluTraining& t, int64_t work
                                    {grad_gated + place, F}, {dc_row(y), F},
                                    {grad_hidden + (y - y0) * W * 2 * F + F, 2 * F}, {gated + place, F});
       }
-      Factors::add({t.products16, fresh, C, F, grad, {Dtype::Float, gated, F}, totals.bias_out, nullptr, nullptr, false},
-                   0, panels_in<Factors>(F), totals.out, work);
+      Factors::add(
+          {t.products16, fresh, C, F, grad, {Dtype::Float, gated, F}, totals.bias_out, nullptr, nullptr, false}, 0,
+          panels_in<Factors>(F), totals.out, work);
       known = until;
       for (int64_t y = y0; y < y1; ++y) {
         const WindowRows rows = hidden.around(y);
@@ -144,9 +145,9 @@ static void conv_glu_training_backward_of(const ConvGluTraining& t, int64_t work
       const int64_t own = (y1 - y0) * W;
       const Rows grads{Dtype::Float, grad_hidden, 2 * F};
       factors.multiply(grads, own, 2 * F, t.panels_in, no_bias, strips.result(t.grad_x, b, y0, C));
-      Factors::add({t.products16, own, C, 2 * F, strips.pixels(t.x, b, y0, C), grads, nullptr, totals.bias_in, nullptr,
-                    true},
-                   0, panels_in<Factors>(2 * F), totals.in, work);
+      Factors::add(
+          {t.products16, own, C, 2 * F, strips.pixels(t.x, b, y0, C), grads, nullptr, totals.bias_in, nullptr, true}, 0,
+          panels_in<Factors>(2 * F), totals.in, work);
       if (until > y1) std::copy_n(grad_hidden + (y1 - y0) * W * 2 * F, W * 2 * F, grad_hidden);
     }
   }

@@ -34,7 +34,8 @@ const Kernels* best() {
 enum Register { EAX, EBX, ECX, EDX };
 bool cpu_has(unsigned subleaf, Register which, int bit) {
   unsigned found[4] = {};
-  if (!__get_cpuid_count(7, 0, &found[EAX], &found[EBX], &found[ECX], &found[EDX]) || found[EAX] < subleaf) return false;
+  if (!__get_cpuid_count(7, 0, &found[EAX], &found[EBX], &found[ECX], &found[EDX]) || found[EAX] < subleaf)
+    return false;
   __get_cpuid_count(7, subleaf, &found[EAX], &found[EBX], &found[ECX], &found[EDX]);
   return found[which] >> bit & 1;
 }

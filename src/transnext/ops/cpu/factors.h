@@ -17,15 +17,15 @@ INLINE void* element(Dtype dtype, void* data, int64_t i) {
 // What becomes of a product, as in NormLinear; rows lie side by side.
 struct Outcome {
   Dtype dtype;
-  void* out;             // [rows, N]
+  void* out;  // [rows, N]
   int64_t N;
   const void* residual;  // [rows, N], or null
   int64_t gelu_from;     // N for none
 };
 INLINE Outcome sums_alone(Dtype dtype, void* out, int64_t N) { return {dtype, out, N, nullptr, N}; }
 
-// Scratch is counted in floats: of products of up to `rows` rows of K channels, where maps have another dtype than Float
-// with results of N.
+// Scratch is counted in floats: of products of up to `rows` rows of K channels, where maps have another dtype than
+// Float with results of N.
 struct FloatFactors {
   static constexpr int64_t STEP = ROWS;  // whole tiles of rows
   float* base;

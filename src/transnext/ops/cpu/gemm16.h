@@ -132,33 +132,36 @@ template <int R, class T>
 static void dot_tile(const Result16<T>& result, const Block16& b, int64_t row) {
   vf acc[R][VECTORS_16];
   float* partial = result.p.partial + row * PANEL_16;
-UNROLL_16
-  for (int r = 0; r < R; ++r)
-UNROLL_16
+  UNROLL_16
+  for (int r = 0; r < R; ++r) {
+    UNROLL_16
     for (int v = 0; v < VECTORS_16; ++v) acc[r][v] = load((b.first ? b.bias : partial + r * PANEL_16) + v * VL);
+  }
   const uint16_t* left = b.left + row * b.step;
   for (int64_t k = 0; k < b.depth; k += 2) {
     vi right[VECTORS_16];
-UNROLL_16
+    UNROLL_16
     for (int v = 0; v < VECTORS_16; ++v) right[v] = load_pairs(b.panel + k * PANEL_16 + v * 2 * VL);
-UNROLL_16
+    UNROLL_16
     for (int r = 0; r < R; ++r) {
       const vi x = broadcast_pair(left + r * b.step + k);
-UNROLL_16
+      UNROLL_16
       for (int v = 0; v < VECTORS_16; ++v) acc[r][v] = dot_pairs(acc[r][v], x, right[v]);
     }
   }
   if (b.last && result.is_plain(b.column)) {
-UNROLL_16
-    for (int r = 0; r < R; ++r)
-UNROLL_16
+    UNROLL_16
+    for (int r = 0; r < R; ++r) {
+      UNROLL_16
       for (int v = 0; v < VECTORS_16; ++v) result.put(row + r, b.column + v * VL, acc[r][v]);
+    }
     return;
   }
-UNROLL_16
-  for (int r = 0; r < R; ++r)
-UNROLL_16
+  UNROLL_16
+  for (int r = 0; r < R; ++r) {
+    UNROLL_16
     for (int v = 0; v < VECTORS_16; ++v) store(partial + r * PANEL_16 + v * VL, acc[r][v]);
+  }
   if (b.last) result.finish(partial, nullptr, R, row, b.column);
 }
 
@@ -229,7 +232,8 @@ static void pack_as(const PackPanels16& p, int64_t begin, int64_t end) {
       for (int64_t k = 0; k < depth; k += 2 * PAIRS)
         for (int64_t n = 0; n < count; ++n) {
           uint16_t column[2 * PAIRS];
-          const int64_t channels = std::max<int64_t>(0, std::min(2 * PAIRS, p.K - k)), most = std::min(2 * PAIRS, depth - k);
+          const int64_t channels = std::max<int64_t>(0, std::min(2 * PAIRS, p.K - k)),
+                        most = std::min(2 * PAIRS, depth - k);
           round_row(weight + (first + n) * p.n_step + k, channels, most, column);
           for (int64_t i = 0; i < most; i += 2) __builtin_memcpy(to + (k + i) * PANEL_16 + 2 * n, column + i, 4);
         }

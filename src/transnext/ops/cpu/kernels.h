@@ -149,10 +149,10 @@ struct OuterProduct16 {
 struct Products16 {
   const char* name;
   int64_t depth, outer_rows;
-  void (*round_rows)(const Rows&, int64_t count, int64_t K, uint16_t* to);             // to [count, depth]
-  void (*pack)(const PackPanels16&, int64_t begin, int64_t end);                       // panels
-  void (*multiply)(const Product16&);                                                  // all rows
-  int64_t (*outer_scratch)(int64_t M);                                                 // floats of `work`
+  void (*round_rows)(const Rows&, int64_t count, int64_t K, uint16_t* to);               // to [count, depth]
+  void (*pack)(const PackPanels16&, int64_t begin, int64_t end);                         // panels
+  void (*multiply)(const Product16&);                                                    // all rows
+  int64_t (*outer_scratch)(int64_t M);                                                   // floats of `work`
   void (*add_outer)(const OuterProduct16&, int64_t begin, int64_t end, float*, float*);  // panels; totals, work
 };
 
@@ -183,7 +183,7 @@ struct PackPanels {
 
 // out[m, n] = sum over t of left[t, m] right[t, n].
 struct OuterProduct {
-  const Products16* products16;   // null for floats
+  const Products16* products16;  // null for floats
   int64_t rows, M, N;
   Rows left, right;               // [rows, M], [rows, N]
   float *left_sums, *right_sums;  // column sums are added to these, [M], [N], where they are not null
@@ -207,7 +207,7 @@ struct ConvGlu {
   const void* x;  // [B, H, W, C], also the residual
   const float *norm_weight, *norm_bias;
   float eps;
-  const void* panels_in;       // C -> 2 F
+  const void* panels_in;  // C -> 2 F
   const float* bias_in;
   const float *weight, *bias;  // depthwise, [9, F], [F]
   const void* panels_out;      // F -> C

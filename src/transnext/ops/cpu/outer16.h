@@ -14,8 +14,8 @@ constexpr int64_t OUTER_TILE = ROWS_OF_TILE;
 #endif
 constexpr int64_t PAIR_FLOATS = OUTER_ROWS / 2;  // a column's pairs, each as long as a float
 
-// `count` rows of up to WIDTH neighbouring columns as pairs of rows, `[PAIR_FLOATS][WIDTH][2]`; what is missing of columns
-// and of the last DEPTH_16 rows is 0. The columns' sums are added to `sums`.
+// `count` rows of up to WIDTH neighbouring columns as pairs of rows, `[PAIR_FLOATS][WIDTH][2]`; what is missing of
+// columns and of the last DEPTH_16 rows is 0. The columns' sums are added to `sums`.
 template <int WIDTH, class T>
 static void take_pairs(const T* from, int64_t step, int64_t count, int64_t columns, uint16_t* to, float* sums) {
   for (int64_t c = 0; c < WIDTH; c += VL) {
@@ -33,7 +33,8 @@ static void take_pairs(const T* from, int64_t step, int64_t count, int64_t colum
       if (width == VL)
         store_pairs(place, pairs);
       else
-        for (int64_t i = 0; i < width; ++i) __builtin_memcpy(place + 2 * i, reinterpret_cast<const int32_t*>(&pairs) + i, 4);
+        for (int64_t i = 0; i < width; ++i)
+          __builtin_memcpy(place + 2 * i, reinterpret_cast<const int32_t*>(&pairs) + i, 4);
     }
     if (sums)
       for (int64_t i = 0; i < there; ++i) sums[c + i] += total[i];
@@ -51,7 +52,8 @@ static void take_pairs(const Rows& rows, int64_t first, int64_t column, int64_t 
 
 #if BF16_TILES
 
-// Columns as rows: `[PAIR_FLOATS][TILE]` pairs to registers' contents, `[PAIR_FLOATS / TILE][TILE columns][TILE pairs]`.
+// Columns as rows: `[PAIR_FLOATS][TILE]` pairs to registers' contents, `[PAIR_FLOATS / TILE][TILE columns][TILE
+// pairs]`.
 static void turn_pairs(const uint16_t* pairs, int64_t count, uint16_t* to) {
   const float* from = reinterpret_cast<const float*>(pairs);
   float* turned = reinterpret_cast<float*>(to);
@@ -93,22 +95,23 @@ static void outer_rows_16(const uint16_t* left, const uint16_t* right, int64_t c
   vf acc[R][VECTORS_16] = {};
   for (int64_t t = 0; t < count; t += 2) {
     vi b[VECTORS_16];
-UNROLL_16
+    UNROLL_16
     for (int v = 0; v < VECTORS_16; ++v) b[v] = load_pairs(right + t * PANEL_16 + v * 2 * VL);
-UNROLL_16
+    UNROLL_16
     for (int r = 0; r < R; ++r) {
       const vi x = broadcast_pair(left + t * OUTER_TILE + 2 * r);
-UNROLL_16
+      UNROLL_16
       for (int v = 0; v < VECTORS_16; ++v) acc[r][v] = dot_pairs(acc[r][v], x, b[v]);
     }
   }
-UNROLL_16
-  for (int r = 0; r < R; ++r)
-UNROLL_16
+  UNROLL_16
+  for (int r = 0; r < R; ++r) {
+    UNROLL_16
     for (int v = 0; v < VECTORS_16; ++v) {
       float* place = total + r * PANEL_16 + v * VL;
       store(place, load(place) + acc[r][v]);
     }
+  }
 }
 
 template <int R>
@@ -144,8 +147,7 @@ static void add_outer_16(const OuterProduct16& p, int64_t begin, int64_t end, fl
   const int64_t tiles = outer_tiles_16(p.M), panel_floats = round_up(p.M, OUTER_DEPTH) * PANEL_16;
   uint16_t* right = reinterpret_cast<uint16_t*>(work);
   uint16_t* left = reinterpret_cast<uint16_t*>(work + PAIR_FLOATS * PANEL_16);
-  [[maybe_unused]] uint16_t* turned =
-      reinterpret_cast<uint16_t*>(work + PAIR_FLOATS * (PANEL_16 + tiles * OUTER_TILE));
+  [[maybe_unused]] uint16_t* turned = reinterpret_cast<uint16_t*>(work + PAIR_FLOATS * (PANEL_16 + tiles * OUTER_TILE));
   for (int64_t first = 0; first < p.rows; first += OUTER_ROWS) {
     const int64_t count = std::min(OUTER_ROWS, p.rows - first);
     for (int64_t tile = 0; tile < tiles; ++tile) {

@@ -16,12 +16,12 @@ constexpr int64_t TILE = 16;  // rows, and lanes of 4 bytes in each
 #if AMX_NATIVE
 
 // Instructions by name: compilers' own functions for them do not say which memory a load reads.
-#define TILE_ZERO(n) asm volatile("tilezero %%tmm" #n ::)
-#define TILE_LOAD(n, from, bytes)                              \
-  asm volatile("tileloadd (%0,%1,1), %%tmm" #n ::"r"(from), "r"(static_cast<int64_t>(bytes)) : "memory")
-#define TILE_STORE(n, to, bytes)                               \
+#define TILE_ZERO(n) asm volatile("tilezero %%tmm" #n::)
+#define TILE_LOAD(n, from, bytes) \
+  asm volatile("tileloadd (%0,%1,1), %%tmm" #n::"r"(from), "r"(static_cast<int64_t>(bytes)) : "memory")
+#define TILE_STORE(n, to, bytes) \
   asm volatile("tilestored %%tmm" #n ", (%0,%1,1)" ::"r"(to), "r"(static_cast<int64_t>(bytes)) : "memory")
-#define TILE_DOT(sum, a, b) asm volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sum ::)
+#define TILE_DOT(sum, a, b) asm volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sum::)
 
 // All registers at their full size while it lives. A thread that is in none of them is cheaper to switch from.
 class TileRegisters {

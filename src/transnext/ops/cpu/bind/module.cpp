@@ -126,7 +126,8 @@ static PyMethodDef methods[] = {
     {"instruction_set", instruction_set, METH_NOARGS, "Name of the kernels in use."},
     {"use_instruction_set", use_instruction_set, METH_O, "Chooses kernels by name, for tests and comparisons."},
     {"bfloat16_instruction_sets", bfloat16_instruction_sets, METH_NOARGS,
-     "Names of what can multiply bfloat16 numbers: emulations for tests, then what the processor has, the fastest last."},
+     "Names of what can multiply bfloat16 numbers: emulations for tests, then what the processor has, the fastest "
+     "last."},
     {"bfloat16_instruction_set", bfloat16_instruction_set, METH_NOARGS,
      "Name of what multiplies bfloat16 numbers; None if they are multiplied as floats."},
     {"use_bfloat16_instruction_set", use_bfloat16_instruction_set, METH_O, "Chooses it by name, or None."},

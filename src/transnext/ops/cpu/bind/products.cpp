@@ -197,8 +197,7 @@ Tensor linear(Tensor x, Tensor weight, std::optional<Tensor> bias) {
 
 // A gradient that was summed in floats, in the dtype of its parameter.
 Tensor in_dtype_of(const Tensor& parameter, const Tensor& gradient) {
-  return parameter.scalar_type() == ScalarType::Float ? gradient
-                                                      : torch::stable::to(gradient, parameter.scalar_type());
+  return parameter.scalar_type() == ScalarType::Float ? gradient : torch::stable::to(gradient, parameter.scalar_type());
 }
 
 Tensor tensor_of_vector(const std::vector<float>& values, const Tensor& like) {
@@ -217,7 +216,8 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor grad, Tensor x, Tensor
   check_like(grad, "grad", shape, x.scalar_type());
   x = torch::stable::contiguous(x), grad = torch::stable::contiguous(grad);
   Tensor grad_x = torch::stable::new_empty(x, {0}), grad_weight = torch::stable::new_empty(weight, {0});
-  if (want_x) grad_x = product(grad, packed(weight, true, products), padded_bias(std::nullopt, K, products), K, products);
+  if (want_x)
+    grad_x = product(grad, packed(weight, true, products), padded_bias(std::nullopt, K, products), K, products);
   std::vector<float> sums(want_bias ? N : 0, 0.0f);
   if (want_weight || want_bias) {
     Tensor total = torch::stable::new_empty(weight, {N, K}, ScalarType::Float);
