@@ -325,6 +325,24 @@ def test_second_derivatives() -> None:
         assert (f - e).norm() <= 0.03 * e.norm()
 
 
+@pytest.mark.usefixtures("bfloat16_products")
+@pytest.mark.parametrize("of_parameters", MAPS)
+def test_opcheck(of_parameters: torch.dtype) -> None:
+    """Shapes, dtypes and gradients are as PyTorch's own checks want them, with parameters of either dtype."""
+    x, *parameters = inputs_of_glu(2, 3, 4, 6, 5)
+    x = x.bfloat16().requires_grad_()
+    parameters = [t.to(of_parameters).requires_grad_() for t in parameters]
+    norm, packed = Norm(torch.ones(6), torch.zeros(6), 1e-6), pack_linear(parameters[0], None, in_bfloat16=True)
+    ops = torch.ops.transnext
+    for op, *arguments in (
+        (ops.linear.default, x, *parameters[:2]),
+        (ops.linear_backward.default, torch.randn(2, 3, 4, 10).bfloat16(), x.detach(), parameters[0].detach(), 1, 1, 1),
+        (ops.conv_glu_training.default, x, *parameters),
+        (ops.norm_linear.default, x.detach(), *norm, packed.panels, packed.bias, 10, 3, None),
+    ):
+        assert set(torch.library.opcheck(op, tuple(arguments)).values()) == {"SUCCESS"}
+
+
 # Odd numbers and nothing
 
 
@@ -508,3 +526,4 @@ def test_environment_variable() -> None:
     wrong = chosen_by("fast")
     assert wrong.returncode != 0
     assert "TRANSNEXT_BF16 is 'fast': bfloat16 numbers cannot be multiplied by 'fast' here" in wrong.stderr
+    assert wrong.stderr.rstrip().endswith(", or 0 for none")

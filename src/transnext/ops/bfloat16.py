@@ -70,7 +70,7 @@ def _choose() -> None:
     try:
         use_bfloat16_products(None if wanted == "0" else wanted)
     except ValueError as error:
-        raise ValueError(f"{VARIABLE} is {wanted!r}: {error}") from None
+        raise ValueError(f"{VARIABLE} is {wanted!r}: {error}, or 0 for none") from None
 
 
 _choose()
