@@ -135,6 +135,12 @@ def depthwise_conv_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None) -> 
     return as_dtype(out, out_dtype)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`torch.nn.functional.linear` in the dtype of `x`, to which the parameters are rounded, as autocast does."""
+    with no_autocast(x.device.type):
+        return F.linear(x, as_dtype(weight, x.dtype), None if bias is None else as_dtype(bias, x.dtype))
+
+
 def conv_glu(
     x: Tensor,
     fc1_weight: Tensor,
@@ -145,8 +151,8 @@ def conv_glu(
     fc2_bias: Tensor | None,
 ) -> Tensor:
     """A convolutional GLU; formula and arguments are those of `transnext.ops.products.conv_glu_training`."""
-    hidden = F.linear(x, fc1_weight, fc1_bias)
-    return F.linear(depthwise_conv_gelu_gate(hidden, weight, bias), fc2_weight, fc2_bias)
+    hidden = linear(x, fc1_weight, fc1_bias)
+    return linear(depthwise_conv_gelu_gate(hidden, weight, bias), fc2_weight, fc2_bias)
 
 
 def norm_linear(

@@ -6,9 +6,9 @@
 #include "bias_table.h"
 #include "conv_glu_training.h"
 #include "digest.h"
+#include "factors.h"
 #include "gate.h"
 #include "gate_backward.h"
-#include "outer.h"
 #include "pool.h"
 #include "products.h"
 

@@ -180,16 +180,16 @@ static void narrow_row(const float* from, int64_t n, T* to) {
 }
 
 // `count` pieces of `n` elements, `step` elements apart from `offset` on, to or from floats that lie side by side.
-static void widen_rows(Dtype dtype, const void* from, int64_t offset, int64_t step, int64_t count, int64_t n,
-                       float* to) {
+[[maybe_unused]] static void widen_rows(Dtype dtype, const void* from, int64_t offset, int64_t step, int64_t count,
+                                        int64_t n, float* to) {
   for_dtype(dtype, [&](auto* type) {
     for (int64_t i = 0; i < count; ++i)
       widen_row(static_cast<decltype(type)>(const_cast<void*>(from)) + offset + i * step, n, to + i * n);
   });
 }
 
-static void narrow_rows(Dtype dtype, const float* from, int64_t count, int64_t n, void* to, int64_t offset,
-                        int64_t step) {
+[[maybe_unused]] static void narrow_rows(Dtype dtype, const float* from, int64_t count, int64_t n, void* to,
+                                         int64_t offset, int64_t step) {
   for_dtype(dtype, [&](auto* type) {
     for (int64_t i = 0; i < count; ++i)
       narrow_row(from + i * n, n, static_cast<decltype(type)>(to) + offset + i * step);
