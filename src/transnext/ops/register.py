@@ -52,7 +52,11 @@ def costs(name: str) -> Callable[[Function], Function]:
 
 
 def register_gradient(
-    name: str, definition: Callable[..., Tensor], gradient: Callable[..., Sequence[Tensor | None]], num_tensors: int
+    name: str,
+    definition: Callable[..., Tensor],
+    gradient: Callable[..., Sequence[Tensor | None]],
+    num_tensors: int,
+    keep_result: bool = False,
 ) -> None:
     """Registers the gradient of an op that keeps its inputs, and its results beyond the first, which have no gradient.
 
@@ -64,11 +68,14 @@ def register_gradient(
         gradient: Takes which tensors want one (a tuple of bools), the gradient of the result, the other results and the
             arguments, and returns a gradient for each tensor; it may be None, and is ignored, where none is wanted.
         num_tensors: How many of the arguments, the first ones, are tensors or None.
+        keep_result: The first result is kept, too, and comes before the others.
     """
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         others = output[1:] if isinstance(output, tuple) else ()
         ctx.mark_non_differentiable(*others)
+        if keep_result:
+            others = (output[0] if isinstance(output, tuple) else output, *others)
         ctx.save_for_backward(*others, *inputs[:num_tensors])
         ctx.num_others, ctx.sizes = len(others), inputs[num_tensors:]
 

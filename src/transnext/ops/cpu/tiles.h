@@ -136,11 +136,16 @@ static void dots(const float* x, const float* y, int64_t N, int64_t D, float* re
   }
 }
 
-// result[d][lanes] = sum_n weights[n][lanes] * y[n][d], in blocks of channels.
-template <int DB, int QV>
-INLINE void mix_block(const float* weights, const float* y, int64_t N, int64_t D, float* result) {
+// result[d][lanes] = start(d, v) + sum_n weights[n][lanes] * y[n][d], in blocks of channels; `start(d, v)` gives the
+// lanes' start values.
+template <int DB, int QV, class Start>
+INLINE void mix_block(const float* weights, const float* y, int64_t N, int64_t D, float* result, const Start& start) {
   constexpr int TQ = QV * VL;
-  vf acc[DB][QV] = {};
+  vf acc[DB][QV];
+#pragma GCC unroll 8
+  for (int d = 0; d < DB; ++d)
+#pragma GCC unroll 2
+    for (int v = 0; v < QV; ++v) acc[d][v] = start(d, v);
   for (int64_t n = 0; n < N; ++n) {
     vf lanes[QV];
 #pragma GCC unroll 2
@@ -158,14 +163,20 @@ INLINE void mix_block(const float* weights, const float* y, int64_t N, int64_t D
     for (int v = 0; v < QV; ++v) store(result + d * TQ + v * VL, acc[d][v]);
 }
 
-template <int QV>
-static void mix(const float* weights, const float* y, int64_t N, int64_t D, float* result) {
+template <int QV, class Start>
+static void mix(const float* weights, const float* y, int64_t N, int64_t D, float* result, const Start& start) {
   constexpr int TQ = QV * VL;
   int64_t d = 0;
+  const auto from_d = [&](int i, int v) ALWAYS_INLINE { return start(d + i, v); };
   for (; d + CHANNEL_BLOCK <= D; d += CHANNEL_BLOCK)
-    mix_block<CHANNEL_BLOCK, QV>(weights, y + d, N, D, result + d * TQ);
-  for (; d + 2 <= D; d += 2) mix_block<2, QV>(weights, y + d, N, D, result + d * TQ);
-  for (; d < D; ++d) mix_block<1, QV>(weights, y + d, N, D, result + d * TQ);
+    mix_block<CHANNEL_BLOCK, QV>(weights, y + d, N, D, result + d * TQ, from_d);
+  for (; d + 2 <= D; d += 2) mix_block<2, QV>(weights, y + d, N, D, result + d * TQ, from_d);
+  for (; d < D; ++d) mix_block<1, QV>(weights, y + d, N, D, result + d * TQ, from_d);
+}
+
+template <int QV>
+static void mix(const float* weights, const float* y, int64_t N, int64_t D, float* result) {
+  mix<QV>(weights, y, N, D, result, [](int64_t, int) ALWAYS_INLINE { return vf{}; });
 }
 
 }  // namespace transnext::ISA

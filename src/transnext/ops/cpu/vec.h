@@ -30,7 +30,7 @@ INLINE vi as_int(vf x) { return (vi)x; }  // the bits as they are
 INLINE vf as_float(vi x) { return (vf)x; }
 INLINE vf select(vi mask, vf yes, vf no) { return as_float((mask & as_int(yes)) | (~mask & as_int(no))); }
 // NaN in `b` is kept: comparisons with NaN are false.
-INLINE vf maximum(vf a, vf b) { return select(a > b, a, b); }
+INLINE vf maximum(vf a, vf b) { return a > b ? a : b; }  // one instruction, which `select` would not become
 
 INLINE float sum_lanes(vf x) {
   float total = 0;
@@ -129,6 +129,38 @@ INLINE V exp_nonpositive(V x) {
   p = p * r + 0.5f;
   p = p * r * r + r + 1.0f;
   return select(x < -87.3f, filled(x, 0.0f), p * power_of_two(n));
+}
+
+// 2^x for x < 126, within 1 unit in the last place, 1 for 0; 0 below -126.5; NaN stays. x = n + r, and our own minimax
+// fit to 2^r for |r| <= 1/2, relative error 2e-9.
+INLINE vf exp2_nonpositive(vf x) {
+  const vf magic = broadcast(12583039.0f);  // 1.5 * 2^23 + 127: adding it rounds to an integer and biases an exponent
+  const vf clamped = maximum(broadcast(-127.0f), x), shifted = clamped + magic, r = clamped - (shifted - magic);
+  vf p = r * 1.5353362e-4f + 1.3398875e-3f;
+  p = p * r + 9.6184369e-3f;
+  p = p * r + 5.5503324e-2f;
+  p = p * r + 2.4022648e-1f;
+  p = p * r + 6.9314718e-1f;
+  p = p * r + 1.0f;
+  return p * as_float(as_int(shifted) << 23);
+}
+
+// Lane l becomes lane l - 1; the last one 0.
+INLINE vf shift_down(vf x) {
+#if VL == 4
+  return __builtin_shufflevector(x, vf{}, 1, 2, 3, 4);
+#elif VL == 8
+  return __builtin_shufflevector(x, vf{}, 1, 2, 3, 4, 5, 6, 7, 8);
+#else
+  return __builtin_shufflevector(x, vf{}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16);
+#endif
+}
+
+// `x` in the first `count` lanes, 0 in the others.
+INLINE vf first_lanes(vf x, int64_t count) {
+  vi lanes;
+  for (int i = 0; i < VL; ++i) lanes[i] = i;
+  return select(lanes < static_cast<int32_t>(count), x, vf{});
 }
 
 // The normal distribution function and exp(-x^2 / 2). Its tail is exp(-x^2 / 2) P(|x|) / Q(|x|), our own minimax fit

@@ -67,6 +67,14 @@ Tensor adaptive_average_pool(Tensor x, int64_t P_h, int64_t P_w) {
   return out;
 }
 
+// Tells if threads have so few rows each that they share out channels instead, of a map that each can keep.
+bool shared_out_by_channels(const ConvGlu& g) {
+  constexpr int64_t FEW_ROWS = 12, MOST_FLOATS = 256 * 1024;
+  const int64_t panel = kernels().panel;
+  return g.dtype == Dtype::Float && workers() > 1 && g.B * g.H < FEW_ROWS * workers() &&
+         g.B * g.H * g.W * g.C <= MOST_FLOATS && g.F % panel == 0 && g.F >= panel * workers();
+}
+
 Tensor conv_glu(Tensor x, Tensor norm_weight, Tensor norm_bias, double eps, Tensor panels_in, Tensor bias_in,
                 Tensor weight, std::optional<Tensor> bias, Tensor panels_out, Tensor bias_out) {
   STD_TORCH_CHECK(x.sizes().size() == 4, "x must be [B, H, W, C]");
@@ -90,7 +98,20 @@ Tensor conv_glu(Tensor x, Tensor norm_weight, Tensor norm_bias, double eps, Tens
   g.panels_out = static_cast<const float*>(panels_out.const_data_ptr());
   g.bias_out = static_cast<const float*>(bias_out.const_data_ptr());
   g.out = out.mutable_data_ptr();
-  in_parallel(g.B * g.H, 1, [&](const Kernels& isa, int64_t begin, int64_t end) { isa.conv_glu(g, begin, end); });
+  if (!shared_out_by_channels(g)) {
+    in_parallel(g.B * g.H, 1, [&](const Kernels& isa, int64_t begin, int64_t end) { isa.conv_glu(g, begin, end); });
+    return out;
+  }
+  const int64_t pixels = g.B * g.H * g.W;
+  Tensor gated = torch::stable::new_empty(x, {pixels, g.F});
+  g.gated = static_cast<float*>(gated.mutable_data_ptr());
+  in_parallel(g.F / kernels().panel, 1,
+              [&](const Kernels& isa, int64_t begin, int64_t end) { isa.conv_glu_gated(g, begin, end); });
+  NormLinear n{};
+  n.dtype = g.dtype, n.rows = pixels, n.K = n.x_row = g.F, n.N = n.gelu_from = g.C;
+  n.x = g.gated, n.residual = g.x, n.out = g.out;
+  n.panels = g.panels_out, n.bias = g.bias_out;
+  in_parallel(n.rows, 16, [&](const Kernels& isa, int64_t begin, int64_t end) { isa.norm_linear(n, begin, end); });
   return out;
 }
 
