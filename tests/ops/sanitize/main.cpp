@@ -382,12 +382,30 @@ void run_conv_glu(Dtype dtype, int64_t B, int64_t H, int64_t W, int64_t C, int64
                             bias.data(),
                             back.panels.data(),
                             back.bias.data(),
-                            out.data()};
+                            out.data(),
+                            nullptr};
             in_pieces(B * H, pieces, [&](int64_t begin, int64_t end) { kernels.conv_glu(g, begin, end); });
             std::vector<float> values;
             out.append_to(values);
             return values;
           });
+}
+
+void run_conv_glu_gated(int64_t B, int64_t H, int64_t W, int64_t C, int64_t F) {  // F of whole panels for all kernels
+  const std::vector<float> x = random_floats(B * H * W * C), weight_in = random_floats(2 * F * (C + 1));
+  const std::vector<float> norm_weight = random_floats(C), norm_bias = random_floats(C), weight = random_floats(9 * F),
+                           bias = random_floats(F);
+  compare(text("conv_glu_gated", {B, H, W, C, F}), Dtype::Float, [&](const Kernels& kernels, int64_t pieces) {
+    const Packed in(weight_in, 2 * F, C, kernels.panel);
+    std::vector<float> gated(B * H * W * F, NAN);
+    ConvGlu g{};
+    g.dtype = Dtype::Float, g.B = B, g.H = H, g.W = W, g.C = C, g.F = F;
+    g.x = x.data(), g.norm_weight = norm_weight.data(), g.norm_bias = norm_bias.data(), g.eps = 1e-5f;
+    g.panels_in = in.panels.data(), g.bias_in = in.bias.data(), g.weight = weight.data(), g.bias = bias.data();
+    g.gated = gated.data();
+    in_pieces(F / kernels.panel, pieces, [&](int64_t begin, int64_t end) { kernels.conv_glu_gated(g, begin, end); });
+    return gated;
+  });
 }
 
 void run_bias_table(int64_t M, int64_t hidden, int64_t rows, int64_t columns) {
@@ -554,6 +572,8 @@ int main() {
     run_outer_product(pick(1, 40), pick(1, 70), pick(1, 70), pick(0, 1) == 1);
     run_conv_glu_training(pick(1, 3), pick(1, 9), pick(1, 9), pick(1, 37), pick(1, 37));
   }
+  for (int n = 0; n < 8; ++n) run_conv_glu_gated(pick(1, 3), pick(1, 9), pick(1, 9), pick(1, 37), 32 * pick(1, 4));
+  run_conv_glu_gated(1, 30, 40, 3, 96);  // a panel at a time
   run_outer_product(600, 7, 33, false);     // several blocks of rows
   run_conv_glu_training(2, 40, 30, 5, 40);  // several strips
   for (int n = 0; n < 40; ++n) {

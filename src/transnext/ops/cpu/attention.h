@@ -165,7 +165,7 @@ INLINE void window_mix_block(const Attention& a, const float* weights, const flo
                              int64_t j, float* result) {
   constexpr int TQ = QV * VL;
   vf acc[DB][QV];
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int d = 0; d < DB; ++d)
 #pragma GCC unroll 2
     for (int v = 0; v < QV; ++v) acc[d][v] = load(result + d * TQ + v * VL);
@@ -175,13 +175,13 @@ INLINE void window_mix_block(const Attention& a, const float* weights, const flo
       vf lanes[QV];
 #pragma GCC unroll 2
       for (int v = 0; v < QV; ++v) lanes[v] = load(weights + (n + dx) * TQ + v * VL);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
       for (int d = 0; d < DB; ++d)
 #pragma GCC unroll 2
         for (int v = 0; v < QV; ++v) acc[d][v] += lanes[v] * load(row + d * ring.width + dx + v * VL);
     }
   });
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int d = 0; d < DB; ++d)
 #pragma GCC unroll 2
     for (int v = 0; v < QV; ++v) store(result + d * TQ + v * VL, acc[d][v]);
@@ -242,19 +242,24 @@ static void window_logits(const Attention& a, Workspace& s, const Tile& tile) {
            [&](int64_t n, int) { return broadcast(a.tokens_bias[m * K + n]); });
 }
 
-// Logits of pooled keys [first, last).
+// Logits of pooled keys [first, last), which the softmax looks at.
 template <int QV>
 static void pool_logits(const Attention& a, const Workspace& s, const BiasReader& bias, int64_t j, int64_t first,
-                        int64_t last, float* logits) {
+                        int64_t last, float* logits, RunningSoftmax<QV>& softmax) {
   const float* keys = s.pool_k + first * a.D;
+  const auto look = [&](int v, vf largest) ALWAYS_INLINE { softmax.look(v, largest); };
   if (a.cols.resized)
-    dots<QV>(s.qs, keys, last - first, a.D, logits, [&](int64_t n, int v) {
-      const int64_t p = first + n;
-      return bias.resized_lanes(bias.row(p / a.P_w), p % a.P_w, j + v * VL);
-    });
+    dots<QV>(
+        s.qs, keys, last - first, a.D, logits,
+        [&](int64_t n, int v) {
+          const int64_t p = first + n;
+          return bias.resized_lanes(bias.row(p / a.P_w), p % a.P_w, j + v * VL);
+        },
+        look);
   else
-    dots<QV>(s.qs, keys, last - first, a.D, logits,
-             [&](int64_t n, int v) ALWAYS_INLINE { return load(bias.keys[first + n] + j + v * VL); });
+    dots<QV>(
+        s.qs, keys, last - first, a.D, logits,
+        [&](int64_t n, int v) ALWAYS_INLINE { return load(bias.keys[first + n] + j + v * VL); }, look);
 }
 
 template <int QV>
@@ -267,12 +272,13 @@ static void forward_tile(const Attention& a, Workspace& s, const BiasReader& bia
   window_logits<QV>(a, s, tile);
   RunningSoftmax<QV> softmax;
   vf factor[QV], of_window[QV];
+  softmax.look(s.logits, K);
   softmax.take(s.logits, K, factor);
   for (int v = 0; v < QV; ++v) of_window[v] = broadcast(1.0f);
   std::fill_n(s.out, D * TQ, 0.0f);
   for (int64_t first = 0; first < P; first += KEYS) {
     const int64_t last = std::min(P, first + KEYS);
-    pool_logits<QV>(a, s, bias, j, first, last, logits);
+    pool_logits<QV>(a, s, bias, j, first, last, logits, softmax);
     softmax.take(logits, last - first, factor);
     mix<QV>(logits, s.pool_v + first * D, last - first, D, s.out,
             [&](int64_t d, int v) ALWAYS_INLINE { return load(s.out + (d * QV + v) * VL) * factor[v]; });

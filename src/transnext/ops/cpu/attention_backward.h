@@ -174,8 +174,9 @@ static void backward_tile(const Attention& a, const AttentionGradient& grads, Ba
                 count = std::min<int64_t>(TQ, a.W - j);
   load_queries<QV>(a, s, tile);
   window_logits<QV>(a, s, tile);
-  pool_logits<QV>(a, s, bias, j, 0, P, s.logits + K * TQ);
   RunningSoftmax<QV> softmax;
+  softmax.look(s.logits, K);
+  pool_logits<QV>(a, s, bias, j, 0, P, s.logits + K * TQ, softmax);
   vf factor[QV];
   softmax.take(s.logits, K + P, factor);
   if (count < TQ) std::fill_n(s.g, D * TQ, 0.0f);

@@ -90,13 +90,14 @@ struct GlobalWorkspace {
     }
   }
 
-  // Logits of a tile and keys [first, last).
-  template <int QV>
-  void fill_logits(const GlobalAttention& a, const GlobalBias& bias, const PixelTile& tile, int64_t first,
-                   int64_t last) {
+  // Logits of a tile and keys [first, last); `largest` as in `dots`.
+  template <int QV, class Largest>
+  void fill_logits(const GlobalAttention& a, const GlobalBias& bias, const PixelTile& tile, int64_t first, int64_t last,
+                   const Largest& largest) {
     bias.fill<QV>(tile, first, last, logits);
-    dots<QV>(qs, k + first * a.D, last - first, a.D, logits,
-             [&](int64_t n, int v) ALWAYS_INLINE { return load(logits + (n * QV + v) * VL); });
+    dots<QV>(
+        qs, k + first * a.D, last - first, a.D, logits,
+        [&](int64_t n, int v) ALWAYS_INLINE { return load(logits + (n * QV + v) * VL); }, largest);
   }
 };
 
@@ -110,7 +111,8 @@ static void global_tile(const GlobalAttention& a, GlobalWorkspace& s, const Glob
   RunningSoftmax<QV> softmax;
   for (int64_t first = 0; first < N; first += KEYS) {
     const int64_t last = std::min(N, first + KEYS);
-    s.fill_logits<QV>(a, bias, tile, first, last);
+    s.fill_logits<QV>(a, bias, tile, first, last,
+                      [&](int v, vf largest) ALWAYS_INLINE { softmax.look(v, largest); });
     vf factor[QV];
     softmax.take(s.logits, last - first, factor);
     mix<QV>(s.logits, s.v + first * D, last - first, D, s.out,

@@ -81,7 +81,7 @@ static void global_backward_tile(const GlobalAttention& a, const GlobalAttention
   std::fill_n(s.grad_qs, D * TQ, 0.0f);
   for (int64_t first = 0; first < N; first += KEYS) {
     const int64_t last = std::min(N, first + KEYS), keys = last - first;
-    s.fill_logits<QV>(a, bias, tile, first, last);
+    s.fill_logits<QV>(a, bias, tile, first, last, [](int, vf) ALWAYS_INLINE {});
     dots<QV>(s.g, s.v + first * D, keys, D, s.dS, [](int64_t, int) ALWAYS_INLINE { return vf{}; });
     for (int64_t n = 0; n < keys; ++n)
 #pragma GCC unroll 2

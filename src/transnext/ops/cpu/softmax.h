@@ -6,7 +6,6 @@
 namespace transnext::ISA {
 
 constexpr int64_t KEYS = 96;  // of a block: with their values, and the logits of 32 queries, in the first-level cache
-constexpr float LOG2_E = 1.44269504f;
 
 // exp(logit - top) with shift = top log2(e), whose rounding is the same for all keys and drops out of the softmax.
 INLINE vf power_below(vf logit, vf shift) { return exp2_nonpositive(logit * LOG2_E - shift); }
@@ -19,12 +18,18 @@ struct RunningSoftmax {
     for (int v = 0; v < QV; ++v) top[v] = broadcast(-1e38f), shift[v] = top[v] * LOG2_E, sum[v] = vf{};
   }
 
-  // Turns logits into powers below the largest so far. What was made of earlier ones is to be multiplied by `factor`.
-  INLINE_MEMBER void take(float* logits, int64_t keys, vf (&factor)[QV]) {
-    vf block[QV] = {};
+  // Looks at more logits, which come as they are made or lie in memory.
+  INLINE_MEMBER void look(int v, vf logits) { top[v] = maximum(top[v], logits); }
+  INLINE_MEMBER void look(const float* logits, int64_t keys) {
     for (int64_t n = 0; n < keys; ++n)
 #pragma GCC unroll 2
-      for (int v = 0; v < QV; ++v) top[v] = maximum(top[v], load(logits + (n * QV + v) * VL));
+      for (int v = 0; v < QV; ++v) look(v, load(logits + (n * QV + v) * VL));
+  }
+
+  // Turns logits that were looked at into powers below the largest so far. What was made of earlier ones is to be
+  // multiplied by `factor`.
+  INLINE_MEMBER void take(float* logits, int64_t keys, vf (&factor)[QV]) {
+    vf block[QV] = {};
     for (int v = 0; v < QV; ++v) {
       const vf before = shift[v];
       shift[v] = top[v] * LOG2_E;

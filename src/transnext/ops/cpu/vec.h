@@ -113,37 +113,27 @@ INLINE Pair select(PairMask mask, Pair yes, Pair no) {
 
 INLINE vf filled(vf, float x) { return broadcast(x); }
 INLINE Pair filled(Pair, float x) { return {broadcast(x), broadcast(x)}; }
-INLINE vf power_of_two(vf n) { return as_float((__builtin_convertvector(n, vi) + 127) << 23); }
-INLINE Pair power_of_two(Pair n) { return {power_of_two(n.a), power_of_two(n.b)}; }
-
-// exp(x) for x <= 88, within 2 units in the last place; 0 below -87.3; NaN stays. Cephes' reduction, x = n log 2 + r.
-template <class V>
-INLINE V exp_nonpositive(V x) {
-  const V clamped = select(x < -87.3f, filled(x, -87.3f), x);
-  const V magic = filled(x, 12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const V n = (clamped * 1.44269504088896341f + magic) - magic;
-  const V r = clamped - n * 0.693359375f - n * -2.12194440e-4f;
-  V p = r * 1.3888889e-3f + 8.3333333e-3f;
-  p = p * r + 4.1666667e-2f;
-  p = p * r + 1.6666667e-1f;
-  p = p * r + 0.5f;
-  p = p * r * r + r + 1.0f;
-  return select(x < -87.3f, filled(x, 0.0f), p * power_of_two(n));
-}
+INLINE Pair maximum(Pair x, Pair y) { return {maximum(x.a, y.a), maximum(x.b, y.b)}; }
+// The float whose biased exponent stands in the last bits of another.
+INLINE vf power_in_last_bits(vf x) { return as_float(as_int(x) << 23); }
+INLINE Pair power_in_last_bits(Pair x) { return {power_in_last_bits(x.a), power_in_last_bits(x.b)}; }
 
 // 2^x for x < 126, within 1 unit in the last place, 1 for 0; 0 below -126.5; NaN stays. x = n + r, and our own minimax
 // fit to 2^r for |r| <= 1/2, relative error 2e-9.
-INLINE vf exp2_nonpositive(vf x) {
-  const vf magic = broadcast(12583039.0f);  // 1.5 * 2^23 + 127: adding it rounds to an integer and biases an exponent
-  const vf clamped = maximum(broadcast(-127.0f), x), shifted = clamped + magic, r = clamped - (shifted - magic);
-  vf p = r * 1.5353362e-4f + 1.3398875e-3f;
+template <class V>
+INLINE V exp2_nonpositive(V x) {
+  const V magic = filled(x, 12583039.0f);  // 1.5 * 2^23 + 127: adding it rounds to an integer and biases an exponent
+  const V clamped = maximum(filled(x, -127.0f), x), shifted = clamped + magic, r = clamped - (shifted - magic);
+  V p = r * 1.5353362e-4f + 1.3398875e-3f;
   p = p * r + 9.6184369e-3f;
   p = p * r + 5.5503324e-2f;
   p = p * r + 2.4022648e-1f;
   p = p * r + 6.9314718e-1f;
   p = p * r + 1.0f;
-  return p * as_float(as_int(shifted) << 23);
+  return p * power_in_last_bits(shifted);
 }
+
+constexpr float LOG2_E = 1.44269504f;
 
 // Lane l becomes lane l - 1; the last one 0.
 INLINE vf shift_down(vf x) {
@@ -169,7 +159,7 @@ INLINE vf first_lanes(vf x, int64_t count) {
 template <class V>
 INLINE V normal_cdf(V x, V& exponential) {
   const V size = select(x < 0.0f, x * -1.0f, x), a = select(size > 15.0f, filled(x, 15.0f), size);
-  exponential = exp_nonpositive(a * a * -0.5f);
+  exponential = exp2_nonpositive(a * a * (-0.5f * LOG2_E));
   V p = a * 1.36327312e-02f + 1.04482246e-01f;
   p = p * a + 3.34602498e-01f;
   p = p * a + 4.99999970e-01f;

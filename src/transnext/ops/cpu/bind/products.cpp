@@ -67,12 +67,14 @@ Tensor adaptive_average_pool(Tensor x, int64_t P_h, int64_t P_w) {
   return out;
 }
 
-// Tells if threads have so few rows each that they share out channels instead, of a map that each can keep.
+// Tells if threads share out channels instead of rows: where they have few rows each, or images are so small that rows
+// would read the weights too often. Each thread must be able to keep the map.
 bool shared_out_by_channels(const ConvGlu& g) {
-  constexpr int64_t FEW_ROWS = 12, MOST_FLOATS = 256 * 1024;
-  const int64_t panel = kernels().panel;
-  return g.dtype == Dtype::Float && workers() > 1 && g.B * g.H < FEW_ROWS * workers() &&
-         g.B * g.H * g.W * g.C <= MOST_FLOATS && g.F % panel == 0 && g.F >= panel * workers();
+  constexpr int64_t FEW_ROWS = 12, FEW_PIXELS = 96, MOST_FLOATS = 256 * 1024;
+  const int64_t panel = kernels().panel, threads = workers();
+  if (g.dtype != Dtype::Float || g.F % panel != 0 || g.F < panel * threads) return false;
+  const bool few_rows = threads > 1 && g.B * g.H < FEW_ROWS * threads, small = g.B > 1 && g.H * g.W <= FEW_PIXELS;
+  return (few_rows || small) && g.B * g.H * g.W * g.C <= MOST_FLOATS;
 }
 
 Tensor conv_glu(Tensor x, Tensor norm_weight, Tensor norm_bias, double eps, Tensor panels_in, Tensor bias_in,
