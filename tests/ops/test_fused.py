@@ -225,6 +225,14 @@ def test_small_images_are_one_product(H: int, W: int, num_threads: int) -> None:
         assert torch.equal(conv_glu(x[i : i + 1], norm, fc1, weight, None, fc2)[0], together[i])
 
 
+def test_a_large_batch_of_small_images() -> None:
+    """More than a thread can keep of its input: some images at a time, the last ones fewer."""
+    x, norm, fc1, weight, fc2 = few_rows(11, 7, 7, 1000, 2 * panel_width())
+    together = conv_glu(x, norm, fc1, weight, None, fc2)
+    for i in (0, 4, 5, 10):
+        assert torch.equal(conv_glu(x[i : i + 1], norm, fc1, weight, None, fc2)[0], together[i])
+
+
 def few_rows(B: int, H: int, W: int, C: int, hidden: int) -> tuple[Tensor, Norm, PackedLinear, Tensor, PackedLinear]:
     x, fc1, fc2 = torch.randn(B, H, W, C), torch.randn(2 * hidden, C), torch.randn(C, hidden)
     norm = Norm(torch.randn(C), torch.randn(C), 1e-6)
