@@ -323,8 +323,11 @@ def attend_globally(mixer: GlobalCosineAttention, qkv: Tensor, position: Positio
     Returns:
         `[B, H, W, C]`.
     """
+    q, k, v = _split_heads(qkv, 3, mixer.num_heads)
     out = global_attention(
-        *_split_heads(qkv, 3, mixer.num_heads),
+        q,
+        k,
+        v,
         mixer.query_embedding,
         mixer.temperature,
         *position,

@@ -137,14 +137,15 @@ def _(grad: Tensor, out: Tensor, statistics: Tensor, *arguments: Any) -> tuple[T
     return tuple(t.new_empty(t.shape) for t in arguments[:_NUM_TENSORS])
 
 
-def _definition(q: Tensor, *arguments: Any) -> Tensor:
-    *tensors, H, W = arguments
+def _definition(*arguments: Any) -> Tensor:
+    tensors, (H, W) = arguments[:_NUM_TENSORS], arguments[_NUM_TENSORS:]
+    q = tensors[0]
     rows, cols = (
         axis_index(q.shape[1 + i], q.shape[1 + i], trained_queries=size, trained_keys=size, device=q.device)
         for i, size in enumerate((H, W))
     )
     with sdpa_kernel(SDPBackend.MATH):  # PyTorch's other kernels have no second derivatives
-        return reference.global_attention(q, *tensors, rows, cols)
+        return reference.global_attention(*(*tensors, rows, cols))
 
 
 def _gradient(wanted: tuple[bool, ...], grad: Tensor, *others: Any) -> Gradients:
