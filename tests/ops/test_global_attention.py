@@ -121,6 +121,16 @@ def test_nothing_is_left_from_earlier_calls() -> None:
             assert_same(global_results(clean, "fused"), expected)
 
 
+def test_nothing_is_left_from_earlier_calls_in_lanes_without_a_query() -> None:
+    """The last tile of an image is seldom full: what lies in its other lanes must not reach the parameters' sums."""
+    clean = cast(global_inputs(3, 6, D=4), torch.float32)
+    expected = global_results(clean, "fused")
+    poison = cast(global_inputs(3, 12, D=4), torch.float32)
+    poison["bias_table"] = torch.full_like(poison["bias_table"], math.nan)
+    global_results(poison, "fused")
+    assert_same(global_results(clean, "fused"), expected)
+
+
 @pytest.mark.parametrize("name", GLOBAL_TENSORS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_not_finite(name: str, value: float) -> None:

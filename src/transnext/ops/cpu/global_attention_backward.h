@@ -105,7 +105,9 @@ static void global_backward_tile(const GlobalAttention& a, const GlobalAttention
     vf along{}, of_scale{};
     for (int64_t d = 0; d < D; ++d) {
       float* grad = s.grad_qs + (d * QV + v) * VL;
-      const vf qn = load(s.qn + (d * QV + v) * VL), grad_qs = load(grad), grad_qn = grad_qs * scale;
+      // Lanes beyond the tile have no logits: what is there may be anything, and is summed over lanes here.
+      const vf qn = load(s.qn + (d * QV + v) * VL), grad_qs = first_lanes(load(grad), tile.count - v * VL);
+      const vf grad_qn = grad_qs * scale;
       float* sum = s.grad_query_embedding + d * VL;
       store(sum, load(sum) + grad_qn);
       of_scale += grad_qs * (qn + a.query_embedding[m * D + d]);
