@@ -7,7 +7,7 @@ from transnext.cli import info as command
 from transnext.cli import main
 from transnext.models import fast
 from transnext.models.variants import WEIGHTS
-from transnext.ops import backend
+from transnext.ops import attention_global, backend
 
 
 def rows(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, str]:
@@ -72,10 +72,11 @@ INFERENCE = (
 
 @pytest.mark.skipif(backend.CPU_KERNELS is None, reason="the kernels were not built")
 def test_of_a_model(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast, "has_16_bit_products", lambda dtype: dtype == torch.bfloat16)
+    for module in (fast, attention_global):
+        monkeypatch.setattr(module, "has_16_bit_products", lambda dtype: dtype == torch.bfloat16)
     found = rows(capsys, "transnext_pico.emoji")
     assert found["model"] == "transnext_pico.emoji, an image of 64x64"
-    assert found["inference"] == f"{INFERENCE} x5, conv_glu x6]"
+    assert found["inference"] == f"{INFERENCE} x5, conv_glu x6, global_attention x1]"
     assert found["inference bf16"].startswith("6 blocks not by kernels alone: this processor multiplies 16-bit")
     assert found["training"].startswith("6 blocks by kernels [linear x")
     assert found["training bf16"] == (

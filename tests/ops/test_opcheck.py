@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers.attention_cases import TENSORS, attention_inputs, cast, gate_inputs
+from tests.helpers.attention_cases import GLOBAL_TENSORS, TENSORS, attention_inputs, cast, gate_inputs, global_inputs
 from transnext.ops.products import pack_linear
 from transnext.ops.register import CPU_KERNELS
 
@@ -51,6 +51,17 @@ def attention_with_results(dtype: torch.dtype = torch.float32) -> list[Any]:
     return [torch.randn_like(q), torch.randn_like(q), torch.full((1, 2, 6), 2.0), q, *others]
 
 
+def attention_to_all(**options: Any) -> list[Any]:
+    inputs = cast(global_inputs(2, 3, B=2, M=2, **options), torch.float32)
+    return [*(inputs[name] for name in GLOBAL_TENSORS), inputs["rows"].table_size[0], inputs["cols"].table_size[0]]
+
+
+def gradient_to_all(**options: Any) -> list[Any]:
+    call = attention_to_all(**options)
+    out, statistics = torch.ops.transnext.global_attention(*call)
+    return [torch.randn_like(out), out, statistics, *call]
+
+
 def gate(with_bias: bool = True) -> list[Any]:
     x, weight, bias = (t.float() for t in gate_inputs(2, 4, 5, 6))
     return [x, weight, bias if with_bias else None]
@@ -81,6 +92,8 @@ CALLS: dict[str, Callable[[], list[list[Any]]]] = {
         attention_with_results(),
         attention_with_results(torch.bfloat16),
     ],
+    "global_attention": lambda: [attention_to_all(), attention_to_all(trained=(4, 2))],
+    "global_attention_backward": lambda: [gradient_to_all(), gradient_to_all(trained=(4, 2))],
     "depthwise_conv_gelu_gate": lambda: [gate(), gate(with_bias=False)],
     "norm_linear": lambda: [
         [*tensors((2, 5, 8), (8,), (8,)), 1e-6, *packed(12, 8), 12, 4, None],

@@ -18,7 +18,7 @@ from transnext.models.attention import AggregatedAttention, GlobalCosineAttentio
 from transnext.models.layers import Block, ConvGLU, DepthwiseGate
 from transnext.models.weight_cache import PLAIN_TENSORS, WeightCache, global_hooks, is_untouched
 from transnext.ops import Backend
-from transnext.ops.backend import use_fused, why_not_cpu_kernels
+from transnext.ops.backend import has_16_bit_products, use_fused, why_not_cpu_kernels
 from transnext.ops.bfloat16 import bfloat16_products, multiplies_bfloat16
 from transnext.ops.pooling import adaptive_average_pool
 from transnext.ops.products import (
@@ -171,17 +171,6 @@ def _way(block: FastBlock, x: Tensor) -> tuple[_Run | None, str | None]:
             return None, "the kernels have gradients in float32 and bfloat16 alone, and the block is of other dtypes"
         return None, "the kernels have gradients in float32 alone, and not under autocast"
     return partial(run_with_gradients, touched=touched), reason
-
-
-def has_16_bit_products(dtype: torch.dtype = torch.bfloat16) -> bool:
-    """Tells if the processor has instructions for matrix products of a 16-bit dtype (AVX-512 BF16 or AMX).
-
-    Args:
-        dtype: Of the factors; False for all but bfloat16 and float16.
-    """
-    of_bfloat16, of_float16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported"), ("_is_amx_fp16_supported",)
-    checks = {torch.bfloat16: of_bfloat16, torch.float16: of_float16}.get(dtype, ())
-    return any(getattr(torch.cpu, name, bool)() for name in checks)
 
 
 # With gradients

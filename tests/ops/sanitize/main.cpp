@@ -209,6 +209,64 @@ void run_attention(Dtype dtype, int64_t B, int64_t H, int64_t W, int64_t M, int6
   });
 }
 
+void run_global_attention(int64_t B, int64_t H, int64_t W, int64_t M, int64_t D, bool resize_rows, bool resize_cols) {
+  const std::string description = text("global_attention", {B, H, W, M, D, resize_rows, resize_cols});
+  const int64_t N = H * W, C = M * D, floats = B * N * C;
+  GlobalAttention a;
+  a.B = B, a.H = H, a.W = W, a.M = M, a.D = D;
+  const Block qkv = Block::random(Dtype::Float, 3 * floats), grad = Block::random(Dtype::Float, floats);
+  const auto map = [&](const Block& block, int64_t offset, int64_t pixel) {
+    return Map{block.at(offset), N * pixel, W * pixel, pixel, D};
+  };
+  a.q = map(qkv, 0, 3 * C), a.k = map(qkv, C, 3 * C), a.v = map(qkv, 2 * C, 3 * C);
+  const int64_t trained_H = resize_rows ? pick(1, H + 2) : H, trained_W = resize_cols ? pick(1, W + 2) : W;
+  a.rows = make_axis(H, H, trained_H, trained_H), a.cols = make_axis(W, W, trained_W, trained_W);
+  a.query_embedding = random_floats(C);
+  a.scale.assign(M, 0.7f), a.slope.assign(M, 0.5f);
+  a.table = random_floats(M * a.table_floats());
+  a.table.resize(a.table.size() + TABLE_SLACK, 0.0f);
+  std::vector<float> statistics(2 * M * B * N, NAN);
+  a.statistics = statistics.data();
+  const Block out(Dtype::Float, floats);
+  const auto forward = [&](const Kernels& kernels, int64_t pieces) {
+    auto* to = static_cast<float*>(out.data());
+    in_pieces(M * B * N, pieces,
+              [&](int64_t begin, int64_t end) { kernels.global_attention(a, to, begin, end); });
+    std::vector<float> values = statistics;
+    out.append_to(values);
+    return values;
+  };
+  compare(description, Dtype::Float, forward);
+  forward(baseline_kernels, 1);
+  compare(description + ", gradient", Dtype::Float, [&](const Kernels& kernels, int64_t workers) {
+    const Block grad_q(Dtype::Float, floats), grad_k(Dtype::Float, floats), grad_v(Dtype::Float, floats);
+    GlobalAttentionGradient g;
+    g.grad = map(grad, 0, C), g.out = map(out, 0, C);
+    g.q = static_cast<float*>(grad_q.data());
+    g.k = static_cast<float*>(grad_k.data());
+    g.v = static_cast<float*>(grad_v.data());
+    g.workers = std::min(workers, M * B);
+    g.table.assign(g.slots(a) * g.slot_floats(a), 0.0f);
+    g.parameters.assign(g.slots(a) * (D + 1), 0.0);
+    for (int64_t worker = 0; worker < g.workers; ++worker)
+      on_new_thread([&] { kernels.global_attention_backward(a, g, worker); });
+    std::vector<float> values;
+    for (const Block* block : {&grad_q, &grad_k, &grad_v}) block->append_to(values);
+    const int64_t per_head = a.table_floats() + D + 1;
+    std::vector<double> sums(M * per_head);
+    for (int64_t m = 0; m < M; ++m)
+      for (int64_t worker = 0; worker < g.workers; ++worker) {
+        const int64_t first = g.first_unit(a, worker), last = g.first_unit(a, worker + 1);
+        if (first >= last || m < first / B || m > (last - 1) / B) continue;
+        double* to = sums.data() + m * per_head;
+        for (int64_t i = 0; i < a.table_floats(); ++i) *to++ += g.table[(m + worker) * g.slot_floats(a) + i];
+        for (int64_t i = 0; i <= D; ++i) *to++ += g.parameters[(m + worker) * (D + 1) + i];
+      }
+    values.insert(values.end(), sums.begin(), sums.end());
+    return values;
+  });
+}
+
 void run_gate(Dtype dtype, int64_t B, int64_t H, int64_t W, int64_t F) {
   const std::string description = text("gate", {static_cast<int64_t>(dtype), B, H, W, F});
   const int64_t pixels = B * H * W, pixel = 2 * F + 3;
@@ -381,12 +439,30 @@ void run_conv_glu(Dtype dtype, int64_t B, int64_t H, int64_t W, int64_t C, int64
                             bias.data(),
                             back.panels.data(),
                             back.bias.data(),
-                            out.data()};
+                            out.data(),
+                            nullptr};
             in_pieces(B * H, pieces, [&](int64_t begin, int64_t end) { kernels.conv_glu(g, begin, end); });
             std::vector<float> values;
             out.append_to(values);
             return values;
           });
+}
+
+void run_conv_glu_gated(int64_t B, int64_t H, int64_t W, int64_t C, int64_t F) {  // F of whole panels for all kernels
+  const std::vector<float> x = random_floats(B * H * W * C), weight_in = random_floats(2 * F * (C + 1));
+  const std::vector<float> norm_weight = random_floats(C), norm_bias = random_floats(C), weight = random_floats(9 * F),
+                           bias = random_floats(F);
+  compare(text("conv_glu_gated", {B, H, W, C, F}), Dtype::Float, [&](const Kernels& kernels, int64_t pieces) {
+    const Packed in(weight_in, 2 * F, C, kernels.panel);
+    std::vector<float> gated(B * H * W * F, NAN);
+    ConvGlu g{};
+    g.dtype = Dtype::Float, g.B = B, g.H = H, g.W = W, g.C = C, g.F = F;
+    g.x = x.data(), g.norm_weight = norm_weight.data(), g.norm_bias = norm_bias.data(), g.eps = 1e-5f;
+    g.panels_in = in.panels.data(), g.bias_in = in.bias.data(), g.weight = weight.data(), g.bias = bias.data();
+    g.gated = gated.data();
+    in_pieces(F / kernels.panel, pieces, [&](int64_t begin, int64_t end) { kernels.conv_glu_gated(g, begin, end); });
+    return gated;
+  });
 }
 
 void run_bias_table(int64_t M, int64_t hidden, int64_t rows, int64_t columns) {
@@ -654,6 +730,12 @@ int main() {
     run_norm_linear(dtype, 700, 130, 3, false, true, 3);  // several strips of rows
     run_conv_glu(dtype, 1, 40, 30, 3, 120);
   }
+  run_global_attention(1, 1, 1, 1, 1, false, false);
+  run_global_attention(1, 11, 19, 1, 24, false, false);  // several blocks of keys
+  run_global_attention(2, 10, 11, 1, 5, true, true);
+  for (int n = 0; n < 16; ++n)
+    run_global_attention(pick(1, 3), pick(1, 9), pick(1, 20), pick(1, 3), pick(1, 26), pick(0, 3) == 0,
+                         pick(0, 3) == 0);
   for (int n = 0; n < 12; ++n) run_bias_table(pick(1, 9), pick(1, 150), pick(1, 9), pick(1, 70));
   for (int n = 0; n < 12; ++n) {
     run_bias_table_gradient(pick(1, 9), pick(1, 50), pick(1, 9), pick(1, 20));
@@ -671,6 +753,8 @@ int main() {
   }
   run_norm_linear16(Dtype::BFloat16, 3, 800, 33, true, false, 17);  // a product in several blocks of its depth
   run_outer_product16(300, 7, 33, false);
+  for (int n = 0; n < 8; ++n) run_conv_glu_gated(pick(1, 3), pick(1, 9), pick(1, 9), pick(1, 37), 32 * pick(1, 4));
+  run_conv_glu_gated(1, 30, 40, 3, 96);  // a panel at a time
   run_outer_product(600, 7, 33, false);     // several blocks of rows
   run_conv_glu_training(2, 40, 30, 5, 40);  // several strips
   for (int n = 0; n < 40; ++n) {

@@ -25,8 +25,8 @@ struct Axis {
   int64_t entries;                  // distinct offsets, U
   int64_t step;                     // table entries between neighbouring queries, 1 or 2
   std::vector<int32_t> key_offset;  // entry = step * query + key_offset[key], in trained positions
-  // Only when the bias is resized from a trained size: each position blends two trained ones, (1 - share) first + share
-  // second.
+  // Each position blends two trained ones, (1 - share) first + share second; itself alone unless the bias is resized
+  // from a trained size.
   bool resized = false;
   std::vector<int32_t> query_first, query_second, key_first, key_second;
   std::vector<float> query_share, key_share;
@@ -85,6 +85,35 @@ struct AttentionTotals {
   std::vector<float> query_embedding, temperature;     // [M, D], [M]
   std::vector<float> local_bias, tokens, tokens_bias;  // [M, K], [M, D, K], [M, K]
   std::vector<float> table;                            // [M, U_h, U_w]
+};
+
+// Attention of every pixel to every pixel, `N = H * W`.
+struct GlobalAttention {
+  int64_t B, H, W, M, D;
+  Map q, k, v;                         // of floats
+  Axis rows, cols;                     // of pixels against pixels: queries step by one entry
+  std::vector<float> query_embedding;  // [M, D]
+  std::vector<float> scale;            // [M]: softplus(temperature) log(N)
+  std::vector<float> slope;            // [M]: its derivative
+  std::vector<float> table;            // [M, U_h, U_w], then TABLE_SLACK zeros
+  float* statistics;                   // [2, M, B, N]: of each query its largest logit times log2(e), and one over the sum of powers
+
+  int64_t N() const { return H * W; }
+  int64_t table_floats() const { return rows.entries * cols.entries; }
+  bool resized() const { return rows.resized || cols.resized; }
+};
+
+// Work is cut into images and heads, ordered by head, image: `units`.
+struct GlobalAttentionGradient {
+  Map grad, out;       // of and as the output
+  float *q, *k, *v;    // results, contiguous [B, H, W, M, D]
+  int64_t workers;
+  std::vector<float> table;         // [slots][U_h, U_w, TABLE_SLACK]; worker w's share of head m is in m + w
+  std::vector<double> parameters;  // [slots][D query_embedding, 1 temperature]
+
+  int64_t first_unit(const GlobalAttention& a, int64_t worker) const { return a.M * a.B * worker / workers; }
+  int64_t slots(const GlobalAttention& a) const { return a.M + (workers > 1 ? workers : 1) - 1; }
+  int64_t slot_floats(const GlobalAttention& a) const { return a.table_floats() + TABLE_SLACK; }
 };
 
 // Depthwise 3x3 convolution, GELU and gate.
@@ -213,6 +242,7 @@ struct ConvGlu {
   const void* panels_out;      // F -> C
   const float* bias_out;
   void* out;
+  float* gated;  // [B, H, W, F], where threads share out channels
 };
 
 // A convolutional GLU in training: out = fc2(gate(fc1(x))), and its gradients.
@@ -266,6 +296,9 @@ struct DigestPart {
   KERNEL(void, attention_backward_seams,                                                                              \
          (const Attention&, AttentionGradient&, int64_t begin, int64_t end)) /* seams */                              \
   KERNEL(void, attention_backward_totals, (const Attention&, const AttentionGradient&, AttentionTotals&))             \
+  KERNEL(void, global_attention,                                                                                      \
+         (const GlobalAttention&, float* out, int64_t begin, int64_t end)) /* pixels (m, b, n) */                     \
+  KERNEL(void, global_attention_backward, (const GlobalAttention&, GlobalAttentionGradient&, int64_t worker))         \
   KERNEL(void, gate_forward, (const Gate&, int64_t begin, int64_t end)) /* rows (b, i) */                             \
   KERNEL(void, gate_backward, (const Gate&, int64_t worker, int64_t workers))                                         \
   KERNEL(void, bias_table, (const BiasTable&, int64_t begin, int64_t end)) /* rows of the table */                    \
@@ -276,6 +309,7 @@ struct DigestPart {
   KERNEL(void, outer_product, (const OuterProduct&, int64_t begin, int64_t end))        /* panels of n */             \
   KERNEL(void, pool, (const Pool&, int64_t begin, int64_t end))                         /* rows (b, p) */             \
   KERNEL(void, conv_glu, (const ConvGlu&, int64_t begin, int64_t end))                  /* rows (b, i) */             \
+  KERNEL(void, conv_glu_gated, (const ConvGlu&, int64_t begin, int64_t end))            /* panels of F */             \
   KERNEL(void, conv_glu_training, (const ConvGluTraining&, int64_t begin, int64_t end)) /* images */                  \
   KERNEL(int64_t, conv_glu_totals, (const ConvGluTraining&))                            /* floats of a worker */      \
   KERNEL(void, conv_glu_training_backward, (const ConvGluTraining&, int64_t worker, int64_t workers))                 \

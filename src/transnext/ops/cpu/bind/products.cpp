@@ -79,6 +79,33 @@ Tensor adaptive_average_pool(Tensor x, int64_t P_h, int64_t P_w) {
   return out;
 }
 
+// Images at a time whose convolutional GLU threads share out by channels, 0 to share out rows. It is by channels where
+// threads have few rows each, or images are so small that rows would read the weights too often; and each thread must be
+// able to keep the maps.
+int64_t images_by_channels(const ConvGlu& g) {
+  constexpr int64_t FEW_ROWS = 12, FEW_PIXELS = 96, MOST_FLOATS = 256 * 1024;
+  const int64_t panel = kernels().panel, threads = workers();
+  if (g.dtype != Dtype::Float || g.F % panel != 0 || g.F < panel * threads) return 0;
+  const bool few_rows = threads > 1 && g.B * g.H < FEW_ROWS * threads, small = g.B > 1 && g.H * g.W <= FEW_PIXELS;
+  return few_rows || small ? std::min(g.B, MOST_FLOATS / (g.H * g.W * g.C)) : 0;
+}
+
+// Of floats, `images` at a time.
+void conv_glu_by_channels(ConvGlu g, int64_t images, float* gated) {
+  const int64_t B = g.B, image = g.H * g.W * g.C;
+  g.gated = gated;
+  for (int64_t b = 0; b < B; b += images, g.x = static_cast<const float*>(g.x) + images * image) {
+    g.B = std::min(images, B - b);
+    in_parallel(g.F / kernels().panel, 1,
+                [&](const Kernels& isa, int64_t begin, int64_t end) { isa.conv_glu_gated(g, begin, end); });
+    NormLinear n{};
+    n.dtype = g.dtype, n.rows = g.B * g.H * g.W, n.K = n.x_row = g.F, n.N = n.gelu_from = g.C;
+    n.x = g.gated, n.residual = g.x, n.out = static_cast<float*>(g.out) + b * image;
+    n.panels = g.panels_out, n.bias = g.bias_out;
+    in_parallel(n.rows, 16, [&](const Kernels& isa, int64_t begin, int64_t end) { isa.norm_linear(n, begin, end); });
+  }
+}
+
 Tensor conv_glu(Tensor x, Tensor norm_weight, Tensor norm_bias, double eps, Tensor panels_in, Tensor bias_in,
                 Tensor weight, std::optional<Tensor> bias, Tensor panels_out, Tensor bias_out) {
   STD_TORCH_CHECK(x.sizes().size() == 4, "x must be [B, H, W, C]");
@@ -104,7 +131,13 @@ Tensor conv_glu(Tensor x, Tensor norm_weight, Tensor norm_bias, double eps, Tens
   g.panels_out = panels_out.const_data_ptr();
   g.bias_out = static_cast<const float*>(bias_out.const_data_ptr());
   g.out = out.mutable_data_ptr();
-  in_parallel(g.B * g.H, 1, [&](const Kernels& isa, int64_t begin, int64_t end) { isa.conv_glu(g, begin, end); });
+  const int64_t images = images_by_channels(g);
+  if (images == 0) {
+    in_parallel(g.B * g.H, 1, [&](const Kernels& isa, int64_t begin, int64_t end) { isa.conv_glu(g, begin, end); });
+    return out;
+  }
+  Tensor gated = torch::stable::new_empty(x, {images * g.H * g.W, g.F});
+  conv_glu_by_channels(g, images, static_cast<float*>(gated.mutable_data_ptr()));
   return out;
 }
 
