@@ -219,15 +219,49 @@ class Segmenter(Predictor):
             segmenter (`upernet-transnext-tiny-ade`), or one that is `Loaded`.
         image_size: As in `Predictor`.
         device: As in `Predictor`.
+        looking: How to look at pictures, as fields of `tasks.segmentation.looking.Looking`, if not as in training:
+            `window` and `stride`, `scales` and `flip`, `bias_mode`.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
-        ValueError: It is no segmenter, or its weights do not fit or cannot be had.
+        ValueError: It is no segmenter, its weights do not fit or cannot be had, or it cannot look so.
     """
 
     def __init__(
-        self, model: str | Path | Loaded, *, image_size: int | None = None, device: str | torch.device = "cpu"
+        self,
+        model: str | Path | Loaded,
+        *,
+        image_size: int | None = None,
+        device: str | torch.device = "cpu",
+        **looking: Any,
     ) -> None:
         super().__init__(model, image_size=image_size, device=device)
         if self.loaded.task.name != "segmentation":
             raise ValueError(f"{self.loaded.name} is a model of {self.loaded.task.name}, not a segmenter")
+        if looking:
+            from transnext.tasks.segmentation.looking import looking_at
+
+            self.loaded = looking_at(self.loaded, **looking)
+
+    def large(self, path: str | Path, *, tile: int = 512, overlap: float = 0.25) -> Any:
+        """The answer for a picture of any size, read from its file and looked at in tiles, which fade into one another.
+
+        Its pixels are taken as they are, not brought to the size of training. Memory is that of a few tiles and of the
+        map, a byte for each pixel.
+
+        Args:
+            path: An image file, a TIFF or .npy, of 8 or 16 bits, with as many channels as the backbone takes.
+            tile: Side of a tile, pixels, a multiple of 32.
+            overlap: Share of a tile that it has in common with the next, 0..0.9.
+
+        Returns:
+            A `ClassMap`.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            UnreadableImage: It cannot be read.
+            ValueError: A number is out of range, or the picture has another number of channels.
+        """
+        from transnext.tasks.segmentation.asking import map_in_tiles
+
+        return map_in_tiles(self.loaded, str(path), tile=tile, overlap=overlap, device=self.device)

@@ -26,7 +26,7 @@ from transnext.models.checkpoint import save_checkpoint
 from transnext.tasks.detection.mask_rcnn.plain import PlainMaskRCNN
 from transnext.tasks.detection.net import DetectionNet, Found
 from transnext.tasks.detection.nets import build_net, strides_of
-from transnext.tasks.detection.starting import HEADS
+from transnext.tasks.detection.task import Detection
 
 onnxruntime = pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
@@ -74,7 +74,7 @@ def checkpoint(net: DetectionNet, path: Path, mode: Any = "fit", **metadata: Any
     architecture: Any = net.backbone
     saved = {
         "architecture": architecture.name,
-        "model_args": HEADS.model_args(net),
+        "model_args": Detection.heads().model_args(net),
         "task": "detection",
         "class_names": CLASSES,
         "category_ids": IDS,

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -42,7 +42,13 @@ def evaluate(
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
     splits: tuple[str, ...] = (),
     image_size: int | None = None,
-    batch_size: int = 8,
+    window: int | None = None,
+    window_stride: int | None = None,
+    scales: tuple[float, ...] = (),
+    flip: bool = False,
+    bias_mode: Literal["interpolate", "extrapolate"] | None = None,
+    bias_size: int | None = None,
+    batch_size: int | None = None,
     workers: int = 1,
     device: str = "auto",
     val_fraction: float | None = None,
@@ -56,7 +62,14 @@ def evaluate(
         data: A folder, or a COCO file.
         splits: Which splits; all by default.
         image_size: Side that images are brought to, pixels; the trained one by default.
-        batch_size: Images in a forward pass.
+        window: Look at pictures in squares of this side, pixels of the scaled picture; 0 to see them whole; by
+            default as in training.
+        window_stride: From one window to the next, pixels; two thirds of a window by default.
+        scales: Look at pictures in these sizes, relative to the one of --image-size; 1 by default.
+        flip: Look at the mirror images, too.
+        bias_mode: How the position bias follows the size of images; by default as in training.
+        bias_size: With --bias-mode interpolate, the image side from which the bias is resized, pixels.
+        batch_size: Images in a forward pass; by default 8, and 1 where each is looked at more than once.
         workers: Processes that read images.
         device: auto, cpu, cuda or mps.
         val_fraction: Share held out where the data come without splits; by default as in training, for the data that
@@ -70,12 +83,13 @@ def evaluate(
     from transnext.engine.device import pick_device
     from transnext.predict import Segmenter
 
+    looking = _looking(window, window_stride, scales, flip, bias_mode, bias_size)
     measure(
         model,
         data,
         splits,
-        loaded=Segmenter(model, image_size=image_size, device=pick_device(device)).loaded,
-        batch_size=batch_size,
+        loaded=Segmenter(model, image_size=image_size, device=pick_device(device), **looking).loaded,
+        batch_size=batch_size or (1 if looking else 8),
         workers=workers,
         device=device,
         val_fraction=val_fraction,
@@ -88,10 +102,19 @@ def predict(
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")],
     model: str,
     image_size: int | None = None,
+    window: int | None = None,
+    window_stride: int | None = None,
+    scales: tuple[float, ...] = (),
+    flip: bool = False,
+    bias_mode: Literal["interpolate", "extrapolate"] | None = None,
+    bias_size: int | None = None,
+    tile: int | None = None,
+    overlap: float = 0.25,
     batch_size: int | None = None,
     device: str = "auto",
     save: Path | None = None,
     labels: Path | None = None,
+    label_format: Literal["png", "tif", "npy"] = "png",
     json_file: Path | None = None,
     csv_file: Path | None = None,
     geojson_file: Path | None = None,
@@ -108,10 +131,21 @@ def predict(
         model: A run folder, a checkpoint of ours or of the released code, an exported file, or the name of a released
             segmenter.
         image_size: Side that images are brought to, pixels; the trained one by default.
+        window: Look at pictures in squares of this side, pixels of the scaled picture; 0 to see them whole; by
+            default as in training.
+        window_stride: From one window to the next, pixels; two thirds of a window by default.
+        scales: Look at pictures in these sizes, relative to the one of --image-size; 1 by default.
+        flip: Look at the mirror images, too.
+        bias_mode: How the position bias follows the size of images; by default as in training.
+        bias_size: With --bias-mode interpolate, the image side from which the bias is resized, pixels.
+        tile: Read and look at pictures of any size in squares of this side, pixels, which fade into one another; their
+            pixels are taken as they are, and may have 16 bits and more channels (TIFF, .npy).
+        overlap: Share of a tile that it has in common with the next.
         batch_size: Images in a forward pass.
         device: auto, cpu, cuda or mps.
         save: Write pictures with the classes over them, and a legend, to this folder.
-        labels: Write label files, PNGs whose values are the classes and whose palette shows them, to this folder.
+        labels: Write label files, whose values are the classes (of PNGs the palette shows them), to this folder.
+        label_format: Of the label files: png, tif with its place on the ground if the picture has one, or npy.
         json_file: Also write which classes are in each image to this file.
         csv_file: Also write a row for each class of each image, with its area.
         geojson_file: Also write the outlines of all regions as GeoJSON.
@@ -126,10 +160,14 @@ def predict(
             images=images,
             model=model,
             image_size=image_size,
+            looking=_looking(window, window_stride, scales, flip, bias_mode, bias_size),
+            tile=tile,
+            overlap=overlap,
             batch_size=batch_size,
             device=device,
             save=save,
             labels=labels,
+            label_format=label_format,
             json_file=json_file,
             csv_file=csv_file,
             geojson_file=geojson_file,
@@ -163,3 +201,23 @@ def check(
     Console(soft_wrap=True, highlight=False).print(report.text(), markup=False)
     if json_file is not None:
         write_atomically(json_file, json.dumps(report.to_dict(), ensure_ascii=False, indent=1) + "\n")
+
+
+def _looking(
+    window: int | None,
+    stride: int | None,
+    scales: tuple[float, ...],
+    flip: bool,
+    bias_mode: str | None,
+    bias_size: int | None,
+) -> dict[str, Any]:
+    """Options of `Segmenter` about how to look at pictures; none if it is as in training."""
+    asked = {
+        "window": window,
+        "stride": stride,
+        "scales": scales or None,
+        "flip": flip or None,
+        "bias_mode": bias_mode,
+        "bias_size": bias_size,
+    }
+    return {name: value for name, value in asked.items() if value is not None}

@@ -1,7 +1,7 @@
 """Naming the class of every pixel of images, and writing it down: the work of `transnext segment predict`."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +11,14 @@ from rich.console import Console
 
 from transnext.atomic import check_writable, replacing, write_atomically
 from transnext.cli.pictures import existing_files, marked_folder, picture_files
-from transnext.data import Skipped
+from transnext.data import Skipped, UnreadableImage
 from transnext.engine.device import pick_device
 from transnext.extras import require
 from transnext.inputs import open_image
 from transnext.limits import check_number
 from transnext.predict import Segmenter
 from transnext.tasks.segmentation.answers import ClassMap
-from transnext.tasks.segmentation.draw import class_colours, write_label_file
+from transnext.tasks.segmentation.large import check_map_file, grid_for, write_map
 from transnext.tasks.segmentation.writers import area_table, coco_masks, geojson
 
 
@@ -29,10 +29,14 @@ class Asked:
     images: tuple[str, ...]
     model: str
     image_size: int | None
+    looking: dict[str, Any]
+    tile: int | None
+    overlap: float
     batch_size: int | None
     device: str
     save: Path | None
     labels: Path | None
+    label_format: str
     json_file: Path | None
     csv_file: Path | None
     geojson_file: Path | None
@@ -50,18 +54,18 @@ def segment(asked: Asked) -> None:
     """
     found = _files(asked)
     files = [file for group in found for file in group]
-    segmenter = Segmenter(asked.model, image_size=asked.image_size, device=pick_device(asked.device))
+    segmenter = Segmenter(asked.model, image_size=asked.image_size, device=pick_device(asked.device), **asked.looking)
     nowhere: list[Path | None] = [None] * len(files)
     pictures = nowhere if asked.save is None else picture_files(asked.save, asked.images, found, "-classes.png")
-    maps = nowhere if asked.labels is None else picture_files(asked.labels, asked.images, found, ".png")
+    maps = (
+        nowhere if asked.labels is None else picture_files(asked.labels, asked.images, found, f".{asked.label_format}")
+    )
     console = Console(soft_wrap=True, highlight=False)
     rows: list[dict[str, Any]] = []
     skipped: list[Skipped] = []
     with ExitStack() as stack:
         sinks = _sinks(stack, asked, segmenter.loaded.class_names)
-        for file, picture, labels, answer in zip(
-            files, pictures, maps, segmenter.stream(files, batch_size=asked.batch_size), strict=True
-        ):
+        for file, picture, labels, answer in zip(files, pictures, maps, _answers(asked, segmenter, files), strict=True):
             if isinstance(answer, Skipped):
                 skipped.append(answer)
                 continue
@@ -74,7 +78,7 @@ def segment(asked: Asked) -> None:
                 console.print(f"  drawn: {picture}", markup=False)
             if labels is not None:
                 marked_folder(labels.parent)
-                write_label_file(labels, answer.labels, class_colours(len(answer.class_names), answer.colours))
+                _write_labels(labels, answer)
         if skipped and not rows:
             first = skipped[0]
             raise ValueError(f"nothing could be read of {len(files)} files; the first: {first.name}: {first.reason}")
@@ -98,9 +102,39 @@ def _files(asked: Asked) -> list[list[str]]:
     if asked.geojson_file is None and (asked.least_pixels or asked.leave_out):
         raise ValueError("--least-pixels and --leave-out are for outlines: add --geojson-file FILE")
     check_number("least_pixels", asked.least_pixels, 0)
+    if asked.labels is not None:
+        check_map_file(asked.labels / f"a.{asked.label_format}")
+    if asked.tile is not None:
+        grid_for((1, 1), asked.tile, asked.overlap)
+    elif asked.overlap != 0.25:
+        raise ValueError(f"overlap is {asked.overlap}: it goes with --tile")
     if asked.coco_file is not None:
         require("COCO files", "pycocotools", extra="segment")
     return existing_files(asked.images)
+
+
+def _answers(asked: Asked, segmenter: Segmenter, files: list[str]) -> Iterator[ClassMap | Skipped]:
+    if asked.tile is None:
+        yield from segmenter.stream(files, batch_size=asked.batch_size)
+        return
+    for file in files:
+        try:
+            yield segmenter.large(file, tile=asked.tile, overlap=asked.overlap)
+        except (OSError, ValueError) as error:
+            yield Skipped(file, error.reason if isinstance(error, UnreadableImage) else str(error))
+
+
+def _write_labels(path: Path, answer: ClassMap) -> None:
+    height, width = answer.size
+    bands = iter([(slice(0, height), answer.labels)])
+    write_map(
+        path,
+        bands,
+        (height, width),
+        classes=len(answer.class_names),
+        colours=answer.colours,
+        profile=answer.profile,
+    )
 
 
 def _sinks(stack: ExitStack, asked: Asked, classes: list[str]) -> list[Callable[[str, Any], None]]:
@@ -112,6 +146,12 @@ def _sinks(stack: ExitStack, asked: Asked, classes: list[str]) -> list[Callable[
         options: dict[str, Any] = {"least_pixels": asked.least_pixels, "leave_out": asked.leave_out}
         sinks.append(stack.enter_context(geojson(asked.geojson_file, classes, **options)))
     check_number("least_pixels", asked.least_pixels, 0)
+    if asked.labels is not None:
+        check_map_file(asked.labels / f"a.{asked.label_format}")
+    if asked.tile is not None:
+        grid_for((1, 1), asked.tile, asked.overlap)
+    elif asked.overlap != 0.25:
+        raise ValueError(f"overlap is {asked.overlap}: it goes with --tile")
     if asked.coco_file is not None:
         sinks.append(stack.enter_context(coco_masks(asked.coco_file, classes)))
     return sinks

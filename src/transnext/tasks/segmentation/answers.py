@@ -29,6 +29,7 @@ class ClassMap:
         colours: RGB of each class, 0..255, if the data gave them; None for colours of our own.
         confidence: Probability of the class of each pixel, float16 `[H, W]`, 0..1; None if it was not asked for, or if
             the network tells none.
+        profile: Where the picture lies on the ground, if its file said so, as rasterio has it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ClassMap:
     class_names: Sequence[str] = field(repr=False)
     colours: Sequence[Colour] | None = field(default=None, repr=False)
     confidence: npt.NDArray[np.float16] | None = field(default=None, repr=False)
+    profile: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def size(self) -> tuple[int, int]:

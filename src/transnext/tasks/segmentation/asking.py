@@ -5,7 +5,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from transnext.data.windowed import Normaliser, open_windowed
 from transnext.tasks.segmentation.answers import ClassMap
+from transnext.tasks.segmentation.large import bands_of, grid_for, map_of
 from transnext.tasks.segmentation.placing import resize_scores
 from transnext.tasks.task import Asked, Loaded
 
@@ -40,6 +42,39 @@ def answers(loaded: Loaded, asked: Asked, confidence: bool = False) -> list[Clas
             )
         )
     return found
+
+
+def map_in_tiles(
+    loaded: Loaded, path: str, *, tile: int, overlap: float, device: torch.device | str = "cpu"
+) -> ClassMap:
+    """The class of every pixel of a picture of any size, which is read and looked at in tiles.
+
+    Pixels are taken as they are: neither the picture nor a tile is brought to the size of training. It may have 16 bits
+    and as many channels as the backbone takes.
+
+    Args:
+        loaded: The segmenter.
+        path: Of the file: an image, TIFF or .npy.
+        tile: Side of a tile, pixels, a multiple of 32.
+        overlap: Share of a tile that it has in common with the next, 0..0.9.
+        device: Where the segmenter is.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        UnreadableImage: It cannot be read.
+        ValueError: A number is out of range, the picture has another number of channels, or scores are not finite.
+    """
+    preprocessing = loaded.preprocessing
+    with open_windowed(path, preprocessing.input_size[0]) as picture:
+        normalise = Normaliser(picture, preprocessing.mean, preprocessing.std)
+        bands = bands_of(loaded.model, picture, normalise, grid_for(picture.size, tile, overlap), device=device)
+        return ClassMap(
+            name=path,
+            labels=map_of(bands, picture.size),
+            class_names=loaded.class_names,
+            colours=loaded.task.metadata.get("class_colours"),
+            profile=picture.profile(),
+        )
 
 
 def _placed(

@@ -66,12 +66,11 @@ def with_bias_mode(net: Net, mode: BiasMode, trained_size: int | tuple[int, int]
     Raises:
         ValueError: There is no TransNeXt in it, or no such mode.
     """
+    if not any(isinstance(module, TransNeXt) for module in net.modules()):
+        raise ValueError("bias_mode: the backbone has no position bias that follows the image size; leave it out")
     own = [*net.parameters(), *net.buffers()]
     other = copy.deepcopy(net, {id(tensor): tensor for tensor in own})
-    bodies = [module for module in other.modules() if isinstance(module, TransNeXt)]
-    if not bodies:
-        raise ValueError("bias mode: the backbone has no position bias that follows the image size; leave it out")
-    for body in bodies:
+    for body in (module for module in other.modules() if isinstance(module, TransNeXt)):
         body.bias_mode = mode
         if trained_size is None:
             continue

@@ -20,6 +20,7 @@ from transnext.report.parts import Section
 from transnext.tasks.class_colours import Colour
 from transnext.tasks.segmentation.config import SegmentationConfig
 from transnext.tasks.segmentation.images import MapImages, collate_maps, placed_sample
+from transnext.tasks.segmentation.looking import Looking
 from transnext.tasks.segmentation.losses import class_weights
 from transnext.tasks.segmentation.metrics import SegmentationMeter
 from transnext.tasks.segmentation.net import SegmentationNet
@@ -45,10 +46,12 @@ class Segmentation(Task):
 
     Attributes:
         class_pixels: Labelled pixels of each class in the training images; None where no training is at hand.
+        looking: How pictures are looked at; as in training if None.
     """
 
     name: ClassVar[str] = "segmentation"
     class_pixels: tuple[int, ...] | None = field(default=None, compare=False)
+    looking: Looking | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -142,8 +145,10 @@ class Segmentation(Task):
         return normalised_canvas(images, sizes, preprocessing.normalise(images.device))
 
     def raw(self, net: nn.Module, images: Tensor, sizes: Tensor) -> Any:
-        """See `Task.raw`."""
-        return net(images, sizes)
+        """See `Task.raw`: scores of each picture."""
+        looking = Looking.trained(self.metadata) if self.looking is None else self.looking
+        found = looking.scores(net, images, sizes)
+        return found if isinstance(found, Tensor) else list(found)
 
     @classmethod
     def load(cls, path: Path, *, image_size: int | None = None, device: str | torch.device = "cpu") -> Loaded:

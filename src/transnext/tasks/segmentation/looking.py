@@ -1,0 +1,111 @@
+"""How a segmenter looks at pictures: once as a whole, or in windows, in several sizes, mirrored."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from transnext.data.preprocessing import Preprocessing
+from transnext.limits import MAX_SIDE, check_number
+from transnext.models.position_bias import BiasMode
+from transnext.tasks.segmentation.scales import multi_scale_scores, scaled, with_bias_mode
+from transnext.tasks.segmentation.sliding import sliding_scores
+from transnext.tasks.task import Loaded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looking:
+    """A way to look at pictures; by default once, as a whole.
+
+    Attributes:
+        window: Side of the windows in which a picture is seen, pixels of the scaled picture; None to see it whole.
+        stride: From one window to the next, pixels; two thirds of a window if None.
+        scales: Sizes in which it is seen, relative to that of evaluation.
+        flip: The mirror image is seen, too.
+        bias_mode: How the position bias follows the size, "interpolate" or "extrapolate"; None as in training.
+        bias_size: Image side from which "interpolate" resizes the bias, pixels; that of training if None.
+
+    Raises:
+        ValueError: A number is out of range, or does not go with the others.
+    """
+
+    window: int | None = None
+    stride: int | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    bias_mode: BiasMode | None = None
+    bias_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_number("window", 32 if self.window is None else self.window, 32, MAX_SIDE)
+        check_number("bias_size", 32 if self.bias_size is None else self.bias_size, 32, MAX_SIDE)
+        if self.stride is not None and self.window is None:
+            raise ValueError(f"window_stride is {self.stride}: it goes with a window")
+        if self.stride is not None and self.window is not None and not 1 <= self.stride <= self.window:
+            raise ValueError(
+                f"window_stride is {self.stride}: expected 1 to the side of the window, which is {self.window}"
+            )
+        if not self.scales:
+            raise ValueError("scales are missing: 1 is the size in evaluation")
+        for scale in self.scales:
+            check_number("scales", scale, 0, 16, above=True)
+        if self.bias_size is not None and self.bias_mode != "interpolate":
+            raise ValueError(f"bias_size is {self.bias_size}: it goes with bias_mode interpolate")
+
+    @classmethod
+    def trained(cls, metadata: Mapping[str, Any]) -> "Looking":
+        """That of a model, as its checkpoint says."""
+        return cls(window=metadata.get("window"), stride=metadata.get("window_stride"))
+
+    def scores(self, net: nn.Module, images: Tensor, sizes: Tensor) -> Iterable[Tensor]:
+        """Scores of each picture over the canvas; see `SegmentationNet.scores`.
+
+        Those of several looks are the logarithms of mean probabilities, of sums of masks the mean.
+        """
+        ask: Any = net
+        if self.window is not None:
+            stride = -(-self.window * 2 // 3) if self.stride is None else self.stride
+            ask = partial(sliding_scores, net, window=self.window, stride=stride)
+        if self.scales == (1.0,) and not self.flip:
+            found: Iterable[Tensor] = ask(images, sizes)
+            return found
+        return self._means(ask, images, sizes, sums=getattr(net, "segmenter", None) == "mask2former")
+
+    def _means(self, ask: Any, images: Tensor, sizes: Tensor, sums: bool) -> Iterator[Tensor]:
+        # Pictures come in the largest size, of which the others are made.
+        ratios = [scale / max(self.scales) for scale in self.scales]
+        for mean in multi_scale_scores(ask, images, sizes, ratios=ratios, flip=self.flip, sums=sums):
+            yield mean if sums else mean.clamp_(min=1e-30).log_()
+
+    def preprocessing(self, trained: Preprocessing) -> Preprocessing:
+        """What pictures look like in the largest of the sizes, from what they look like in evaluation."""
+        return trained if max(self.scales) == 1 else scaled(trained, max(self.scales))
+
+
+def looking_at(loaded: Loaded, *, window: int | None = None, **others: Any) -> Loaded:
+    """A segmenter that looks at pictures in another way; it shares the weights.
+
+    Args:
+        loaded: The segmenter, as it was trained to look.
+        window: See `Looking`; 0 to see pictures whole, None as in training.
+        others: Further fields of `Looking`, as in training if they are left out.
+
+    Raises:
+        ValueError: The network has no position bias that could follow another mode, or a number is out of range.
+    """
+    looking = Looking.trained(loaded.task.metadata)
+    if window is not None:
+        looking = Looking() if window == 0 else Looking(window=window, stride=others.pop("stride", None))
+    looking = replace(looking, **others)
+    net = loaded.model
+    if looking.bias_mode is not None:
+        net = with_bias_mode(net, looking.bias_mode, looking.bias_size)
+    task: Any = loaded.task
+    return replace(
+        loaded,
+        model=net,
+        task=replace(task, looking=looking),
+        preprocessing=looking.preprocessing(loaded.preprocessing),
+    )
