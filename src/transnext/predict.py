@@ -267,7 +267,7 @@ class Segmenter(Predictor):
 
             self.loaded = looking_at(self.loaded, **looking)
 
-    def large(self, path: str | Path, *, tile: int = 512, overlap: float = 0.25) -> Any:
+    def large(self, path: str | Path, *, tile: int = 512, overlap: float = 0.25, batch_size: int = 4) -> Any:
         """The answer for a picture of any size, read from its file and looked at in tiles, which fade into one another.
 
         Its pixels are taken as they are, not brought to the size of training. Memory is that of a few tiles and of the
@@ -277,6 +277,7 @@ class Segmenter(Predictor):
             path: An image file, a TIFF or .npy, of 8 or 16 bits, with as many channels as the backbone takes.
             tile: Side of a tile, pixels, a multiple of 32.
             overlap: Share of a tile that it has in common with the next, 0..0.9.
+            batch_size: Tiles that go through the model at once.
 
         Returns:
             A `ClassMap`.
@@ -284,8 +285,11 @@ class Segmenter(Predictor):
         Raises:
             FileNotFoundError: There is no such file.
             UnreadableImage: It cannot be read.
-            ValueError: A number is out of range, or the picture has another number of channels.
+            ValueError: A number is out of range, the picture has another number of channels, or the segmenter was
+                opened to look in windows or several sizes, whose place tiles take.
         """
         from transnext.tasks.segmentation.asking import map_in_tiles
 
-        return map_in_tiles(self.loaded, str(path), tile=tile, overlap=overlap, device=self.device)
+        return map_in_tiles(
+            self.loaded, str(path), tile=tile, overlap=overlap, batch_size=batch_size, device=self.device
+        )

@@ -89,7 +89,7 @@ def evaluate(
         data,
         splits,
         loaded=Segmenter(model, image_size=image_size, device=pick_device(device), **looking).loaded,
-        batch_size=batch_size or (1 if looking else 8),
+        batch_size=(1 if looking else 8) if batch_size is None else batch_size,
         workers=workers,
         device=device,
         val_fraction=val_fraction,
@@ -109,7 +109,7 @@ def predict(
     bias_mode: Literal["interpolate", "extrapolate"] | None = None,
     bias_size: int | None = None,
     tile: int | None = None,
-    overlap: float = 0.25,
+    overlap: float | None = None,
     batch_size: int | None = None,
     device: str = "auto",
     save: Path | None = None,
@@ -140,8 +140,8 @@ def predict(
         bias_size: With --bias-mode interpolate, the image side from which the bias is resized, pixels.
         tile: Read and look at pictures of any size in squares of this side, pixels, which fade into one another; their
             pixels are taken as they are, and may have 16 bits and more channels (TIFF, .npy).
-        overlap: Share of a tile that it has in common with the next.
-        batch_size: Images in a forward pass.
+        overlap: Share of a tile that it has in common with the next, 0..0.9; 0.25 by default.
+        batch_size: Images, or tiles, in a forward pass.
         device: auto, cpu, cuda or mps.
         save: Write pictures with the classes over them, and a legend, to this folder.
         labels: Write label files, whose values are the classes (of PNGs the palette shows them), to this folder.

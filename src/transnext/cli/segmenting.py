@@ -18,7 +18,7 @@ from transnext.inputs import open_image
 from transnext.limits import check_number
 from transnext.predict import Segmenter
 from transnext.tasks.segmentation.answers import ClassMap
-from transnext.tasks.segmentation.large import check_map_file, grid_for, write_map
+from transnext.tasks.segmentation.large import BATCH, OVERLAP, check_map_file, grid_for, write_map
 from transnext.tasks.segmentation.writers import area_table, coco_masks, geojson
 
 
@@ -31,7 +31,7 @@ class Asked:
     image_size: int | None
     looking: dict[str, Any]
     tile: int | None
-    overlap: float
+    overlap: float | None
     batch_size: int | None
     device: str
     save: Path | None
@@ -74,8 +74,8 @@ def segment(asked: Asked) -> None:
             for sink in sinks:
                 sink(answer.name, answer.labels)
             if picture is not None:
-                _draw(file, answer, picture)
-                console.print(f"  drawn: {picture}", markup=False)
+                reason = _draw(file, answer, picture)
+                console.print(f"  drawn: {picture}" if reason is None else f"  not drawn: {reason}", markup=False)
             if labels is not None:
                 marked_folder(labels.parent)
                 _write_labels(labels, answer)
@@ -104,22 +104,36 @@ def _files(asked: Asked) -> list[list[str]]:
     check_number("least_pixels", asked.least_pixels, 0)
     if asked.labels is not None:
         check_map_file(asked.labels / f"a.{asked.label_format}")
-    if asked.tile is not None:
-        grid_for((1, 1), asked.tile, asked.overlap)
-    elif asked.overlap != 0.25:
-        raise ValueError(f"overlap is {asked.overlap}: it goes with --tile")
+    _check_tiles(asked)
     if asked.coco_file is not None:
         require("COCO files", "pycocotools", extra="segment")
     return existing_files(asked.images)
+
+
+def _check_tiles(asked: Asked) -> None:
+    """Refuses what tiles do not go with, and what goes with tiles alone."""
+    if asked.tile is None:
+        if asked.overlap is not None:
+            raise ValueError(f"overlap is {asked.overlap}: it goes with --tile")
+        return
+    grid_for((1, 1), asked.tile, OVERLAP if asked.overlap is None else asked.overlap)
+    check_number("batch_size", 1 if asked.batch_size is None else asked.batch_size, 1)
+    others = [name for name in asked.looking if name not in ("bias_mode", "bias_size")]
+    others += ["image_size"] if asked.image_size is not None else []
+    if others:
+        names = {"stride": "window_stride"}
+        listed = ", ".join("--" + names.get(name, name).replace("_", "-") for name in others)
+        raise ValueError(f"with --tile pixels are taken as they are, once: leave out {listed}, or leave out --tile")
 
 
 def _answers(asked: Asked, segmenter: Segmenter, files: list[str]) -> Iterator[ClassMap | Skipped]:
     if asked.tile is None:
         yield from segmenter.stream(files, batch_size=asked.batch_size)
         return
+    overlap, batch_size = OVERLAP if asked.overlap is None else asked.overlap, asked.batch_size or BATCH
     for file in files:
         try:
-            yield segmenter.large(file, tile=asked.tile, overlap=asked.overlap)
+            yield segmenter.large(file, tile=asked.tile, overlap=overlap, batch_size=batch_size)
         except (OSError, ValueError) as error:
             yield Skipped(file, error.reason if isinstance(error, UnreadableImage) else str(error))
 
@@ -145,19 +159,18 @@ def _sinks(stack: ExitStack, asked: Asked, classes: list[str]) -> list[Callable[
     if asked.geojson_file is not None:
         options: dict[str, Any] = {"least_pixels": asked.least_pixels, "leave_out": asked.leave_out}
         sinks.append(stack.enter_context(geojson(asked.geojson_file, classes, **options)))
-    check_number("least_pixels", asked.least_pixels, 0)
-    if asked.labels is not None:
-        check_map_file(asked.labels / f"a.{asked.label_format}")
-    if asked.tile is not None:
-        grid_for((1, 1), asked.tile, asked.overlap)
-    elif asked.overlap != 0.25:
-        raise ValueError(f"overlap is {asked.overlap}: it goes with --tile")
     if asked.coco_file is not None:
         sinks.append(stack.enter_context(coco_masks(asked.coco_file, classes)))
     return sinks
 
 
-def _draw(file: str, answer: ClassMap, picture: Path) -> None:
+def _draw(file: str, answer: ClassMap, picture: Path) -> str | None:
+    """Writes a picture with its map over it, or says why there is nothing to draw on."""
+    try:
+        shown = open_image(file, None)
+    except UnreadableImage as error:  # as tiles it was read: more channels, or an array
+        return error.reason
     marked_folder(picture.parent)
     with replacing(picture) as temporary:
-        answer.draw(open_image(file, None)).save(temporary, format="PNG")
+        answer.draw(shown).save(temporary, format="PNG")
+    return None

@@ -16,6 +16,8 @@ from transnext.tasks.segmentation.writers import Polygon, polygons_of
 
 _NAMED = 8
 """Classes that a line names, at most."""
+_AT_ONCE = 2**22
+"""Pixels that are counted together."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,7 +49,11 @@ class ClassMap:
     @cached_property
     def pixels(self) -> npt.NDArray[np.int64]:
         """Pixels of each class, `[classes]`."""
-        return np.bincount(self.labels.reshape(-1), minlength=256)[: len(self.class_names)].astype(np.int64)
+        counts = np.zeros(256, np.int64)
+        step = max(1, _AT_ONCE // max(1, self.labels.shape[1]))
+        for first in range(0, len(self.labels), step):  # `bincount` makes eight bytes of each
+            counts += np.bincount(self.labels[first : first + step].reshape(-1), minlength=256)
+        return counts[: len(self.class_names)]
 
     def mask(self, class_name: str) -> npt.NDArray[np.bool_]:
         """Pixels of a class, bool `[H, W]`.

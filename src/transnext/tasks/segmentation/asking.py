@@ -1,5 +1,7 @@
 """Asking a segmenter about pictures."""
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -7,7 +9,8 @@ from torch import Tensor
 
 from transnext.data.windowed import Normaliser, open_windowed
 from transnext.tasks.segmentation.answers import ClassMap
-from transnext.tasks.segmentation.large import bands_of, grid_for, map_of
+from transnext.tasks.segmentation.large import BATCH, bands_of, grid_for, map_of
+from transnext.tasks.segmentation.looking import Looking
 from transnext.tasks.segmentation.placing import resize_scores
 from transnext.tasks.task import Asked, Loaded
 
@@ -45,7 +48,13 @@ def answers(loaded: Loaded, asked: Asked, confidence: bool = False) -> list[Clas
 
 
 def map_in_tiles(
-    loaded: Loaded, path: str, *, tile: int, overlap: float, device: torch.device | str = "cpu"
+    loaded: Loaded,
+    path: str,
+    *,
+    tile: int,
+    overlap: float,
+    batch_size: int = BATCH,
+    device: torch.device | str = "cpu",
 ) -> ClassMap:
     """The class of every pixel of a picture of any size, which is read and looked at in tiles.
 
@@ -57,17 +66,34 @@ def map_in_tiles(
         path: Of the file: an image, TIFF or .npy.
         tile: Side of a tile, pixels, a multiple of 32.
         overlap: Share of a tile that it has in common with the next, 0..0.9.
+        batch_size: Tiles that are asked about at once.
         device: Where the segmenter is.
 
     Raises:
         FileNotFoundError: There is no such file.
         UnreadableImage: It cannot be read.
-        ValueError: A number is out of range, the picture has another number of channels, or scores are not finite.
+        ValueError: A number is out of range, the picture has another number of channels, scores are not finite, or the
+            segmenter is to look in windows, several sizes or mirrored.
     """
+    looking: Looking | None = getattr(loaded.task, "looking", None)
+    if looking is not None and replace(looking, bias_mode=None, bias_size=None) not in (
+        Looking(),
+        Looking.trained(loaded.task.metadata),
+    ):
+        raise ValueError(
+            "in tiles a picture is looked at once, as it is: open the segmenter without window, stride, scales and flip"
+        )
     preprocessing = loaded.preprocessing
-    with open_windowed(path, preprocessing.input_size[0]) as picture:
+    channels = preprocessing.input_size[0]
+    if len(preprocessing.mean) != channels:
+        raise ValueError(
+            f"the model takes {channels} channels, and mean and std of {len(preprocessing.mean)} are known: "
+            f"give its preprocessing those of all {channels}"
+        )
+    with open_windowed(path, channels) as picture:
         normalise = Normaliser(picture, preprocessing.mean, preprocessing.std)
-        bands = bands_of(loaded.model, picture, normalise, grid_for(picture.size, tile, overlap), device=device)
+        grid = grid_for(picture.size, tile, overlap)
+        bands = bands_of(loaded.model, picture, normalise, grid, batch_size=batch_size, device=device)
         return ClassMap(
             name=path,
             labels=map_of(bands, picture.size),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from transnext.data.preprocessing import Preprocessing
@@ -62,7 +63,8 @@ class Looking:
     def scores(self, net: nn.Module, images: Tensor, sizes: Tensor) -> Iterable[Tensor]:
         """Scores of each picture over the canvas; see `SegmentationNet.scores`.
 
-        Those of several looks are the logarithms of mean probabilities, of sums of masks the mean.
+        Those of several looks are the logarithms of mean probabilities, of sums of masks the mean. They, and those
+        of windows, are an iterator, which computes each when it is taken, under the autocast of now.
         """
         ask: Any = net
         if self.window is not None:
@@ -70,18 +72,37 @@ class Looking:
             ask = partial(sliding_scores, net, window=self.window, stride=stride)
         if self.scales == (1.0,) and not self.flip:
             found: Iterable[Tensor] = ask(images, sizes)
-            return found
-        return self._means(ask, images, sizes, sums=getattr(net, "segmenter", None) == "mask2former")
+            return found if isinstance(found, Tensor) else _as_now(iter(found), images.device.type)
+        means = self._means(ask, images, sizes, sums=getattr(net, "segmenter", None) == "mask2former")
+        return _as_now(means, images.device.type)
 
     def _means(self, ask: Any, images: Tensor, sizes: Tensor, sums: bool) -> Iterator[Tensor]:
         # Pictures come in the largest size, of which the others are made.
         ratios = [scale / max(self.scales) for scale in self.scales]
         for mean in multi_scale_scores(ask, images, sizes, ratios=ratios, flip=self.flip, sums=sums):
-            yield mean if sums else mean.clamp_(min=1e-30).log_()
+            if not sums:
+                with torch.inference_mode():
+                    mean.clamp_(min=1e-30).log_()
+            yield mean
 
     def preprocessing(self, trained: Preprocessing) -> Preprocessing:
         """What pictures look like in the largest of the sizes, from what they look like in evaluation."""
         return trained if max(self.scales) == 1 else scaled(trained, max(self.scales))
+
+
+def _as_now(scores: Iterator[Tensor], device: str) -> Iterator[Tensor]:
+    """An iterator whose steps run under the autocast that is on when it is made, wherever they are taken."""
+    now = (torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+    return _under(scores, device, *now)
+
+
+def _under(scores: Iterator[Tensor], device: str, dtype: torch.dtype, enabled: bool) -> Iterator[Tensor]:
+    while True:
+        with torch.autocast(device, dtype, enabled=enabled):
+            one = next(scores, None)
+        if one is None:
+            return
+        yield one
 
 
 def looking_at(loaded: Loaded, *, window: int | None = None, **others: Any) -> Loaded:

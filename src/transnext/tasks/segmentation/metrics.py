@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from transnext.tasks.task import Meter
 State = tuple[list[ImageCounts], list[tuple[str, str]], int]
 
 
-class SegmentationMeter(Meter[Tensor | Sequence[Tensor]]):
+class SegmentationMeter(Meter[Iterable[Tensor]]):
     """Counts, in pixels of the pictures, what the scores of a network say about a split.
 
     Args:
@@ -31,7 +31,7 @@ class SegmentationMeter(Meter[Tensor | Sequence[Tensor]]):
         self._images: list[ImageCounts] = []
         self._broken = 0
 
-    def add(self, raw: Tensor | Sequence[Tensor], batch: Batch) -> None:
+    def add(self, raw: Iterable[Tensor], batch: Batch) -> None:
         """Takes the scores for a batch.
 
         Args:

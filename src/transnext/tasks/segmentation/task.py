@@ -141,14 +141,25 @@ class Segmentation(Task):
         return None
 
     def inputs(self, images: Tensor, sizes: Tensor, preprocessing: Preprocessing) -> Tensor:
-        """See `Task.inputs`."""
+        """See `Task.inputs`.
+
+        Raises:
+            ValueError: The network takes another number of channels.
+        """
+        if images.shape[1] != preprocessing.input_size[0]:
+            raise ValueError(
+                f"pictures are brought to the model as RGB, and it takes {preprocessing.input_size[0]} channels: "
+                "ask it in tiles, which are read as they are (--tile, Segmenter.large)"
+            )
         return normalised_canvas(images, sizes, preprocessing.normalise(images.device))
 
     def raw(self, net: nn.Module, images: Tensor, sizes: Tensor) -> Any:
-        """See `Task.raw`: scores of each picture."""
+        """See `Task.raw`: scores of each picture; in windows or several looks made when they are taken, once.
+
+        At full size those of a batch would fill the memory.
+        """
         looking = Looking.trained(self.metadata) if self.looking is None else self.looking
-        found = looking.scores(net, images, sizes)
-        return found if isinstance(found, Tensor) else list(found)
+        return looking.scores(net, images, sizes)
 
     @classmethod
     def load(cls, path: Path, *, image_size: int | None = None, device: str | torch.device = "cpu") -> Loaded:
