@@ -20,7 +20,7 @@ static void conv_glu_gated(const ConvGlu& g, int64_t begin, int64_t end) {
     const int64_t panels = std::min(most, end - panel), first = panel * PANEL, count = panels * PANEL, step = 2 * count;
     for (int64_t half = 0; half < 2; ++half) {  // what is convolved, and the gates
       const int64_t from = half * F + first;
-      gemm(normed, C, pixels, C, g.panels_in + from * C, g.bias_in + from, partial,
+      gemm(normed, C, pixels, C, static_cast<const float*>(g.panels_in) + from * C, g.bias_in + from, partial,
            Product{hidden + half * count, step, count, nullptr, count});
     }
     for (int64_t t = 0; t < 9; ++t) std::copy_n(g.weight + t * F + first, count, weight + t * count);
