@@ -110,7 +110,7 @@ def kernels(report: Report, stage: Stage) -> None:
                     one.kernel.function[one.grid](*one.args, **one.kwargs, **config.all_kwargs())
 
             times.append(time_us(run, report.dry, per_call=len(same)))
-        moved = sum(t.nbytes for t in {t.data_ptr(): t for t in launch.args if isinstance(t, Tensor)}.values())
+        moved = sum(t.nbytes for t in {t.data_ptr(): t for t in launch.tensors}.values())
         least = moved / bandwidth / 1e6 if bandwidth else None
         best = min(range(len(times)), key=times.__getitem__)
         report.row(

@@ -1,11 +1,11 @@
-"""The two ops alone: the compiled kernels against the definition in plain PyTorch, forward and backward.
+"""The ops of attention and gate alone: compiled kernels against plain PyTorch, forward and backward.
 
     python benchmarks/ops.py
 
-Maps are those of TransNeXt-Tiny at 224x224. Both implementations run in turn; a row shows medians, the median of their
-ratios, and which share of the processor's multiply-adds the attention kernel does (the ones of its formula: logits,
-weighted sums and learnable tokens, nothing for the softmax). The peak is a loop of nothing but multiply-adds, on each
-thread.
+Maps are those of TransNeXt-Tiny at 224x224, and the last stage's of an image of 800x1216. Both implementations run in
+turn; a row shows medians, the median of their ratios, and which share of the processor's multiply-adds the attention
+kernel does (the ones of its formula: logits, weighted sums and learnable tokens, nothing for the softmax). The peak is
+a loop of nothing but multiply-adds, on each thread.
 """
 
 import statistics
@@ -17,11 +17,14 @@ import torch
 import tyro
 from torch import Tensor
 
-from transnext.ops import aggregated_attention, axis_index, depthwise_conv_gelu_gate
+from transnext.ops import aggregated_attention, axis_index, depthwise_conv_gelu_gate, global_attention
 from transnext.ops.register import CPU_KERNELS
 
 STAGES = ((56, 7, 3, 384), (28, 7, 6, 768), (14, 7, 12, 768))
 """Map side, pooled side, heads and hidden channels of the first three stages."""
+
+LAST_STAGE = ((None, 7, 7), (1, 25, 38))
+"""Images (None for those asked for), rows and columns of maps of the last stage, which has 24 heads."""
 
 
 def multiply_add_peak() -> float:
@@ -63,16 +66,23 @@ def main(batch_size: int = 8, rounds: int = 7) -> None:
     for side, pool, heads, hidden in STAGES:
         attention = attention_call(batch_size, side, pool, heads)
         done = batch_size * side * side * heads * 24 * (2 * (9 + pool * pool) + 9)
-        row("attention, forward", side, attention, done, peak, rounds, backward=False)
-        row("attention, forward and backward", side, attention, None, peak, rounds, backward=True)
+        map_size = f"{side}x{side}"
+        row("attention, forward", map_size, attention, done, peak, rounds, backward=False)
+        row("attention, forward and backward", map_size, attention, None, peak, rounds, backward=True)
         gate = gate_call(batch_size, side, hidden)
-        row("gate, forward", side, gate, None, peak, rounds, backward=False)
-        row("gate, forward and backward", side, gate, None, peak, rounds, backward=True)
+        row("gate, forward", map_size, gate, None, peak, rounds, backward=False)
+        row("gate, forward and backward", map_size, gate, None, peak, rounds, backward=True)
+    for images, H, W in LAST_STAGE:
+        B = images or batch_size
+        attention = global_attention_call(B, H, W)
+        done, map_size = B * (H * W) ** 2 * 24 * 24 * 2, f"{H}x{W}"
+        row("global attention, forward", map_size, attention, done, peak, rounds, backward=False)
+        row("global attention, forward and backward", map_size, attention, None, peak, rounds, backward=True)
 
 
 def row(
     name: str,
-    side: int,
+    map_size: str,
     call: Callable[[str, bool], object],
     multiply_adds: int | None,
     peak: float,
@@ -83,7 +93,7 @@ def row(
     ratio = statistics.median(r / f for r, f in zip(seconds["reference"], seconds["fused"], strict=True))
     reference, fused = (statistics.median(seconds[b]) for b in ("reference", "fused"))
     share = "" if multiply_adds is None else f"{multiply_adds / fused / peak:.0%}"
-    print(f"| {name} | {side}x{side} | {reference * 1e3:.1f} | {fused * 1e3:.1f} | {ratio:.1f} | {share} |", flush=True)
+    print(f"| {name} | {map_size} | {reference * 1e3:.1f} | {fused * 1e3:.1f} | {ratio:.1f} | {share} |", flush=True)
 
 
 def attention_call(B: int, side: int, pool: int, M: int, D: int = 24, K: int = 9) -> Callable[[str, bool], object]:
@@ -106,6 +116,21 @@ def attention_call(B: int, side: int, pool: int, M: int, D: int = 24, K: int = 9
             leaves,
             backward,
             lambda: aggregated_attention(*qkv.unbind(3), *pooled.unbind(3), *parameters, axis, axis, backend=backend),
+        )
+
+    return call
+
+
+def global_attention_call(B: int, H: int, W: int, M: int = 24, D: int = 24) -> Callable[[str, bool], object]:
+    rows, cols = axis_index(H, H), axis_index(W, W)
+    qkv = torch.randn(B, H, W, 3, M, D)
+    parameters = [torch.randn(M, 1, D) * 0.02, torch.full((M, 1, 1), 4.15), torch.randn(M, 2 * H - 1, 2 * W - 1)]
+
+    def call(backend: str, backward: bool) -> None:
+        run(
+            [qkv, *parameters],
+            backward,
+            lambda: global_attention(*qkv.unbind(3), *parameters, rows, cols, backend=backend),
         )
 
     return call

@@ -13,6 +13,9 @@ from pathlib import Path
 PACKAGE = Path(importlib.util.find_spec("transnext").origin).parent
 runpy.run_path(str(PACKAGE / "cli" / "process.py"))["let_threads_sleep"]()
 
+# The same decisions on every processor; tests of products of bfloat16 numbers choose what multiplies them.
+os.environ["TRANSNEXT_BF16"] = "0"
+
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -21,6 +24,9 @@ from torch import nn  # noqa: E402
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported: its kernels then run on the CPU
+
+from transnext.ops.bfloat16 import use_bfloat16_products  # noqa: E402
+from transnext.ops.register import CPU_KERNELS  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +41,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=CPU_KERNELS.bfloat16_instruction_sets() if CPU_KERNELS is not None else [])
+def bfloat16_products(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each set of products of bfloat16 numbers, in turn: emulations, and those of this processor."""
+    use_bfloat16_products(request.param)
+    yield request.param
+    use_bfloat16_products(None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

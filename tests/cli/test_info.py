@@ -7,7 +7,7 @@ from transnext.cli import info as command
 from transnext.cli import main
 from transnext.models import fast
 from transnext.models.variants import WEIGHTS
-from transnext.ops import backend
+from transnext.ops import attention_global, backend
 
 
 def rows(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, str]:
@@ -28,7 +28,7 @@ def test_with_kernels(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("native", [False, True])
 def test_16_bit_products(native: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "has_16_bit_products", lambda: native)
-    assert rows(capsys)["16-bit products"].startswith("native" if native else "not native")
+    assert rows(capsys)["16-bit products"] == ("native, by PyTorch" if native else "not native, no faster than float32")
 
 
 def test_without_kernels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,16 +72,25 @@ INFERENCE = (
 
 @pytest.mark.skipif(backend.CPU_KERNELS is None, reason="the kernels were not built")
 def test_of_a_model(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast, "has_16_bit_products", lambda dtype: dtype == torch.bfloat16)
+    for module in (fast, attention_global):
+        monkeypatch.setattr(module, "has_16_bit_products", lambda dtype: dtype == torch.bfloat16)
     found = rows(capsys, "transnext_pico.emoji")
     assert found["model"] == "transnext_pico.emoji, an image of 64x64"
-    assert found["inference"] == f"{INFERENCE} x5, conv_glu x6]"
+    assert found["inference"] == f"{INFERENCE} x5, conv_glu x6, global_attention x1]"
     assert found["inference bf16"].startswith("6 blocks not by kernels alone: this processor multiplies 16-bit")
     assert found["training"].startswith("6 blocks by kernels [linear x")
     assert found["training bf16"] == (
         "6 blocks not by kernels alone: the kernels have gradients in float32 alone, and not under autocast "
         "[position_bias_table x6, aggregated_attention x5, depthwise_conv_gelu_gate x6]"
     )
+
+
+def test_of_a_model_with_bfloat16_products(bfloat16_products: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows(capsys, "transnext_pico.emoji")
+    assert found["16-bit products"] == f"native, by the kernels: {bfloat16_products}"
+    assert found["inference bf16"] == f"{INFERENCE} x5, conv_glu x6]"
+    assert found["training bf16"].startswith("6 blocks by kernels [linear x")
+    assert found["training"] == found["training bf16"]
 
 
 @pytest.mark.filterwarnings("ignore:transnext runs its reference path")

@@ -205,6 +205,17 @@ def test_the_model_is_left_as_it_was():
     assert not looked.block(0, 0).bonus.requires_grad
 
 
+def test_packed_weights_are_kept():
+    """To pack them takes as long as a forward pass of a small image."""
+    model, images = small_model().eval(), torch.randn(1, 3, 64, 64)
+    look(model, images)
+    packed = model.stages[0].blocks[0].packed._entries
+    if not packed:
+        pytest.skip("blocks do not run on kernels here")
+    look(model, images)
+    assert all(model.stages[0].blocks[0].packed._entries[key] is entry for key, entry in packed.items())
+
+
 def test_a_model_that_is_called_with_more_than_images():
     class Sized(nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Random arguments of the two ops, and what the tests of their implementations share."""
+"""Random arguments of the ops of attention and gate, and what the tests of their implementations share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transnext.ops import aggregated_attention, axis_index, depthwise_conv_gelu_gate
+from transnext.ops import aggregated_attention, axis_index, depthwise_conv_gelu_gate, global_attention
 
 Inputs = dict[str, Any]
 Results = dict[str, Tensor]
@@ -21,6 +21,8 @@ TENSORS = (
     "learnable_bias",
     "bias_table",
 )
+
+GLOBAL_TENSORS = ("q", "k", "v", "query_embedding", "temperature", "bias_table")
 
 
 def attention_inputs(
@@ -81,6 +83,49 @@ def attention_inputs(
     }
 
 
+def global_inputs(
+    H: int,
+    W: int,
+    *,
+    B: int = 1,
+    M: int = 2,
+    D: int = 3,
+    seed: int = 0,
+    trained: tuple[int, int] | None = None,
+) -> Inputs:
+    """Random arguments of `global_attention`, float64.
+
+    Args:
+        H: Rows of the map.
+        W: Columns of the map.
+        B: Images.
+        M: Heads.
+        D: Channels of a head.
+        seed: Of the random numbers.
+        trained: Rows and columns that the bias table is made for, if it is to be resized.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    sizes = (H, W) if trained is None else trained
+    rows, cols = (
+        axis_index(size, size, trained_queries=of_table, trained_keys=of_table)
+        for size, of_table in zip((H, W), sizes, strict=True)
+    )
+    return {
+        "q": randn(B, H, W, M, D),
+        "k": randn(B, H, W, M, D),
+        "v": randn(B, H, W, M, D),
+        "query_embedding": randn(M, 1, D) / 4,
+        "temperature": randn(M, 1, 1),
+        "bias_table": randn(M, len(rows.offsets), len(cols.offsets)),
+        "rows": rows,
+        "cols": cols,
+    }
+
+
 def gate_inputs(B: int, H: int, W: int, F: int, k: int = 3) -> tuple[Tensor, Tensor, Tensor]:
     """Random arguments of `depthwise_conv_gelu_gate`, float64: the map, the weights and the bias."""
     generator = torch.Generator().manual_seed(B + 10 * H + 100 * W + 1000 * F)
@@ -102,6 +147,16 @@ def attention_results(inputs: Inputs, backend: str, grad: Tensor | None = None) 
         grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     gradients = torch.autograd.grad(out, list(leaves.values()), grad.to(out.dtype))
     return {"out": out.detach(), **dict(zip(TENSORS, gradients, strict=True))}
+
+
+def global_results(inputs: Inputs, backend: str, grad: Tensor | None = None) -> Results:
+    """The output and the gradients of all arguments."""
+    leaves = {name: inputs[name].detach().requires_grad_() for name in GLOBAL_TENSORS}
+    out = global_attention(**{**inputs, **leaves}, backend=backend)
+    if grad is None:
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    gradients = torch.autograd.grad(out, list(leaves.values()), grad.to(out.dtype))
+    return {"out": out.detach(), **dict(zip(GLOBAL_TENSORS, gradients, strict=True))}
 
 
 def gate_results(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str, grad: Tensor | None = None) -> Results:

@@ -43,5 +43,7 @@ def interpreted_kernels() -> Iterator[None]:
     for name, module in (("aggregated_attention", attention), ("depthwise_conv_gelu_gate", gate)):
         library.impl(name, module.forward, "CPU", allow_override=True)
         library.impl(f"{name}_backward", module.backward, "CPU", allow_override=True)
+    library.impl("aggregated_attention_training", attention.forward_training, "CPU")
+    library.impl("aggregated_attention_training_backward", attention.backward_training, "CPU")
     yield
     library._destroy()

@@ -3,13 +3,26 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 pytest.importorskip("triton")
 
 from transnext.ops.triton import attention, gate
-from transnext.ops.triton.compile_ahead import MAPS, MAX_SPILLED_BYTES, MODES, STAGES, TARGETS, Compiled, cases
+from transnext.ops.triton.compile_ahead import (
+    BUDGETS,
+    MAPS,
+    MAX_SPILLED_BYTES,
+    MODES,
+    STAGES,
+    TARGETS,
+    Budget,
+    Compiled,
+    cases,
+)
+from transnext.ops.triton.launch import config
+from transnext.ops.triton.machine_code import Loop, Usage
 
 
 def compile_ahead(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -20,7 +33,8 @@ def compile_ahead(*arguments: str, **environment: str) -> subprocess.CompletedPr
 
 
 def rows_of(run: subprocess.CompletedProcess[str]) -> list[list[str]]:
-    """Words of a line: kernel, tiles, warps, maps, mode, stage, target, registers, spilled, shared, narrow loads."""
+    """Words of a line: kernel, tiles, warps, maps, mode, stage, target, registers, spilled, shared, narrow loads, code,
+    loops, instructions counted."""
     assert run.returncode == 0, run.stdout + run.stderr
     return [line.split() for line in run.stdout.splitlines()[1:]]
 
@@ -30,16 +44,17 @@ def rows_of(run: subprocess.CompletedProcess[str]) -> list[list[str]]:
 def test_every_kernel_fits(target: str, maps: int) -> None:
     rows = rows_of(compile_ahead("--targets", target, "--maps", *["bf16", "fp32"][:maps]))
     kernels = {row[0] for row in rows}
-    assert len(kernels) == 9
+    assert len(kernels) == 11
     assert len(rows) == maps * len(kernels)
-    if target == "sm_90":  # compiled for the strides of real launches, rows of the gate are read 16 bytes at a time
-        assert {row[-1] for row in rows if row[0] in ("gate_forward", "gate_and_conv_gradient")} == {"0"}
+    if target == "sm_90":  # compiled for the strides of real launches, maps are read 16 bytes at a time
+        assert {row[-4] for row in rows if row[3] == "bf16"} == {"0"}
+        assert {row[0] for row in rows if row[-1] != "-"} == set(BUDGETS)
 
 
 @pytest.mark.slow
 def test_every_mode_fits() -> None:
     rows = rows_of(compile_ahead("--targets", "sm_90", "--maps", "bf16", "--modes", "uneven", "resized", "wide"))
-    assert len(rows) == 5 + 4 + 5
+    assert len(rows) == 6 + 5 + 5
 
 
 @pytest.mark.slow
@@ -97,7 +112,8 @@ def test_no_compilation_for_another_size() -> None:
 
 
 def test_what_is_too_much() -> None:
-    usage = {"kernel": "k", "config": "", "maps": "fp32", "mode": "", "stage": 1, "registers": 255, "narrow_loads": 0}
+    usage: dict[str, Any] = {"kernel": "k", "config": "", "maps": "fp32", "mode": "", "stage": 1, "registers": 255}
+    usage |= {"narrow_loads": 0, "instructions": 9, "loops": [7], "counted": (20.25, "logit"), "budget": None}
     limit = TARGETS["gfx942"][1]
     fits = Compiled(**usage, target="gfx942", spilled=MAX_SPILLED_BYTES, shared=limit)
     assert fits.complaint() is None
@@ -105,6 +121,26 @@ def test_what_is_too_much() -> None:
     assert large.complaint() == "65537 bytes of shared memory, and gfx942 has 65536"
     spilled = Compiled(**usage, target="sm_80", spilled=MAX_SPILLED_BYTES + 8, shared=0)
     assert spilled.complaint() == f"{MAX_SPILLED_BYTES + 8} bytes spilled, and {MAX_SPILLED_BYTES} are allowed"
+
+    bound = fits._replace(budget=(20.5, 255))
+    assert bound.complaint() == "255 registers and 32 bytes spilled, and 255 are allowed"
+    bound = bound._replace(spilled=0)
+    assert bound.complaint() is None
+    assert bound._replace(registers=256).complaint() == "256 registers and 0 bytes spilled, and 255 are allowed"
+    assert bound._replace(budget=(20, 255)).complaint() == "20.2 instructions a logit, and 20 are allowed"
+    narrow = fits._replace(maps="bf16", narrow_loads=48)
+    assert narrow.complaint() == "48 loads of single 16-bit numbers"
+    assert narrow._replace(maps="fp32").complaint() is None
+    assert fits.cells()[1:] == ["-", "fp32", "-", "1", "gfx942", "255", "32", "65536", "0", "9", "7", "20.2/logit"]
+
+
+def test_counted_by_what_a_trip_makes() -> None:
+    """Of threads, where a warp of 32 issues an instruction once."""
+    used = Usage(0, 0, 1000, 0, (Loop(100, 4, 0), Loop(300, 0, 0), Loop(60, 1, 0)))
+    tiles = config(4, BLOCK_Q=64, BLOCK_K=32)
+    assert Budget("logit", ("BLOCK_Q", "BLOCK_K"), 30).counted(used, tiles) == 160 * 128 / (64 * 32)
+    assert Budget("tap", ("BLOCK_Q",), 30, loop="longest").counted(used, tiles) == 300 * 128 / 64
+    assert Budget("tap", ("BLOCK_Q",), 30, times=9, loop="kernel").counted(used, tiles) == 1000 * 128 / (64 * 9)
 
 
 def test_not_by_the_interpreter() -> None:

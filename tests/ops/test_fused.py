@@ -17,6 +17,7 @@ from transnext.ops.bias_table import position_bias_table
 from transnext.ops.pooling import adaptive_average_pool
 from transnext.ops.products import (
     Norm,
+    PackedLinear,
     conv_glu,
     norm_linear,
     pack_linear,
@@ -195,6 +196,47 @@ def check_conv_glu(
     with threads(num_threads):
         found = conv_glu(x, norm_of(norm), packed[0], weight, bias, packed[1])
     check_against_modules(found, of_modules, x)
+
+
+@pytest.mark.parametrize(("B", "H", "W", "C", "panels", "num_threads"), [(1, 5, 7, 12, 2, 2), (1, 14, 14, 9, 5, 2)])
+def test_channels_are_shared_out_where_rows_are_few(
+    B: int, H: int, W: int, C: int, panels: int, num_threads: int
+) -> None:
+    """It is the same product of the same numbers, so that the result does not depend on the number of threads."""
+    hidden = panels * panel_width()
+    check_conv_glu(B, H, W, C, hidden, True, torch.float32, num_threads)
+    x, norm, fc1, weight, fc2 = few_rows(B, H, W, C, hidden)
+    found = []
+    for n in (1, num_threads, 3):
+        with threads(n):
+            found.append(conv_glu(x, norm, fc1, weight, None, fc2))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize(("H", "W"), [(1, 1), (3, 4), (7, 7), (9, 11)])
+def test_small_images_are_one_product(H: int, W: int, num_threads: int) -> None:
+    """A batch of them, whose weights are read once and not for each; an image alone gives the same numbers."""
+    x, norm, fc1, weight, fc2 = few_rows(5, H, W, 12, 4 * panel_width())
+    with threads(num_threads):
+        together = conv_glu(x, norm, fc1, weight, None, fc2)
+    for i in range(5):
+        assert torch.equal(conv_glu(x[i : i + 1], norm, fc1, weight, None, fc2)[0], together[i])
+
+
+def test_a_large_batch_of_small_images() -> None:
+    """More than a thread can keep of its input: some images at a time, the last ones fewer."""
+    x, norm, fc1, weight, fc2 = few_rows(11, 7, 7, 1000, 2 * panel_width())
+    together = conv_glu(x, norm, fc1, weight, None, fc2)
+    for i in (0, 4, 5, 10):
+        assert torch.equal(conv_glu(x[i : i + 1], norm, fc1, weight, None, fc2)[0], together[i])
+
+
+def few_rows(B: int, H: int, W: int, C: int, hidden: int) -> tuple[Tensor, Norm, PackedLinear, Tensor, PackedLinear]:
+    x, fc1, fc2 = torch.randn(B, H, W, C), torch.randn(2 * hidden, C), torch.randn(C, hidden)
+    norm = Norm(torch.randn(C), torch.randn(C), 1e-6)
+    return x, norm, pack_linear(fc1, None), torch.randn(hidden, 1, 3, 3), pack_linear(fc2, None)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -12,7 +12,15 @@ pytest.importorskip("triton")
 import triton
 
 from transnext.ops.triton import launch
-from transnext.ops.triton.launch import Kernel, config, noted_launches, size_class
+from transnext.ops.triton.launch import (
+    Kernel,
+    config,
+    noted_launches,
+    parts_of,
+    product_precision,
+    size_class,
+    stride_unit,
+)
 
 
 class Recorder:
@@ -85,6 +93,39 @@ def test_noted_instead_of_made(kernel: Kernel) -> None:
         kernel[(2,)](5, SIZE=1)
     assert noted == [(kernel, (2,), (5,), {"SIZE": 1})]
     assert kernel.function.launches == []
+
+
+def test_precision_of_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three TF32 products, unless others are asked for; 16-bit maps are not asked about."""
+    monkeypatch.setattr(launch, "INTERPRETED", False)
+    monkeypatch.setattr(torch.version, "hip", None)
+    for asked, expected in (("none", "tf32x3"), ("ieee", "ieee"), ("tf32", "tf32")):
+        monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(fp32_precision=asked))
+        assert product_precision(torch.float32) == expected
+        assert product_precision(torch.bfloat16) == "tf32x3"
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert product_precision(torch.float32) == "ieee"
+
+
+def test_parts_of_the_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tiles where that leaves less room to spare than one."""
+    monkeypatch.setattr(torch.version, "hip", None)
+    found = {D: parts_of(D) for D in (1, 16, 17, 24, 25, 32, 40, 48, 49, 64)}
+    assert found == {
+        **{1: (16, 0), 16: (16, 0), 17: (16, 8), 24: (16, 8), 25: (32, 0), 32: (32, 0)},
+        **{40: (32, 8), 48: (32, 16), 49: (64, 0), 64: (64, 0)},
+    }
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert parts_of(24) == (32, 0)
+
+
+def test_unit_of_strides() -> None:
+    maps = torch.empty(2, 3, 4, 2, 3, 24, dtype=torch.bfloat16).unbind(3)
+    assert stride_unit(*maps) == 8
+    assert stride_unit(*(t.float() for t in maps)) == 4
+    assert stride_unit(torch.empty(2, 3, 4, 3, 20, dtype=torch.half)) == 4
+    assert stride_unit(torch.empty(1, 3, 4, 1, 7, dtype=torch.half)) == 1
+    assert stride_unit(torch.empty(1, 1, 1, 1, 7, dtype=torch.half)) == 8  # along which nobody goes
 
 
 def test_size_class(monkeypatch: pytest.MonkeyPatch) -> None:

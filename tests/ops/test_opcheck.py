@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers.attention_cases import TENSORS, attention_inputs, cast, gate_inputs
+from tests.helpers.attention_cases import GLOBAL_TENSORS, TENSORS, attention_inputs, cast, gate_inputs, global_inputs
 from transnext.ops.products import pack_linear
 from transnext.ops.register import CPU_KERNELS
 
@@ -30,6 +30,9 @@ def ops_of_the_package() -> list[str]:
 OPS_OF_TRITON = [n for n in ops_of_the_package() if n.startswith(("aggregated_attention", "depthwise_conv_gelu_gate"))]
 
 
+GPU_ONLY = [n for n in OPS_OF_TRITON if n.startswith("aggregated_attention_training")]
+
+
 def tensors(*shapes: tuple[int, ...]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(3)
     return [torch.randn(shape, generator=generator) for shape in shapes]
@@ -41,6 +44,22 @@ def attention(dtype: torch.dtype = torch.float32, **options: Any) -> list[Any]:
         inputs[name] = inputs[name].to(dtype)
     rows, cols = inputs["rows"].table_size, inputs["cols"].table_size
     return [*(inputs[name] for name in TENSORS), rows[0], cols[0], rows[1], cols[1]]
+
+
+def attention_with_results(dtype: torch.dtype = torch.float32) -> list[Any]:
+    q, *others = attention(dtype)
+    return [torch.randn_like(q), torch.randn_like(q), torch.full((1, 2, 6), 2.0), q, *others]
+
+
+def attention_to_all(**options: Any) -> list[Any]:
+    inputs = cast(global_inputs(2, 3, B=2, M=2, **options), torch.float32)
+    return [*(inputs[name] for name in GLOBAL_TENSORS), inputs["rows"].table_size[0], inputs["cols"].table_size[0]]
+
+
+def gradient_to_all(**options: Any) -> list[Any]:
+    call = attention_to_all(**options)
+    out, statistics = torch.ops.transnext.global_attention(*call)
+    return [torch.randn_like(out), out, statistics, *call]
 
 
 def gate(with_bias: bool = True) -> list[Any]:
@@ -68,6 +87,13 @@ CALLS: dict[str, Callable[[], list[list[Any]]]] = {
         attention(),
         attention(torch.bfloat16, window=1, trained_rows=(4, 2), trained_cols=(4, 2)),
     ],
+    "aggregated_attention_training": lambda: [attention(), attention(torch.bfloat16)],
+    "aggregated_attention_training_backward": lambda: [
+        attention_with_results(),
+        attention_with_results(torch.bfloat16),
+    ],
+    "global_attention": lambda: [attention_to_all(), attention_to_all(trained=(4, 2))],
+    "global_attention_backward": lambda: [gradient_to_all(), gradient_to_all(trained=(4, 2))],
     "depthwise_conv_gelu_gate": lambda: [gate(), gate(with_bias=False)],
     "norm_linear": lambda: [
         [*tensors((2, 5, 8), (8,), (8,)), 1e-6, *packed(12, 8), 12, 4, None],
@@ -97,7 +123,7 @@ def arguments_of(name: str) -> list[list[Any]]:
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", ops_of_the_package())
+@pytest.mark.parametrize("name", [n for n in ops_of_the_package() if n not in GPU_ONLY])
 def test_compiled_kernels(name: str) -> None:
     check(name)
 

@@ -9,6 +9,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import torch
 
+from transnext.ops.bfloat16 import bfloat16_products
 from transnext.version import __version__
 
 
@@ -24,6 +25,7 @@ def describe_machine(device: str) -> dict[str, Any]:
         "processors": psutil.cpu_count(),
         "threads": torch.get_num_threads(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16_products": bfloat16_products(),
         "memory_bytes": psutil.virtual_memory().total,
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "platform": platform.platform(),

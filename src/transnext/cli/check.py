@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -13,20 +13,37 @@ from transnext.atomic import check_writable, write_atomically
 def check(
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
     pixels: bool = True,
+    what: Literal["objects", "maps"] | None = None,
     json_file: Path | None = None,
 ) -> None:
-    """List what is wrong with images and their objects (COCO, YOLO, Pascal VOC), and what training would do about it.
+    """List what is wrong with images and their objects or maps of classes, and what training would do about it.
 
     Args:
         data: A folder, a COCO file or a data.yaml.
         pixels: Decode every image, which finds damaged and repeated ones; --no-pixels is quicker.
+        what: Objects (COCO, YOLO, Pascal VOC), or maps of classes (label files, Cityscapes, COCO panoptic); by default
+            what is there, both if both are.
         json_file: Also write what was found to this file.
     """
     if json_file is not None:
         check_writable(json_file)
     from transnext.data.detection.checks import check_detection
+    from transnext.data.segmentation.checks import check_segmentation
+    from transnext.data.segmentation.opening import has_label_files
 
-    report = check_detection(data, pixels=pixels)
-    Console(soft_wrap=True, highlight=False).print(report.text(), markup=False)
+    found: dict[str, Any] = {}
+    if what == "maps" or (what is None and has_label_files(data)):
+        found["maps"] = check_segmentation(data, pixels=pixels)
+    if what != "maps":
+        try:
+            found["objects"] = check_detection(data, pixels=pixels)
+        except ValueError:
+            # Label files were what was meant.
+            if what is not None or not found:
+                raise
+    for report in found.values():
+        Console(soft_wrap=True, highlight=False).print(report.text(), markup=False)
     if json_file is not None:
-        write_atomically(json_file, json.dumps(report.to_dict(), ensure_ascii=False, indent=1) + "\n")
+        (first, *more) = [report.to_dict() for report in found.values()]
+        written = {name: report.to_dict() for name, report in found.items()} if more else first
+        write_atomically(json_file, json.dumps(written, ensure_ascii=False, indent=1) + "\n")

@@ -6,14 +6,11 @@ from typing import Annotated
 import tyro
 
 from transnext.atomic import check_writable
-from transnext.cli.check import check
 from transnext.cli.eval import check_splitting, measure
 from transnext.cli.previewing import train_or_preview
 from transnext.config import TrainConfig
 from transnext.extras import require
 from transnext.tasks.detection.config import DetectionConfig
-
-__all__ = ["check", "evaluate", "predict", "train"]
 
 
 def train(
@@ -149,3 +146,20 @@ def predict(
             polygons=polygons,
         )
     )
+
+
+def check(
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
+    pixels: bool = True,
+    json_file: Path | None = None,
+) -> None:
+    """List what is wrong with images and their objects (COCO, YOLO, Pascal VOC), and what training would do about it.
+
+    Args:
+        data: A folder, a COCO file or a data.yaml.
+        pixels: Decode every image, which finds damaged and repeated ones; --no-pixels is quicker.
+        json_file: Also write what was found to this file.
+    """
+    from transnext.cli.check import check as check_any
+
+    check_any(data, pixels, "objects", json_file)

@@ -77,6 +77,8 @@ class _OfAnImage:
             raise ValueError(f"{self.model} does not show what happens in it: name the checkpoint it was made from")
         task, preprocessing = loaded.task, loaded.preprocessing
         if self.own_size:
+            if task.name != "classification":
+                raise ValueError(f"--own-size is for classifiers, and {self.model} is a model of {task.name}")
             whole = open_image(self.image, None)
             images = to_bytes(whole)[None]
             inputs = preprocessing.normalise(device)(images.to(device))

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transnext.engine.device import pick_device
 from transnext.models.fast import has_16_bit_products, reasons
 from transnext.ops.backend import kernels_missing, why_not_fused
+from transnext.ops.bfloat16 import bfloat16_products
 from transnext.ops.register import CPU_KERNELS
 from transnext.version import __version__
 
@@ -39,7 +40,7 @@ def info(model: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metava
         "CPU kernels": _kernels(),
         "GPU kernels": kernels_missing("cuda") or f"Triton {version('triton')}",
         "torch's kernels": torch.backends.cpu.get_cpu_capability(),
-        "16-bit products": "native" if has_16_bit_products() else "not native, no faster than float32",
+        "16-bit products": _products(),
         "threads": str(torch.get_num_threads()),
         **({} if model is None else _of_model(model, device)),
     }
@@ -59,6 +60,14 @@ def _kernels() -> str:
     if CPU_KERNELS is None:
         return f"none: {kernels_missing()}"
     return f"{CPU_KERNELS.instruction_set()} (available: {', '.join(CPU_KERNELS.instruction_sets())})"
+
+
+def _products() -> str:
+    """What multiplies bfloat16 numbers."""
+    name = bfloat16_products()
+    if name is not None:
+        return f"native, by the kernels: {name}"
+    return "native, by PyTorch" if has_16_bit_products() else "not native, no faster than float32"
 
 
 def _of_model(name: str, device: torch.device) -> dict[str, str]:

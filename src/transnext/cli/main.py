@@ -33,7 +33,7 @@ COMMANDS = (
 )
 """Each is the function of its name in the module of its name; `eval` is called `evaluate`."""
 GROUPS = {
-    "detect": {"train": "detect", "eval": "detect", "predict": "detect", "check": "check"},
+    "detect": {"train": "detect", "eval": "detect", "predict": "detect", "check": "detect"},
     "segment": {"train": "segment", "eval": "segment", "predict": "segment", "check": "segment"},
     "demo": {"detect": "demo"},
 }

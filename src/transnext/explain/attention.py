@@ -270,7 +270,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model: Any.
     """
     training = [(module, module.training) for module in model.modules()]
-    model.eval()
+    if any(mode for _, mode in training):
+        model.eval()  # not otherwise: it forgets the packed weights, which take as long to make as a small image
     try:
         yield
     finally:

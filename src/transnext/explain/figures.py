@@ -189,7 +189,7 @@ def receptive_field_figure(fields: Sequence[ReceptiveField]) -> Figure:
     figure, axes = _axes(len(fields), min(len(fields), 3), height / width, room=1.1)
     for ax, field in zip(axes, fields, strict=True):
         ax.imshow(np.log10(field.energy.numpy().clip(1e-4)), cmap=COLORMAP, vmin=-4, vmax=0)
-        lines = textwrap.wrap(field.caption(), 44)
+        lines = textwrap.wrap(field.caption(), 38)
         lines.append(f"artefact {field.artefact:.2f} at stride {field.stride}")
         lines.append(f"half of it in {field.side(0.5)}, 95 % in {field.side(0.95)} pixels")
         ax.set_title("\n".join(lines), loc="left", fontsize=8, color=TEXT)

@@ -38,11 +38,9 @@ class ReceptiveField:
         return artefact(self.energy, self.stride)
 
     def side(self, share: float) -> int:
-        """Side of the smallest square around the middle of the image that holds a share of the energy, pixels."""
-        height, width = self.energy.shape
-        rows = (torch.arange(height) - (height - 1) / 2).abs()
-        cols = (torch.arange(width) - (width - 1) / 2).abs()
-        reach = (2 * torch.maximum(rows[:, None], cols) + 1).floor().long().flatten()  # side of the square that has it
+        """Side of the smallest square around the centre of the energy that holds a share of it, pixels."""
+        rows, cols = (_from_centre(self.energy.sum(axis)) for axis in (1, 0))
+        reach = (2 * torch.maximum(rows[:, None], cols) + 1).round().long().flatten()  # side of the square that has it
         held = torch.zeros(int(reach.max()) + 1, dtype=torch.float64).index_add_(0, reach, self.energy.flatten())
         held = held.cumsum(0) / held.sum()
         return int((held < share).sum())
@@ -118,6 +116,12 @@ def artefact(energy: Tensor, stride: int) -> float:
         folded /= torch.bincount(phases[known], minlength=stride).clamp(min=1)
         scores.append((folded.square().mean() / folded.mean().square()).item())
     return sum(scores) / 2
+
+
+def _from_centre(line: Tensor) -> Tensor:
+    """Distance of each place from the centre of mass."""
+    places = torch.arange(len(line), dtype=line.dtype)
+    return (places - (places * line).sum() / line.sum()).abs()
 
 
 def _without_shape(profile: Tensor, stride: int) -> Tensor:

@@ -16,14 +16,10 @@ from torch import Tensor, nn
 
 from transnext.models.position_bias import HIDDEN_FEATURES, PositionBias, StageGeometry, position_bias
 from transnext.models.weight_cache import WeightCache, is_untouched, untouched_weights
-from transnext.ops import Backend, aggregated_attention, expand_bias_table
+from transnext.ops import Backend, aggregated_attention, global_attention
 from transnext.ops.backend import use_fused, why_not_cpu_kernels
 from transnext.ops.pooling import evenly_divided, pool_by_products
-from transnext.ops.reference import NORM_EPS
-from transnext.ops.tracing import as_dtype, at_least_float32, at_least_one, is_exporting, is_symbolic, shared
-
-MAX_BIAS_ENTRIES = 1 << 24
-"""Query-key pairs times heads whose bias global attention holds at once: 64 MB. A 2048x2048 image has 400 million."""
+from transnext.ops.tracing import at_least_one, is_exporting, is_symbolic, shared
 
 INITIAL_TEMPERATURE = math.log(math.exp(1 / 0.24) - 1)
 """Makes `softplus(temperature)` start at 1 / 0.24."""
@@ -336,33 +332,18 @@ def attend_globally(mixer: GlobalCosineAttention, qkv: Tensor, position: Positio
     Returns:
         `[B, H, W, C]`.
     """
-    H, W = qkv.shape[1:3]
-    q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in _split_heads(qkv, 3, mixer.num_heads))
-    # Unit vectors and their scale in at least float32: NORM_EPS is 0 in float16.
-    wide = at_least_float32(q.dtype)
-    log_length = torch.full((), H * W, dtype=wide, device=q.device).log() if is_symbolic(H, W) else math.log(H * W)
-    scale = F.softplus(as_dtype(mixer.temperature, wide)) * log_length
-    qs = (F.normalize(as_dtype(q, wide), dim=-1, eps=NORM_EPS) + as_dtype(mixer.query_embedding, wide)) * scale
-    kn = F.normalize(as_dtype(k, wide), dim=-1, eps=NORM_EPS)
-    qs, kn = as_dtype(qs, v.dtype), as_dtype(kn, v.dtype)
-    heads_at_once = mixer.num_heads
-    if not torch.compiler.is_compiling():
-        heads_at_once = max(1, min(heads_at_once, MAX_BIAS_ENTRIES // (H * W) ** 2))
-    parts = []
-    for first in range(0, mixer.num_heads, heads_at_once):
-        heads = slice(first, first + heads_at_once)
-        bias = expand_bias_table(position.table[heads], position.rows, position.cols).flatten(3, 4).flatten(1, 2)
-        part = F.scaled_dot_product_attention(
-            qs[:, heads],
-            kn[:, heads],
-            v[:, heads],
-            attn_mask=as_dtype(bias, v.dtype),  # [M, N, N]
-            dropout_p=mixer.attn_drop if mixer.training else 0.0,
-            scale=1.0,
-        )
-        parts.append(part)
-    out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-    return out.transpose(1, 2).flatten(-2).unflatten(1, (H, W))
+    q, k, v = _split_heads(qkv, 3, mixer.num_heads)
+    out = global_attention(
+        q,
+        k,
+        v,
+        mixer.query_embedding,
+        mixer.temperature,
+        *position,
+        dropout_p=mixer.attn_drop if mixer.training else 0.0,
+        backend=mixer.backend if qkv.is_cpu else "auto",  # GPUs have no kernel for it
+    )
+    return out.flatten(-2)
 
 
 def _split_heads(x: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:

@@ -18,7 +18,8 @@ from transnext.models.attention import AggregatedAttention, GlobalCosineAttentio
 from transnext.models.layers import Block, ConvGLU, DepthwiseGate
 from transnext.models.weight_cache import PLAIN_TENSORS, WeightCache, global_hooks, is_untouched
 from transnext.ops import Backend
-from transnext.ops.backend import use_fused, why_not_cpu_kernels
+from transnext.ops.backend import has_16_bit_products, use_fused, why_not_cpu_kernels
+from transnext.ops.bfloat16 import bfloat16_products, multiplies_bfloat16
 from transnext.ops.pooling import adaptive_average_pool
 from transnext.ops.products import (
     Norm,
@@ -129,7 +130,11 @@ def _way(block: FastBlock, x: Tensor) -> tuple[_Run | None, str | None]:
         return None, reason
     if global_hooks():
         return None, "global hooks watch the modules"
-    grad_enabled, training, float32 = torch.is_grad_enabled(), block.training, x.dtype == torch.float32
+    grad_enabled, training = torch.is_grad_enabled(), block.training
+    autocast, in_bfloat16 = torch.is_autocast_enabled("cpu"), multiplies_bfloat16(x)
+    # Dtypes that the parameters of a block in training may have: those that a Linear would take.
+    trained = {torch.float32, torch.bfloat16} if autocast and in_bfloat16 else {x.dtype}
+    as_expected = in_bfloat16 or (x.dtype == torch.float32 and not autocast)
     gradients = grad_enabled and x.requires_grad
     touched: dict[nn.Module | None, str] = {}
     for parent in (block, block.attn, block.mlp):
@@ -153,36 +158,26 @@ def _way(block: FastBlock, x: Tensor) -> tuple[_Run | None, str | None]:
                 if type(p) not in PLAIN_TENSORS or not p.is_cpu or p.dtype == torch.float64:
                     touched[part] = "a parameter is float64, a tensor subclass or on another device"
                 gradients = gradients or (grad_enabled and p.requires_grad)
-                float32 = float32 and p.dtype == torch.float32
-    autocast = torch.is_autocast_enabled("cpu")
+                as_expected = as_expected and p.dtype in trained
     if not (training or gradients or touched):
-        if has_16_bit_products(torch.get_autocast_dtype("cpu") if autocast else x.dtype):
+        if not in_bfloat16 and has_16_bit_products(torch.get_autocast_dtype("cpu") if autocast else x.dtype):
             return None, "this processor multiplies 16-bit matrices faster than the kernels multiply 32-bit ones"
         return run_block, None
     reason = next(iter(touched.values()), None)
     if not grad_enabled:
         return None, reason or "the network or a part of it is in training mode, but gradients are disabled"
-    if autocast or not float32:
+    if not as_expected:
+        if bfloat16_products() is not None:
+            return None, "the kernels have gradients in float32 and bfloat16 alone, and the block is of other dtypes"
         return None, "the kernels have gradients in float32 alone, and not under autocast"
     return partial(run_with_gradients, touched=touched), reason
-
-
-def has_16_bit_products(dtype: torch.dtype = torch.bfloat16) -> bool:
-    """Tells if the processor has instructions for matrix products of a 16-bit dtype (AVX-512 BF16 or AMX).
-
-    Args:
-        dtype: Of the factors; False for all but bfloat16 and float16.
-    """
-    of_bfloat16, of_float16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported"), ("_is_amx_fp16_supported",)
-    checks = {torch.bfloat16: of_bfloat16, torch.float16: of_float16}.get(dtype, ())
-    return any(getattr(torch.cpu, name, bool)() for name in checks)
 
 
 # With gradients
 
 
 def run_with_gradients(block: FastBlock, x: Tensor, touched: Container[nn.Module | None] = ()) -> Tensor:
-    """`[B, H, W, C]` to `[B, H, W, C]`, float32, by products that have gradients of their own.
+    """`[B, H, W, C]` to `[B, H, W, C]`, float32 or bfloat16, by products that have gradients of their own.
 
     Args:
         block: Its modules are called, but for Linears, the 1x1 convolution and what a convolutional GLU is made of.
@@ -190,8 +185,11 @@ def run_with_gradients(block: FastBlock, x: Tensor, touched: Container[nn.Module
         touched: Modules that are to be called, too.
     """
 
+    def factor(x: Tensor) -> Tensor:
+        return x.bfloat16() if multiplies_bfloat16(x) else x  # as autocast does
+
     def product(layer: Any, x: Tensor) -> Tensor:
-        return call(layer, x) if layer in touched else linear(x, layer.weight.flatten(1), layer.bias)
+        return call(layer, x) if layer in touched else linear(factor(x), layer.weight.flatten(1), layer.bias)
 
     def conv_glu(mlp: ConvGLU, x: Tensor) -> Tensor:
         fc1, conv, fc2, drop = mlp.fc1, mlp.dwconv, mlp.fc2, mlp.drop
@@ -201,7 +199,7 @@ def run_with_gradients(block: FastBlock, x: Tensor, touched: Container[nn.Module
         many = x.shape[1] * x.shape[2] >= MIN_PIXELS and 5 * x.shape[0] >= 4 * rounds * threads
         if not many or any(m in touched for m in (fc1, conv, fc2, drop)) or (drop.p > 0 and drop.training):
             return mlp.by_layers(x, product)
-        return conv_glu_training(x, fc1.weight, fc1.bias, conv.weight, conv.bias, fc2.weight, fc2.bias)
+        return conv_glu_training(factor(x), fc1.weight, fc1.bias, conv.weight, conv.bias, fc2.weight, fc2.bias)
 
     def stand_in(module: nn.Module, function: Any) -> tuple[Any, ...]:
         return (function,) if type(module) in _PARTS and "forward" not in module.__dict__ else ()
@@ -251,10 +249,12 @@ def _packed(block: FastBlock, key: tuple[Any, ...], x: Tensor, *groups: tuple[An
     modules = dict.fromkeys(chain(*groups))
     weights = [p for module in modules for p in module._parameters.values() if p is not None]
     large = x.shape[:-1].numel() >= MIN_PIXELS_TO_COMPARE_WHOLE  # looking through all weights is little beside products
-    return block.packed.get((*key, panel_width()), weights, lambda: [_pack(*group) for group in groups], large)
+    in_bfloat16 = multiplies_bfloat16(x)
+    layout = (bfloat16_products() if in_bfloat16 else None, panel_width())
+    return block.packed.get((*key, layout), weights, lambda: [_pack(in_bfloat16, *group) for group in groups], large)
 
 
-def _pack(first: Any, *others: Any) -> Norm | PackedLinear:
+def _pack(in_bfloat16: bool, first: Any, *others: Any) -> Norm | PackedLinear:
     """A LayerNorm, or several Linears or 1x1 convolutions of the same input as one, as the kernels read them."""
     if isinstance(first, nn.LayerNorm):
         weight = torch.ones(first.normalized_shape) if first.weight is None else first.weight
@@ -263,4 +263,4 @@ def _pack(first: Any, *others: Any) -> Norm | PackedLinear:
     linears = (first, *others)
     weights = [linear.weight.flatten(1) for linear in linears]
     biases = [w.new_zeros(w.shape[0]) if m.bias is None else m.bias for m, w in zip(linears, weights, strict=True)]
-    return pack_linear(torch.cat(weights).detach(), torch.cat(biases).detach())
+    return pack_linear(torch.cat(weights).detach(), torch.cat(biases).detach(), in_bfloat16)

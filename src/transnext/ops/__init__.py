@@ -8,6 +8,7 @@ gate for GPUs; `backend` says which run.
 from transnext.ops import bias_table as bias_table  # the ops that models alone use are registered, too
 from transnext.ops import products as products
 from transnext.ops.attention import aggregated_attention
+from transnext.ops.attention_global import global_attention
 from transnext.ops.backend import BACKENDS, Backend
 from transnext.ops.gate import depthwise_conv_gelu_gate
 from transnext.ops.position_bias import AxisIndex, axis_index, expand_bias_table, log_spaced
@@ -22,5 +23,6 @@ __all__ = [
     "axis_index",
     "depthwise_conv_gelu_gate",
     "expand_bias_table",
+    "global_attention",
     "log_spaced",
 ]

@@ -94,8 +94,18 @@ def aggregated_attention(
     if not use_kernels or rows.table_size is None or cols.table_size is None:
         return reference.aggregated_attention(q, k, v, k_pool, v_pool, *parameters, rows, cols, dropout_p)
     table_size = (rows.table_size[0], cols.table_size[0], rows.table_size[1], cols.table_size[1])
-    out: Tensor = OPS.aggregated_attention(q, k, v, k_pool, v_pool, *parameters, *table_size)
+    tensors = (q, k, v, k_pool, v_pool, *parameters)
+    out: Tensor
+    if _keeps_log_sum(tensors):
+        out, _ = OPS.aggregated_attention_training(*tensors, *table_size)
+    else:
+        out = OPS.aggregated_attention(*tensors, *table_size)
     return out
+
+
+def _keeps_log_sum(tensors: tuple[Tensor, ...]) -> bool:
+    """Whether a backward pass may follow on a GPU, which is a quarter shorter if it need not begin with the forward."""
+    return tensors[0].device.type == "cuda" and torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def _check_shapes(q: Tensor, *, rows: AxisIndex, cols: AxisIndex, **others: Tensor) -> None:
@@ -158,6 +168,20 @@ def _(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     return tuple(t.new_empty(t.shape) for t in arguments[:_NUM_TENSORS])
 
 
+@define(f"aggregated_attention_training({_ARGUMENTS}) -> (Tensor, Tensor)")
+def _(q: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    B, H, W, M, _D = q.shape
+    return q.new_empty(q.shape), q.new_empty((B, M, H * W), dtype=torch.float32)
+
+
+@define(
+    f"aggregated_attention_training_backward(Tensor grad, Tensor out, Tensor log_sum, {_ARGUMENTS}) "
+    f"-> ({', '.join(['Tensor'] * _NUM_TENSORS)})"
+)
+def _(grad: Tensor, out: Tensor, log_sum: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return tuple(t.new_empty(t.shape) for t in arguments[:_NUM_TENSORS])
+
+
 def _definition(*arguments: Any) -> Tensor:
     tensors, (H, W, P_h, P_w) = arguments[:_NUM_TENSORS], arguments[_NUM_TENSORS:]
     q, k_pool = tensors[0], tensors[3]
@@ -171,12 +195,20 @@ def _gradient(wanted: tuple[bool, ...], grad: Tensor, *arguments: Any) -> tuple[
     return gradients
 
 
+def _gradient_with_log_sum(wanted: tuple[bool, ...], grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    gradients: tuple[Tensor, ...] = OPS.aggregated_attention_training_backward(grad, *arguments)
+    return gradients
+
+
 register_gradient("aggregated_attention", _definition, _gradient, _NUM_TENSORS)
 register_triton("aggregated_attention", "attention")
+register_gradient("aggregated_attention_training", _definition, _gradient_with_log_sum, _NUM_TENSORS, keeps_result=True)
+register_triton("aggregated_attention_training", "attention", "_training")
 
 Shape = list[int]
 
 
+@costs("aggregated_attention_training")
 @costs("aggregated_attention")
 def _(q: Shape, k: Shape, v: Shape, k_pool: Shape, *others: Any, out_shape: Any = None, **_: Any) -> int:
     B, H, W, M, D = q
@@ -186,8 +218,13 @@ def _(q: Shape, k: Shape, v: Shape, k_pool: Shape, *others: Any, out_shape: Any 
 
 
 @costs("aggregated_attention_backward")
-def _(grad: Shape, q: Shape, k: Shape, v: Shape, k_pool: Shape, *others: Any, **_: Any) -> int:
+def _backward_cost(grad: Shape, q: Shape, k: Shape, v: Shape, k_pool: Shape, *others: Any, **_: Any) -> int:
     B, H, W, M, D = q
     K = others[3][1]
     # Logits again, and the gradients of weights, queries, keys, values and tokens.
     return 2 * B * H * W * M * D * (5 * (K + k_pool[1] * k_pool[2]) + 3 * K)
+
+
+@costs("aggregated_attention_training_backward")
+def _(grad: Shape, out: Shape, log_sum: Shape, *others: Any, **_: Any) -> int:
+    return _backward_cost(grad, *others)

@@ -84,6 +84,25 @@ def why_not_cpu_kernels(tensors: Iterable[Tensor]) -> str | None:
     return why_not_fused(tensors)
 
 
+def has_16_bit_products(dtype: torch.dtype = torch.bfloat16) -> bool:
+    """Tells if the processor has instructions for matrix products of a 16-bit dtype (AVX-512 BF16 or AMX).
+
+    Args:
+        dtype: Of the factors; False for all but bfloat16 and float16.
+    """
+    return dtype in _NATIVE_16_BIT
+
+
+_NATIVE_16_BIT = tuple(
+    dtype
+    for dtype, names in (
+        (torch.bfloat16, ("_is_avx512_bf16_supported", "_is_amx_tile_supported")),
+        (torch.float16, ("_is_amx_fp16_supported",)),
+    )
+    if any(getattr(torch.cpu, name, bool)() for name in names)
+)
+
+
 def is_capturing() -> bool:
     """Tells if a CUDA graph is being captured: it must read nothing that others free, and nothing may wait."""
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

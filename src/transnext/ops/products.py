@@ -1,6 +1,8 @@
 """Products with packed weights on the CPU: of inference in one pass with what surrounds them, and of training.
 
-All of them compute in float32. What each is a replacement for stands in `transnext.ops.reference`.
+All of them sum in float32. They multiply float32 numbers, or, where the processor has instructions for it and weights
+were packed so (inference) or maps are bfloat16 (training), bfloat16 ones. What each is a replacement for stands in
+`transnext.ops.reference`.
 """
 
 from math import prod
@@ -10,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from transnext.ops import reference
+from transnext.ops import bfloat16, reference
 from transnext.ops.register import CPU_KERNELS, OPS, Gradients, costs, define, register_gradient
 
 Shape = list[int]
@@ -22,7 +24,8 @@ class PackedLinear(NamedTuple):
     """A Linear's parameters in the order in which the kernels read them.
 
     Attributes:
-        panels: `[ceil(N / width), K, width]` float32, zero-padded.
+        panels: `[ceil(N / width), K, width]` float32, zero-padded; or bfloat16, pairs of neighbouring input channels,
+            `[ceil(N / width), ceil(K / depth) * depth / 2, width, 2]`.
         bias: `[ceil(N / width) * width]` float32, zero-padded.
         out_features: `N`.
     """
@@ -39,16 +42,22 @@ def panel_width() -> int:
     return width
 
 
-def pack_linear(weight: Tensor, bias: Tensor | None) -> PackedLinear:
+def pack_linear(weight: Tensor, bias: Tensor | None, in_bfloat16: bool = False) -> PackedLinear:
     """Packs the parameters of a Linear.
 
     Args:
         weight: `[N, K]`.
         bias: `[N]` or None.
+        in_bfloat16: For products of bfloat16 numbers; there must be instructions for them.
     """
-    width = panel_width()
+    layout = bfloat16.panel() if in_bfloat16 else None
+    width = panel_width() if layout is None else layout.width
     padding = -weight.shape[0] % width
-    panels = F.pad(weight.float(), (0, 0, 0, padding)).unflatten(0, (-1, width)).transpose(1, 2).contiguous()
+    if layout is None:
+        panels = F.pad(weight.float(), (0, 0, 0, padding)).unflatten(0, (-1, width)).transpose(1, 2).contiguous()
+    else:
+        padded = F.pad(weight.bfloat16(), (0, -weight.shape[1] % layout.depth, 0, padding))
+        panels = padded.unflatten(0, (-1, width)).unflatten(2, (-1, 2)).transpose(1, 2).contiguous()
     bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
     return PackedLinear(panels, F.pad(bias.float(), (0, padding)), weight.shape[0])
 
@@ -67,9 +76,9 @@ def norm_linear(
     """`linear(norm(x))`, GELU on the output channels from `gelu_from` on, plus `residual`.
 
     Args:
-        x: `[..., K]`, float32, bfloat16 or float16.
+        x: `[..., K]`, float32, bfloat16 or float16 (that not with weights packed in bfloat16).
         norm: None to leave the LayerNorm out.
-        linear: Packed by `pack_linear`.
+        linear: Packed by `pack_linear`, which says what is multiplied.
         residual: `[..., N]`, or None.
         gelu_from: First output channel with GELU; None for none.
 
@@ -138,31 +147,41 @@ def _glu_cost(x: Shape, hidden: int) -> int:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`torch.nn.functional.linear`, of which it is a replacement for large maps in float32 on the CPU.
+    """`torch.nn.functional.linear`, of which it is a replacement for large maps on the CPU.
 
     The gradient is the same from run to run, and for every number of threads.
 
     Args:
-        x: `[..., K]`, float32.
-        weight: `[N, K]`, float32.
-        bias: `[N]`, float32, or None.
+        x: `[..., K]`, float32; or bfloat16 where the processor multiplies that (`bfloat16.bfloat16_products`).
+        weight: `[N, K]`, float32; beside a bfloat16 map also bfloat16, to which it is rounded.
+        bias: `[N]`, as `weight`, or None.
 
     Returns:
-        `[..., N]`, float32.
+        `[..., N]` in the dtype of `x`.
 
     Raises:
         ValueError: A dtype, a shape or a device does not fit.
     """
-    tensors = {"x": x, "weight": weight, "bias": bias}
-    for name, t in tensors.items():
-        if t is not None and (t.dtype != torch.float32 or t.device.type != "cpu"):
-            raise ValueError(f"{name} is {t.dtype} on {t.device}: expected torch.float32 on the CPU")
+    _check_dtypes({"x": x, "weight": weight, "bias": bias})
     if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"x {tuple(x.shape)} and weight {tuple(weight.shape)}: expected [..., K] and [N, K]")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias has shape {tuple(bias.shape)}: expected ({weight.shape[0]},) to go with weight")
     out: Tensor = OPS.linear(x, weight, bias)
     return out
+
+
+def _check_dtypes(tensors: dict[str, Tensor | None]) -> None:
+    """Of the map, called "x", and of the parameters of a product in training."""
+    x = tensors["x"]
+    rounds = x is not None and x.dtype == torch.bfloat16 and bfloat16.bfloat16_products() is not None
+    for name, t in tensors.items():
+        if t is None or (
+            t.device.type == "cpu" and (t.dtype == torch.float32 or (rounds and t.dtype == torch.bfloat16))
+        ):
+            continue
+        other = " or torch.bfloat16" if rounds else ""
+        raise ValueError(f"{name} is {t.dtype} on {t.device}: expected torch.float32{other} on the CPU")
 
 
 @define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
@@ -187,7 +206,7 @@ def _linear_gradient(wanted: tuple[bool, ...], grad: Tensor, x: Tensor, weight: 
     return gradients
 
 
-register_gradient("linear", F.linear, _linear_gradient, num_tensors=3)
+register_gradient("linear", reference.linear, _linear_gradient, num_tensors=3)
 
 
 @costs("linear")
@@ -209,7 +228,7 @@ def conv_glu_training(
     fc2_weight: Tensor,
     fc2_bias: Tensor | None,
 ) -> Tensor:
-    """`fc2(GELU(conv(a)) * g)` with `a, g = fc1(x)` (TransNeXt, section 3.5), for float32 on the CPU.
+    """`fc2(GELU(conv(a)) * g)` with `a, g = fc1(x)` (TransNeXt, section 3.5), on the CPU; dtypes are as in `linear`.
 
     Images are shared out between threads whole. The gradient is the same from run to run for a number of threads.
 
@@ -238,12 +257,9 @@ def conv_glu_training(
         "fc2_weight": (fc2_weight, (C, hidden)),
         "fc2_bias": (fc2_bias, (C,)),
     }
+    _check_dtypes({name: t for name, (t, _) in shapes.items()})
     for name, (t, shape) in shapes.items():
-        if t is None:
-            continue
-        if t.dtype != torch.float32 or t.device.type != "cpu":
-            raise ValueError(f"{name} is {t.dtype} on {t.device}: expected torch.float32 on the CPU")
-        if t.shape != shape or x.ndim != 4:
+        if t is not None and (t.shape != shape or x.ndim != 4):
             raise ValueError(f"{name} has shape {tuple(t.shape)}: expected {tuple(shape)} to go with the others")
     out: Tensor = OPS.conv_glu_training(x, fc1_weight, fc1_bias, weight, bias, fc2_weight, fc2_bias)[0]
     return out

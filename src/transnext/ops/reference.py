@@ -15,10 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from transnext.ops.position_bias import AxisIndex, expand_bias_table
-from transnext.ops.tracing import as_dtype, at_least_float32, no_autocast
+from transnext.ops.tracing import as_dtype, at_least_float32, is_symbolic, no_autocast
 
 NORM_EPS = 1e-12
 """Smallest length by which queries and keys are divided when they are normalised."""
+
+MAX_BIAS_ENTRIES = 1 << 24
+"""Query-key pairs times heads whose bias global attention holds at once: 64 MB. A 2048x2048 image has 400 million."""
 
 
 class AttentionWeights(NamedTuple):
@@ -110,6 +113,50 @@ def aggregated_attention(
     return out.to(out_dtype)
 
 
+def global_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_embedding: Tensor,
+    temperature: Tensor,
+    bias_table: Tensor,
+    rows: AxisIndex,
+    cols: AxisIndex,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """Cosine attention of every pixel to every pixel.
+
+    Formula, arguments and result are those of `transnext.ops.global_attention`. It is PyTorch's attention, which under
+    autocast, and on 16-bit maps, rounds in between; unit vectors and their scale are at least float32.
+    """
+    H, W, M = q.shape[1:4]
+    q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))  # [B, M, N, D]
+    wide = at_least_float32(q.dtype)  # NORM_EPS is 0 in float16
+    log_length = torch.full((), H * W, dtype=wide, device=q.device).log() if is_symbolic(H, W) else math.log(H * W)
+    scale = F.softplus(as_dtype(temperature, wide)) * log_length
+    qs = (F.normalize(as_dtype(q, wide), dim=-1, eps=NORM_EPS) + as_dtype(query_embedding, wide)) * scale
+    kn = F.normalize(as_dtype(k, wide), dim=-1, eps=NORM_EPS)
+    qs, kn = as_dtype(qs, v.dtype), as_dtype(kn, v.dtype)
+    heads_at_once = M
+    if not torch.compiler.is_compiling():
+        heads_at_once = max(1, min(heads_at_once, MAX_BIAS_ENTRIES // (H * W) ** 2))
+    parts = []
+    for first in range(0, M, heads_at_once):
+        heads = slice(first, first + heads_at_once)
+        bias = expand_bias_table(bias_table[heads], rows, cols).flatten(3, 4).flatten(1, 2)
+        part = F.scaled_dot_product_attention(
+            qs[:, heads],
+            kn[:, heads],
+            v[:, heads],
+            attn_mask=as_dtype(bias, v.dtype),  # [M, N, N]
+            dropout_p=dropout_p,
+            scale=1.0,
+        )
+        parts.append(part)
+    out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return out.transpose(1, 2).unflatten(1, (H, W))
+
+
 def depthwise_conv_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The heart of the convolutional GLU (TransNeXt, section 3.5): `GELU(depthwise_conv(a) + bias) * g`.
 
@@ -135,6 +182,12 @@ def depthwise_conv_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None) -> 
     return as_dtype(out, out_dtype)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`torch.nn.functional.linear` in the dtype of `x`, to which the parameters are rounded, as autocast does."""
+    with no_autocast(x.device.type):
+        return F.linear(x, as_dtype(weight, x.dtype), None if bias is None else as_dtype(bias, x.dtype))
+
+
 def conv_glu(
     x: Tensor,
     fc1_weight: Tensor,
@@ -145,8 +198,8 @@ def conv_glu(
     fc2_bias: Tensor | None,
 ) -> Tensor:
     """A convolutional GLU; formula and arguments are those of `transnext.ops.products.conv_glu_training`."""
-    hidden = F.linear(x, fc1_weight, fc1_bias)
-    return F.linear(depthwise_conv_gelu_gate(hidden, weight, bias), fc2_weight, fc2_bias)
+    hidden = linear(x, fc1_weight, fc1_bias)
+    return linear(depthwise_conv_gelu_gate(hidden, weight, bias), fc2_weight, fc2_bias)
 
 
 def norm_linear(

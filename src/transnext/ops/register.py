@@ -52,7 +52,11 @@ def costs(name: str) -> Callable[[Function], Function]:
 
 
 def register_gradient(
-    name: str, definition: Callable[..., Tensor], gradient: Callable[..., Sequence[Tensor | None]], num_tensors: int
+    name: str,
+    definition: Callable[..., Tensor],
+    gradient: Callable[..., Sequence[Tensor | None]],
+    num_tensors: int,
+    keeps_result: bool = False,
 ) -> None:
     """Registers the gradient of an op that keeps its inputs, and its results beyond the first, which have no gradient.
 
@@ -64,11 +68,13 @@ def register_gradient(
         gradient: Takes which tensors want one (a tuple of bools), the gradient of the result, the other results and the
             arguments, and returns a gradient for each tensor; it may be None, and is ignored, where none is wanted.
         num_tensors: How many of the arguments, the first ones, are tensors or None.
+        keeps_result: Whether the first result is kept as well, and given to `gradient` before the others.
     """
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        others = output[1:] if isinstance(output, tuple) else ()
-        ctx.mark_non_differentiable(*others)
+        results = output if isinstance(output, tuple) else (output,)
+        ctx.mark_non_differentiable(*results[1:])
+        others = results if keeps_result else results[1:]
         ctx.save_for_backward(*others, *inputs[:num_tensors])
         ctx.num_others, ctx.sizes = len(others), inputs[num_tensors:]
 
@@ -106,12 +112,13 @@ def plain_gradients(
     return tuple(next(found) if t is not None and t.requires_grad else None for t in tensors)
 
 
-def register_triton(name: str, file: str) -> None:
+def register_triton(name: str, file: str, suffix: str = "") -> None:
     """Registers the Triton kernels of an op and of its backward, which are imported when they are called.
 
     Args:
         name: Of the op.
         file: In `transnext.ops.triton`; it has functions `forward` and `backward`.
+        suffix: Of the names of those functions.
     """
 
     def implementation(function: str) -> Callable[..., Any]:
@@ -121,8 +128,8 @@ def register_triton(name: str, file: str) -> None:
 
         return run
 
-    LIBRARY.impl(name, implementation("forward"), "CUDA")
-    LIBRARY.impl(f"{name}_backward", implementation("backward"), "CUDA")
+    LIBRARY.impl(name, implementation(f"forward{suffix}"), "CUDA")
+    LIBRARY.impl(f"{name}_backward", implementation(f"backward{suffix}"), "CUDA")
 
 
 def _load_kernels() -> ModuleType | None:

@@ -209,6 +209,64 @@ void run_attention(Dtype dtype, int64_t B, int64_t H, int64_t W, int64_t M, int6
   });
 }
 
+void run_global_attention(int64_t B, int64_t H, int64_t W, int64_t M, int64_t D, bool resize_rows, bool resize_cols) {
+  const std::string description = text("global_attention", {B, H, W, M, D, resize_rows, resize_cols});
+  const int64_t N = H * W, C = M * D, floats = B * N * C;
+  GlobalAttention a;
+  a.B = B, a.H = H, a.W = W, a.M = M, a.D = D;
+  const Block qkv = Block::random(Dtype::Float, 3 * floats), grad = Block::random(Dtype::Float, floats);
+  const auto map = [&](const Block& block, int64_t offset, int64_t pixel) {
+    return Map{block.at(offset), N * pixel, W * pixel, pixel, D};
+  };
+  a.q = map(qkv, 0, 3 * C), a.k = map(qkv, C, 3 * C), a.v = map(qkv, 2 * C, 3 * C);
+  const int64_t trained_H = resize_rows ? pick(1, H + 2) : H, trained_W = resize_cols ? pick(1, W + 2) : W;
+  a.rows = make_axis(H, H, trained_H, trained_H), a.cols = make_axis(W, W, trained_W, trained_W);
+  a.query_embedding = random_floats(C);
+  a.scale.assign(M, 0.7f), a.slope.assign(M, 0.5f);
+  a.table = random_floats(M * a.table_floats());
+  a.table.resize(a.table.size() + TABLE_SLACK, 0.0f);
+  std::vector<float> statistics(2 * M * B * N, NAN);
+  a.statistics = statistics.data();
+  const Block out(Dtype::Float, floats);
+  const auto forward = [&](const Kernels& kernels, int64_t pieces) {
+    auto* to = static_cast<float*>(out.data());
+    in_pieces(M * B * N, pieces,
+              [&](int64_t begin, int64_t end) { kernels.global_attention(a, to, begin, end); });
+    std::vector<float> values = statistics;
+    out.append_to(values);
+    return values;
+  };
+  compare(description, Dtype::Float, forward);
+  forward(baseline_kernels, 1);
+  compare(description + ", gradient", Dtype::Float, [&](const Kernels& kernels, int64_t workers) {
+    const Block grad_q(Dtype::Float, floats), grad_k(Dtype::Float, floats), grad_v(Dtype::Float, floats);
+    GlobalAttentionGradient g;
+    g.grad = map(grad, 0, C), g.out = map(out, 0, C);
+    g.q = static_cast<float*>(grad_q.data());
+    g.k = static_cast<float*>(grad_k.data());
+    g.v = static_cast<float*>(grad_v.data());
+    g.workers = std::min(workers, M * B);
+    g.table.assign(g.slots(a) * g.slot_floats(a), 0.0f);
+    g.parameters.assign(g.slots(a) * (D + 1), 0.0);
+    for (int64_t worker = 0; worker < g.workers; ++worker)
+      on_new_thread([&] { kernels.global_attention_backward(a, g, worker); });
+    std::vector<float> values;
+    for (const Block* block : {&grad_q, &grad_k, &grad_v}) block->append_to(values);
+    const int64_t per_head = a.table_floats() + D + 1;
+    std::vector<double> sums(M * per_head);
+    for (int64_t m = 0; m < M; ++m)
+      for (int64_t worker = 0; worker < g.workers; ++worker) {
+        const int64_t first = g.first_unit(a, worker), last = g.first_unit(a, worker + 1);
+        if (first >= last || m < first / B || m > (last - 1) / B) continue;
+        double* to = sums.data() + m * per_head;
+        for (int64_t i = 0; i < a.table_floats(); ++i) *to++ += g.table[(m + worker) * g.slot_floats(a) + i];
+        for (int64_t i = 0; i <= D; ++i) *to++ += g.parameters[(m + worker) * (D + 1) + i];
+      }
+    values.insert(values.end(), sums.begin(), sums.end());
+    return values;
+  });
+}
+
 void run_gate(Dtype dtype, int64_t B, int64_t H, int64_t W, int64_t F) {
   const std::string description = text("gate", {static_cast<int64_t>(dtype), B, H, W, F});
   const int64_t pixels = B * H * W, pixel = 2 * F + 3;
@@ -253,6 +311,61 @@ struct Packed {
   }
 };
 
+// The same weights for products of bfloat16 numbers, in memory of just their size.
+struct Packed16 {
+  std::vector<uint16_t> panels;
+  std::vector<float> bias;
+  Packed16(const Products16& products, const std::vector<float>& weight, int64_t N, int64_t K, bool transposed) {
+    const int64_t count = (N + PANEL_16 - 1) / PANEL_16,
+                  depth = (K + products.depth - 1) / products.depth * products.depth;
+    panels.assign(count * depth * PANEL_16, 0x7fc0), bias.assign(count * PANEL_16, 0.0f);
+    const PackPanels16 p{N, K, Dtype::Float, weight.data(), transposed ? 1 : K, transposed ? N : 1, panels.data()};
+    in_pieces(count, 2, [&](int64_t begin, int64_t end) { products.pack(p, begin, end); });
+  }
+};
+
+// Compares results of products of bfloat16 numbers with those of floats, by all kernels and all products.
+template <class Run>
+void compare16(const std::string& description, const std::vector<float>& expected, const Run& run) {
+  for (const Products16* products : available_products16())
+    for (const Kernels* kernels : all_kernels())
+      for (const int64_t pieces : {1, 3})
+        check(*kernels, description + ", " + products->name, Dtype::BFloat16, run(*kernels, *products, pieces),
+              expected);
+}
+
+void run_norm_linear16(Dtype dtype, int64_t rows, int64_t K, int64_t N, bool norm, bool with_residual,
+                       int64_t gelu_from) {
+  const int64_t x_row = K + 5;
+  const Block x = Block::random(dtype, rows * x_row - 5), residual = Block::random(dtype, rows * N);
+  std::vector<float> weight = random_floats(N * K), norm_weight = random_floats(K), norm_bias = random_floats(K);
+  for (float& w : weight) w /= std::sqrt(static_cast<float>(K));
+  const auto call = [&](const Kernels& kernels, const Products16* products, int64_t pieces, const void* panels,
+                        const float* bias) {
+    const Block out(dtype, rows * N);
+    NormLinear n{};
+    n.dtype = dtype, n.products16 = products;
+    n.rows = rows, n.K = K, n.N = N, n.x = x.data(), n.x_row = x_row;
+    if (norm) n.norm_weight = norm_weight.data(), n.norm_bias = norm_bias.data();
+    n.eps = 1e-5f, n.panels = panels, n.bias = bias, n.gelu_from = gelu_from;
+    n.residual = with_residual ? residual.data() : nullptr, n.out = out.data();
+    in_pieces(rows, pieces, [&](int64_t begin, int64_t end) { kernels.norm_linear(n, begin, end); });
+    std::vector<float> values;
+    out.append_to(values);
+    return values;
+  };
+  std::vector<float> of_floats(N, 0.0f);
+  of_floats.insert(of_floats.end(), weight.begin(), weight.end());
+  for (size_t i = N; i < of_floats.size(); ++i) of_floats[i] *= std::sqrt(static_cast<float>(K));  // Packed divides
+  const Packed floats(of_floats, N, K, baseline_kernels.panel);
+  compare16(text("norm_linear", {static_cast<int64_t>(dtype), rows, K, N, norm, with_residual, gelu_from}),
+            call(baseline_kernels, nullptr, 1, floats.panels.data(), floats.bias.data()),
+            [&](const Kernels& kernels, const Products16& products, int64_t pieces) {
+              const Packed16 packed(products, weight, N, K, false);
+              return call(kernels, &products, pieces, packed.panels.data(), packed.bias.data());
+            });
+}
+
 void run_norm_linear(Dtype dtype, int64_t rows, int64_t K, int64_t N, bool norm, bool with_residual,
                      int64_t gelu_from) {
   const std::string description =
@@ -265,6 +378,7 @@ void run_norm_linear(Dtype dtype, int64_t rows, int64_t K, int64_t N, bool norm,
     const Packed packed(weight, N, K, kernels.panel);
     const Block out(dtype, rows * N);
     const NormLinear n{dtype,
+                       nullptr,
                        rows,
                        K,
                        N,
@@ -309,6 +423,7 @@ void run_conv_glu(Dtype dtype, int64_t B, int64_t H, int64_t W, int64_t C, int64
             const Packed in(weight_in, 2 * F, C, kernels.panel), back(weight_out, C, F, kernels.panel);
             const Block out(dtype, B * H * W * C);
             const ConvGlu g{dtype,
+                            nullptr,
                             B,
                             H,
                             W,
@@ -324,12 +439,30 @@ void run_conv_glu(Dtype dtype, int64_t B, int64_t H, int64_t W, int64_t C, int64
                             bias.data(),
                             back.panels.data(),
                             back.bias.data(),
-                            out.data()};
+                            out.data(),
+                            nullptr};
             in_pieces(B * H, pieces, [&](int64_t begin, int64_t end) { kernels.conv_glu(g, begin, end); });
             std::vector<float> values;
             out.append_to(values);
             return values;
           });
+}
+
+void run_conv_glu_gated(int64_t B, int64_t H, int64_t W, int64_t C, int64_t F) {  // F of whole panels for all kernels
+  const std::vector<float> x = random_floats(B * H * W * C), weight_in = random_floats(2 * F * (C + 1));
+  const std::vector<float> norm_weight = random_floats(C), norm_bias = random_floats(C), weight = random_floats(9 * F),
+                           bias = random_floats(F);
+  compare(text("conv_glu_gated", {B, H, W, C, F}), Dtype::Float, [&](const Kernels& kernels, int64_t pieces) {
+    const Packed in(weight_in, 2 * F, C, kernels.panel);
+    std::vector<float> gated(B * H * W * F, NAN);
+    ConvGlu g{};
+    g.dtype = Dtype::Float, g.B = B, g.H = H, g.W = W, g.C = C, g.F = F;
+    g.x = x.data(), g.norm_weight = norm_weight.data(), g.norm_bias = norm_bias.data(), g.eps = 1e-5f;
+    g.panels_in = in.panels.data(), g.bias_in = in.bias.data(), g.weight = weight.data(), g.bias = bias.data();
+    g.gated = gated.data();
+    in_pieces(F / kernels.panel, pieces, [&](int64_t begin, int64_t end) { kernels.conv_glu_gated(g, begin, end); });
+    return gated;
+  });
 }
 
 void run_bias_table(int64_t M, int64_t hidden, int64_t rows, int64_t columns) {
@@ -399,14 +532,127 @@ void run_outer_product(int64_t rows, int64_t M, int64_t N, bool transposed) {
   const std::vector<float> left = random_floats(rows * M), right = random_floats(rows * N);
   compare(text("outer_product", {rows, M, N, transposed}), Dtype::Float, [&](const Kernels& kernels, int64_t pieces) {
     std::vector<float> left_sums(M), right_sums(N), out(M * N, NAN);
-    const OuterProduct p{rows,       M,         N, left.data(), right.data(), M, N, left_sums.data(), right_sums.data(),
-                         out.data(), transposed};
+    const OuterProduct p{nullptr,
+                         rows,
+                         M,
+                         N,
+                         {Dtype::Float, left.data(), M},
+                         {Dtype::Float, right.data(), N},
+                         left_sums.data(),
+                         right_sums.data(),
+                         out.data(),
+                         transposed};
     in_pieces((N + kernels.panel - 1) / kernels.panel, pieces,
               [&](int64_t begin, int64_t end) { kernels.outer_product(p, begin, end); });
     out.insert(out.end(), left_sums.begin(), left_sums.end());
     out.insert(out.end(), right_sums.begin(), right_sums.end());
     return out;
   });
+}
+
+void run_outer_product16(int64_t rows, int64_t M, int64_t N, bool transposed) {
+  const Block left = Block::random(Dtype::BFloat16, rows * M);
+  const std::vector<float> right = random_floats(rows * N);
+  std::vector<float> wide;
+  left.append_to(wide);
+  const auto call = [&](const Kernels& kernels, const Products16* products, int64_t pieces) {
+    std::vector<float> left_sums(M), right_sums(N), out(M * N, NAN);
+    const Rows of_left = products ? Rows{Dtype::BFloat16, left.data(), M} : Rows{Dtype::Float, wide.data(), M};
+    const OuterProduct p{
+        products,          rows,       M,         N, of_left, {Dtype::Float, right.data(), N}, left_sums.data(),
+        right_sums.data(), out.data(), transposed};
+    const int64_t panel = products ? PANEL_16 : kernels.panel;
+    in_pieces((N + panel - 1) / panel, pieces,
+              [&](int64_t begin, int64_t end) { kernels.outer_product(p, begin, end); });
+    out.insert(out.end(), left_sums.begin(), left_sums.end());
+    out.insert(out.end(), right_sums.begin(), right_sums.end());
+    return out;
+  };
+  compare16(text("outer_product", {rows, M, N, transposed}), call(baseline_kernels, nullptr, 1),
+            [&](const Kernels& kernels, const Products16& products, int64_t pieces) {
+              return call(kernels, &products, pieces);
+            });
+}
+
+void run_conv_glu16(Dtype dtype, int64_t B, int64_t H, int64_t W, int64_t C, int64_t F) {
+  const Block x = Block::random(dtype, B * H * W * C);
+  std::vector<float> weight_in = random_floats(2 * F * C), weight_out = random_floats(C * F);
+  const std::vector<float> norm_weight = random_floats(C), norm_bias = random_floats(C), weight = random_floats(9 * F),
+                           bias = random_floats(F);
+  ConvGlu g{};
+  g.dtype = dtype, g.B = B, g.H = H, g.W = W, g.C = C, g.F = F;
+  g.x = x.data(), g.norm_weight = norm_weight.data(), g.norm_bias = norm_bias.data(), g.eps = 1e-5f;
+  g.weight = weight.data(), g.bias = bias.data();
+  const auto call = [&](const Kernels& kernels, int64_t pieces) {
+    const Block out(dtype, B * H * W * C);
+    g.out = out.data();
+    in_pieces(B * H, pieces, [&](int64_t begin, int64_t end) { kernels.conv_glu(g, begin, end); });
+    std::vector<float> values;
+    out.append_to(values);
+    return values;
+  };
+  const std::vector<float> in = packed(baseline_kernels, weight_in, 2 * F, C, false),
+                           back = packed(baseline_kernels, weight_out, C, F, false), no_bias(2 * (F + C) + PANEL_16);
+  g.panels_in = in.data(), g.panels_out = back.data(), g.bias_in = g.bias_out = no_bias.data();
+  compare16(text("conv_glu", {static_cast<int64_t>(dtype), B, H, W, C, F}), call(baseline_kernels, 1),
+            [&](const Kernels& kernels, const Products16& products, int64_t pieces) {
+              const Packed16 first(products, weight_in, 2 * F, C, false), second(products, weight_out, C, F, false);
+              g.products16 = &products;
+              g.panels_in = first.panels.data(), g.bias_in = first.bias.data();
+              g.panels_out = second.panels.data(), g.bias_out = second.bias.data();
+              return call(kernels, pieces);
+            });
+}
+
+void run_conv_glu_training16(int64_t B, int64_t H, int64_t W, int64_t C, int64_t F) {
+  const int64_t pixels = B * H * W;
+  const Block x = Block::random(Dtype::BFloat16, pixels * C), grad = Block::random(Dtype::BFloat16, pixels * C);
+  std::vector<float> wide_x, wide_grad;
+  x.append_to(wide_x), grad.append_to(wide_grad);
+  const std::vector<float> weight = random_floats(9 * F), bias = random_floats(F), in = random_floats(2 * F * C),
+                           back = random_floats(C * F), no_bias(2 * (F + C) + PANEL_16);
+  // `panels`: forward of fc1 and fc2, backward of both.
+  const auto call = [&](const Kernels& kernels, const Products16* products, int64_t workers,
+                        const std::vector<const void*>& panels) {
+    const Dtype dtype = products ? Dtype::BFloat16 : Dtype::Float;
+    const Block hidden(dtype, pixels * 2 * F), out(dtype, pixels * C), grad_x(dtype, pixels * C);
+    std::vector<float> grad_in(2 * F * C, NAN), grad_back(C * F, NAN), values;
+    ConvGluTraining t{};
+    t.products16 = products, t.dtype = dtype;
+    t.B = B, t.H = H, t.W = W, t.C = C, t.F = F;
+    t.x = products ? x.data() : wide_x.data(), t.grad = products ? grad.data() : wide_grad.data();
+    t.hidden = hidden.data(), t.out = out.data(), t.weight = weight.data(), t.bias = bias.data();
+    t.panels_in = panels[0], t.panels_out = panels[1], t.bias_in = t.bias_out = no_bias.data();
+    in_pieces(B, workers, [&](int64_t begin, int64_t end) { kernels.conv_glu_training(t, begin, end); });
+    const int64_t floats = kernels.conv_glu_totals(t), panel = products ? PANEL_16 : kernels.panel;
+    std::vector<float> totals(workers * floats);
+    t.panels_in = panels[2], t.panels_out = panels[3];
+    t.grad_x = grad_x.data(), t.totals = totals.data();
+    t.grad_weight_in = grad_in.data(), t.grad_weight_out = grad_back.data();
+    for (int64_t worker = 0; worker < workers; ++worker)
+      on_new_thread([&] { kernels.conv_glu_training_backward(t, worker, workers); });
+    for (int64_t i = floats; i < workers * floats; ++i) totals[i % floats] += totals[i];
+    in_pieces((2 * F + panel - 1) / panel + (F + panel - 1) / panel, workers,
+              [&](int64_t begin, int64_t end) { kernels.conv_glu_weights(t, begin, end); });
+    out.append_to(values), grad_x.append_to(values);
+    for (const auto* part : {&grad_in, &grad_back}) values.insert(values.end(), part->begin(), part->end());
+    values.insert(values.end(), totals.begin() + floats - (12 * F + C), totals.begin() + floats);
+    return values;
+  };
+  const Kernels& base = baseline_kernels;
+  const std::vector<float> floats[] = {packed(base, in, 2 * F, C, false), packed(base, back, C, F, false),
+                                       packed(base, in, C, 2 * F, true), packed(base, back, F, C, true)};
+  compare16(text("conv_glu_training", {B, H, W, C, F}),
+            call(base, nullptr, 1, {floats[0].data(), floats[1].data(), floats[2].data(), floats[3].data()}),
+            [&](const Kernels& kernels, const Products16& products, int64_t workers) {
+              const Packed16 pairs[] = {{products, in, 2 * F, C, false},
+                                        {products, back, C, F, false},
+                                        {products, in, C, 2 * F, true},
+                                        {products, back, F, C, true}};
+              return call(
+                  kernels, &products, workers,
+                  {pairs[0].panels.data(), pairs[1].panels.data(), pairs[2].panels.data(), pairs[3].panels.data()});
+            });
 }
 
 void run_conv_glu_training(int64_t B, int64_t H, int64_t W, int64_t C, int64_t F) {
@@ -484,12 +730,31 @@ int main() {
     run_norm_linear(dtype, 700, 130, 3, false, true, 3);  // several strips of rows
     run_conv_glu(dtype, 1, 40, 30, 3, 120);
   }
+  run_global_attention(1, 1, 1, 1, 1, false, false);
+  run_global_attention(1, 11, 19, 1, 24, false, false);  // several blocks of keys
+  run_global_attention(2, 10, 11, 1, 5, true, true);
+  for (int n = 0; n < 16; ++n)
+    run_global_attention(pick(1, 3), pick(1, 9), pick(1, 20), pick(1, 3), pick(1, 26), pick(0, 3) == 0,
+                         pick(0, 3) == 0);
   for (int n = 0; n < 12; ++n) run_bias_table(pick(1, 9), pick(1, 150), pick(1, 9), pick(1, 70));
   for (int n = 0; n < 12; ++n) {
     run_bias_table_gradient(pick(1, 9), pick(1, 50), pick(1, 9), pick(1, 20));
     run_outer_product(pick(1, 40), pick(1, 70), pick(1, 70), pick(0, 1) == 1);
     run_conv_glu_training(pick(1, 3), pick(1, 9), pick(1, 9), pick(1, 37), pick(1, 37));
   }
+  for (int n = 0; n < 4; ++n) {
+    const Dtype dtype = n % 2 ? Dtype::Float : Dtype::BFloat16;
+    const int64_t N = pick(1, 70);
+    const bool residual = pick(0, 1) == 1;
+    run_norm_linear16(dtype, pick(1, 40), pick(1, 70), N, pick(0, 1) == 1, residual, residual ? N : pick(0, N));
+    run_conv_glu16(dtype, pick(1, 2), pick(1, 9), pick(1, 9), pick(1, 37), pick(1, 37));
+    run_outer_product16(pick(1, 40), pick(1, 70), pick(1, 70), pick(0, 1) == 1);
+    run_conv_glu_training16(pick(1, 3), pick(1, 9), pick(1, 9), pick(1, 37), pick(1, 37));
+  }
+  run_norm_linear16(Dtype::BFloat16, 3, 800, 33, true, false, 17);  // a product in several blocks of its depth
+  run_outer_product16(300, 7, 33, false);
+  for (int n = 0; n < 8; ++n) run_conv_glu_gated(pick(1, 3), pick(1, 9), pick(1, 9), pick(1, 37), 32 * pick(1, 4));
+  run_conv_glu_gated(1, 30, 40, 3, 96);  // a panel at a time
   run_outer_product(600, 7, 33, false);     // several blocks of rows
   run_conv_glu_training(2, 40, 30, 5, 40);  // several strips
   for (int n = 0; n < 40; ++n) {

@@ -152,3 +152,11 @@ def test_grad_mode_of_the_caller_stays_between_pictures() -> None:
 def test_options_that_cannot_be(options: dict[str, int], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         sliding_scores(Looking(), torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]]), **options)
+
+
+def test_a_network_that_forgets_a_window() -> None:
+    def forgetful(images: Tensor, sizes: Tensor) -> Tensor:
+        return torch.zeros(1, 2, 8, 8)
+
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        list(sliding_scores(forgetful, torch.zeros(1, 3, 64, 128), torch.tensor([[64, 128]]), window=64, stride=64))

@@ -69,6 +69,15 @@ def open_segmentation(
     return sources
 
 
+def has_label_files(data: str | os.PathLike[str]) -> bool:
+    """Tell if a folder has label files of a known layout; outlines alone, from which maps can be drawn, are none."""
+    path = Path(os.fspath(data))
+    if not os.path.isdir(path):  # noqa: PTH112 - a path that no system takes is no folder
+        return False
+    root, nowhere = below_wrappers(path), Findings()
+    return bool(find_panoptic(root)) or (find_cityscapes(root, nowhere) or find_folders(root, nowhere)) is not None
+
+
 def open_checked(
     data: str | os.PathLike[str],
     val_fraction: float = 0.2,

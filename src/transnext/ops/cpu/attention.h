@@ -7,6 +7,7 @@
 #pragma once
 
 #include "bias_reader.h"
+#include "softmax.h"
 #include "tiles.h"
 
 namespace transnext::ISA {
@@ -164,7 +165,7 @@ INLINE void window_mix_block(const Attention& a, const float* weights, const flo
                              int64_t j, float* result) {
   constexpr int TQ = QV * VL;
   vf acc[DB][QV];
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int d = 0; d < DB; ++d)
 #pragma GCC unroll 2
     for (int v = 0; v < QV; ++v) acc[d][v] = load(result + d * TQ + v * VL);
@@ -174,13 +175,13 @@ INLINE void window_mix_block(const Attention& a, const float* weights, const flo
       vf lanes[QV];
 #pragma GCC unroll 2
       for (int v = 0; v < QV; ++v) lanes[v] = load(weights + (n + dx) * TQ + v * VL);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
       for (int d = 0; d < DB; ++d)
 #pragma GCC unroll 2
         for (int v = 0; v < QV; ++v) acc[d][v] += lanes[v] * load(row + d * ring.width + dx + v * VL);
     }
   });
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int d = 0; d < DB; ++d)
 #pragma GCC unroll 2
     for (int v = 0; v < QV; ++v) store(result + d * TQ + v * VL, acc[d][v]);
@@ -196,16 +197,13 @@ static void window_mix(const Attention& a, const float* weights, const float* ro
   for (; d < a.D; ++d) window_mix_block<1, QV>(a, weights, rows + d * ring.width, ring, i, j, result + d * TQ);
 }
 
-// Reads a tile of queries and leaves `qn`, `qs`, its scale, and the softmax numerators of all keys in `logits`.
-// Returns through `inverse_sum` one over the sum of those.
+// Reads a tile of queries and leaves `qn`, `qs` and its scale.
 template <int QV>
-static void softmax_tile(const Attention& a, Workspace& s, const BiasReader& bias, const Tile& tile,
-                         vf (&inverse_sum)[QV]) {
+static void load_queries(const Attention& a, Workspace& s, const Tile& tile) {
   constexpr int TQ = QV * VL;
-  const int64_t b = tile.b, m = tile.m, i = tile.i, j = tile.j;
-  const int64_t K = a.K(), P = a.P(), D = a.D, r = a.window / 2, count = std::min<int64_t>(TQ, a.W - j);
+  const int64_t m = tile.m, j = tile.j, D = a.D, count = std::min<int64_t>(TQ, a.W - j);
   if (count < TQ) std::fill_n(s.qn, D * TQ, 0.0f);
-  load_transposed(a.dtype, a.q.data, place(a.q, b, i, j, m), a.q.x, count, D, s.qn, TQ);
+  load_transposed(a.dtype, a.q.data, place(a.q, tile.b, tile.i, j, m), a.q.x, count, D, s.qn, TQ);
 #pragma GCC unroll 2
   for (int v = 0; v < QV; ++v) {
     const vf length = column_length(s.qn + v * VL, TQ, D), inverse = inverse_length(length),
@@ -218,7 +216,13 @@ static void softmax_tile(const Attention& a, Workspace& s, const BiasReader& bia
       store(s.qs + d * TQ + v * VL, (qn + a.query_embedding[m * D + d]) * scale);
     }
   }
+}
 
+// Logits of the window, and what a query adds to its weights.
+template <int QV>
+static void window_logits(const Attention& a, Workspace& s, const Tile& tile) {
+  constexpr int TQ = QV * VL;
+  const int64_t m = tile.m, i = tile.i, j = tile.j, K = a.K(), D = a.D, r = a.window / 2;
   window_dots<QV>(a, s.qs, s.ring.k, s.ring, i, j, s.logits);
   const bool at_edge = j < r || j + TQ + r > a.W;
   for (int64_t n = 0; n < K; ++n) {
@@ -234,31 +238,28 @@ static void softmax_tile(const Attention& a, Workspace& s, const BiasReader& bia
     for (int64_t l = 0; l < std::min<int64_t>(TQ, -dx - j); ++l) row[l] = -INFINITY;
     for (int64_t l = std::max<int64_t>(0, a.W - dx - j); l < TQ; ++l) row[l] = -INFINITY;
   }
-  if (a.cols.resized)
-    for (int64_t y = 0; y < a.P_h; ++y) {
-      const float* table_row = bias.row(y);
-      dots<QV>(s.qs, s.pool_k + y * a.P_w * D, a.P_w, D, s.logits + (K + y * a.P_w) * TQ,
-               [&](int64_t p, int v) { return bias.resized_lanes(table_row, p, j + v * VL); });
-    }
-  else
-    dots<QV>(s.qs, s.pool_k, P, D, s.logits + K * TQ,
-             [&](int64_t p, int v) ALWAYS_INLINE { return load(bias.keys[p] + j + v * VL); });
-
-#pragma GCC unroll 2
-  for (int v = 0; v < QV; ++v) {
-    float* column = s.logits + v * VL;
-    vf top = load(column), sum{};
-    for (int64_t n = 1; n < K + P; ++n) top = maximum(top, load(column + n * TQ));
-    for (int64_t n = 0; n < K + P; ++n) {
-      const vf e = exp_nonpositive(load(column + n * TQ) - top);
-      store(column + n * TQ, e);
-      sum += e;
-    }
-    inverse_sum[v] = 1.0f / sum;
-  }
-  // What a query adds to the weights of the window.
   dots<QV>(s.qn, a.tokens.data() + m * K * D, K, D, s.token_weights,
            [&](int64_t n, int) { return broadcast(a.tokens_bias[m * K + n]); });
+}
+
+// Logits of pooled keys [first, last), which the softmax looks at.
+template <int QV>
+static void pool_logits(const Attention& a, const Workspace& s, const BiasReader& bias, int64_t j, int64_t first,
+                        int64_t last, float* logits, RunningSoftmax<QV>& softmax) {
+  const float* keys = s.pool_k + first * a.D;
+  const auto look = [&](int v, vf largest) ALWAYS_INLINE { softmax.look(v, largest); };
+  if (a.cols.resized)
+    dots<QV>(
+        s.qs, keys, last - first, a.D, logits,
+        [&](int64_t n, int v) {
+          const int64_t p = first + n;
+          return bias.resized_lanes(bias.row(p / a.P_w), p % a.P_w, j + v * VL);
+        },
+        look);
+  else
+    dots<QV>(
+        s.qs, keys, last - first, a.D, logits,
+        [&](int64_t n, int v) ALWAYS_INLINE { return load(bias.keys[first + n] + j + v * VL); }, look);
 }
 
 template <int QV>
@@ -266,15 +267,30 @@ static void forward_tile(const Attention& a, Workspace& s, const BiasReader& bia
   constexpr int TQ = QV * VL;
   const int64_t b = tile.b, m = tile.m, i = tile.i, j = tile.j;
   const int64_t K = a.K(), P = a.P(), D = a.D, count = std::min<int64_t>(TQ, a.W - j);
-  vf inverse_sum[QV];
-  softmax_tile<QV>(a, s, bias, tile, inverse_sum);
-  mix<QV>(s.logits + K * TQ, s.pool_v, P, D, s.out);
+  float* logits = s.logits + K * TQ;
+  load_queries<QV>(a, s, tile);
+  window_logits<QV>(a, s, tile);
+  RunningSoftmax<QV> softmax;
+  vf factor[QV], of_window[QV];
+  softmax.look(s.logits, K);
+  softmax.take(s.logits, K, factor);
+  for (int v = 0; v < QV; ++v) of_window[v] = broadcast(1.0f);
+  std::fill_n(s.out, D * TQ, 0.0f);
+  for (int64_t first = 0; first < P; first += KEYS) {
+    const int64_t last = std::min(P, first + KEYS);
+    pool_logits<QV>(a, s, bias, j, first, last, logits, softmax);
+    softmax.take(logits, last - first, factor);
+    mix<QV>(logits, s.pool_v + first * D, last - first, D, s.out,
+            [&](int64_t d, int v) ALWAYS_INLINE { return load(s.out + (d * QV + v) * VL) * factor[v]; });
+    for (int v = 0; v < QV; ++v) of_window[v] = of_window[v] * factor[v];
+  }
 #pragma GCC unroll 2
   for (int v = 0; v < QV; ++v) {
-    for (int64_t d = 0; d < D; ++d) store(s.out + d * TQ + v * VL, load(s.out + d * TQ + v * VL) * inverse_sum[v]);
+    const vf inverse_sum = 1.0f / softmax.sum[v];
+    for (int64_t d = 0; d < D; ++d) store(s.out + d * TQ + v * VL, load(s.out + d * TQ + v * VL) * inverse_sum);
     for (int64_t n = 0; n < K; ++n) {
       float *e = s.logits + n * TQ + v * VL, *w = s.token_weights + n * TQ + v * VL;
-      store(w, load(w) + load(e) * inverse_sum[v]);
+      store(w, load(w) + load(e) * (of_window[v] * inverse_sum));
     }
   }
   window_mix<QV>(a, s.token_weights, s.ring.v, s.ring, i, j, s.out);

@@ -72,7 +72,7 @@ template <int N, int V, int QV>
 INLINE void outer_block(const float* weights, const float* rows, int64_t count, int64_t DV, float* sums) {
   constexpr int TQ = QV * VL;
   vf acc[N][V];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int n = 0; n < N; ++n)
 #pragma GCC unroll 3
     for (int v = 0; v < V; ++v) acc[n][v] = load(sums + n * DV + v * VL);
@@ -80,32 +80,35 @@ INLINE void outer_block(const float* weights, const float* rows, int64_t count, 
     vf x[V];
 #pragma GCC unroll 3
     for (int v = 0; v < V; ++v) x[v] = load(rows + l * DV + v * VL);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int n = 0; n < N; ++n) {
       const vf w = broadcast(weights[n * TQ + l]);
 #pragma GCC unroll 3
       for (int v = 0; v < V; ++v) acc[n][v] += w * x[v];
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int n = 0; n < N; ++n)
 #pragma GCC unroll 3
     for (int v = 0; v < V; ++v) store(sums + n * DV + v * VL, acc[n][v]);
 }
 
-template <int V, int QV>
-static void outer_columns(const float* weights, const float* rows, int64_t N, int64_t count, int64_t DV, float* sums) {
+template <int N, int V, int QV>
+static void outer_columns(const float* weights, const float* rows, int64_t keys, int64_t count, int64_t DV,
+                          float* sums) {
   constexpr int TQ = QV * VL;
   int64_t n = 0;
-  for (; n + 4 <= N; n += 4) outer_block<4, V, QV>(weights + n * TQ, rows, count, DV, sums + n * DV);
-  for (; n < N; ++n) outer_block<1, V, QV>(weights + n * TQ, rows, count, DV, sums + n * DV);
+  for (; n + N <= keys; n += N) outer_block<N, V, QV>(weights + n * TQ, rows, count, DV, sums + n * DV);
+  for (; n < keys; ++n) outer_block<1, V, QV>(weights + n * TQ, rows, count, DV, sums + n * DV);
 }
 
+// In blocks of about 12 sums, as many as are under way at once.
 template <int QV>
 static void outer(const float* weights, const float* rows, int64_t N, int64_t count, int64_t DV, float* sums) {
   int64_t d = 0;
-  for (; d + 3 * VL <= DV; d += 3 * VL) outer_columns<3, QV>(weights, rows + d, N, count, DV, sums + d);
-  for (; d < DV; d += VL) outer_columns<1, QV>(weights, rows + d, N, count, DV, sums + d);
+  for (; d + 3 * VL <= DV; d += 3 * VL) outer_columns<4, 3, QV>(weights, rows + d, N, count, DV, sums + d);
+  for (; d + 2 * VL <= DV; d += 2 * VL) outer_columns<6, 2, QV>(weights, rows + d, N, count, DV, sums + d);
+  for (; d < DV; d += VL) outer_columns<8, 1, QV>(weights, rows + d, N, count, DV, sums + d);
 }
 
 // row[d][x] += sum over dx of weights[n + dx][x - dx + r] * queries[d][x - dx + r], for DB channels and one vector of
@@ -169,8 +172,13 @@ static void backward_tile(const Attention& a, const AttentionGradient& grads, Ba
   const int64_t b = tile.b, m = tile.m, i = tile.i, j = tile.j;
   const int64_t K = a.K(), P = a.P(), D = a.D, DV = BackwardWorkspace::channels(a),
                 count = std::min<int64_t>(TQ, a.W - j);
-  vf inverse_sum[QV];
-  softmax_tile<QV>(a, s, bias, tile, inverse_sum);
+  load_queries<QV>(a, s, tile);
+  window_logits<QV>(a, s, tile);
+  RunningSoftmax<QV> softmax;
+  softmax.look(s.logits, K);
+  pool_logits<QV>(a, s, bias, j, 0, P, s.logits + K * TQ, softmax);
+  vf factor[QV];
+  softmax.take(s.logits, K + P, factor);
   if (count < TQ) std::fill_n(s.g, D * TQ, 0.0f);
   load_transposed(a.dtype, grads.grad.data, place(grads.grad, b, i, j, m), grads.grad.x, count, D, s.g, TQ);
   store_transposed(s.g, TQ, count, D, s.g_rows, DV);
@@ -187,9 +195,10 @@ static void backward_tile(const Attention& a, const AttentionGradient& grads, Ba
 #pragma GCC unroll 2
   for (int v = 0; v < QV; ++v) {
     const int64_t at_v = v * VL;
+    const vf inverse_sum = 1.0f / softmax.sum[v];
     vf mean{};
     for (int64_t n = 0; n < K + P; ++n) {
-      const vf p = load(s.logits + n * TQ + at_v) * inverse_sum[v];
+      const vf p = load(s.logits + n * TQ + at_v) * inverse_sum;
       store(s.logits + n * TQ + at_v, p);
       mean += p * load(s.dA + n * TQ + at_v);
     }

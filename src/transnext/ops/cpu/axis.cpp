@@ -36,10 +36,8 @@ Axis make_axis(int64_t queries, int64_t keys, int64_t trained_queries, int64_t t
       axis.key_offset.push_back(static_cast<int32_t>(2 * (H - 1) - (start + end - 1)));
     }
   }
-  if (axis.resized) {
-    blend(H, queries, axis.query_first, axis.query_second, axis.query_share);
-    blend(P, keys, axis.key_first, axis.key_second, axis.key_share);
-  }
+  blend(H, queries, axis.query_first, axis.query_second, axis.query_share);
+  blend(P, keys, axis.key_first, axis.key_second, axis.key_share);
   return axis;
 }
 

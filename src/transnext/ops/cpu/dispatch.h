@@ -13,4 +13,11 @@ bool supports(const Kernels& kernels);
 const Kernels& kernels();
 void use_kernels(const Kernels& kernels);
 
+// Products of bfloat16 numbers that this processor can run, the fastest last, behind those that are emulated.
+std::vector<const Products16*> available_products16();
+
+// Those in use: the fastest that is not emulated, null if there is none, unless `use_products16` was called.
+const Products16* products16();
+void use_products16(const Products16* products);
+
 }  // namespace transnext

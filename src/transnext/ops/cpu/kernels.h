@@ -25,8 +25,8 @@ struct Axis {
   int64_t entries;                  // distinct offsets, U
   int64_t step;                     // table entries between neighbouring queries, 1 or 2
   std::vector<int32_t> key_offset;  // entry = step * query + key_offset[key], in trained positions
-  // Only when the bias is resized from a trained size: each position blends two trained ones, (1 - share) first + share
-  // second.
+  // Each position blends two trained ones, (1 - share) first + share second; itself alone unless the bias is resized
+  // from a trained size.
   bool resized = false;
   std::vector<int32_t> query_first, query_second, key_first, key_second;
   std::vector<float> query_share, key_share;
@@ -87,6 +87,35 @@ struct AttentionTotals {
   std::vector<float> table;                            // [M, U_h, U_w]
 };
 
+// Attention of every pixel to every pixel, `N = H * W`.
+struct GlobalAttention {
+  int64_t B, H, W, M, D;
+  Map q, k, v;                         // of floats
+  Axis rows, cols;                     // of pixels against pixels: queries step by one entry
+  std::vector<float> query_embedding;  // [M, D]
+  std::vector<float> scale;            // [M]: softplus(temperature) log(N)
+  std::vector<float> slope;            // [M]: its derivative
+  std::vector<float> table;            // [M, U_h, U_w], then TABLE_SLACK zeros
+  float* statistics;                   // [2, M, B, N]: of each query its largest logit times log2(e), and one over the sum of powers
+
+  int64_t N() const { return H * W; }
+  int64_t table_floats() const { return rows.entries * cols.entries; }
+  bool resized() const { return rows.resized || cols.resized; }
+};
+
+// Work is cut into images and heads, ordered by head, image: `units`.
+struct GlobalAttentionGradient {
+  Map grad, out;       // of and as the output
+  float *q, *k, *v;    // results, contiguous [B, H, W, M, D]
+  int64_t workers;
+  std::vector<float> table;         // [slots][U_h, U_w, TABLE_SLACK]; worker w's share of head m is in m + w
+  std::vector<double> parameters;  // [slots][D query_embedding, 1 temperature]
+
+  int64_t first_unit(const GlobalAttention& a, int64_t worker) const { return a.M * a.B * worker / workers; }
+  int64_t slots(const GlobalAttention& a) const { return a.M + (workers > 1 ? workers : 1) - 1; }
+  int64_t slot_floats(const GlobalAttention& a) const { return a.table_floats() + TABLE_SLACK; }
+};
+
 // Depthwise 3x3 convolution, GELU and gate.
 struct Gate {
   Dtype dtype;
@@ -104,17 +133,70 @@ struct Gate {
   float* grad_parameters;  // [workers, 9 + 1, all]
 };
 
+// Products of bfloat16 numbers, summed in float32, for processors that multiply them: a set of functions for each kind
+// of instruction, next to the kernels below, which call them for their products where one was given. Weights are
+// panels, `[ceil(N / PANEL_16), depth / 2, PANEL_16, 2]`: of a column, two neighbouring channels lie side by side, as
+// the instructions take them. `depth` is K, rounded up to a multiple of Products16::depth, the rest zeros.
+constexpr int64_t PANEL_16 = 32;
+constexpr int64_t ROWS_16 = 32;  // of left factors: there is room for a multiple of these, zeros or not
+
+// A matrix whose rows are `step` elements apart.
+struct Rows {
+  Dtype dtype;
+  const void* data;
+  int64_t step;
+};
+
+// out[t, n] = bias[n] + sum over k of left[t, k] weight[n, k], then as in NormLinear.
+struct Product16 {
+  int64_t rows, depth, N;
+  const uint16_t *left, *panels;  // left is [rows, depth]
+  const float* bias;              // whole panels
+  float* partial;                 // [rows rounded up, PANEL_16], for sums between blocks of the depth
+  Dtype dtype;                    // of `residual` and `out`, not Half
+  const void* residual;           // [rows, N], or null
+  void* out;                      // [rows, N]
+  int64_t gelu_from;
+};
+
+// Weights `[N, K]`, element (n, k) at `k * k_step + n * n_step`, one of which is 1, to panels.
+struct PackPanels16 {
+  int64_t N, K;
+  Dtype dtype;
+  const void* weight;
+  int64_t n_step, k_step;
+  uint16_t* panels;
+};
+
+// As OuterProduct; totals are `[panel][M rounded up to outer_rows][PANEL_16]`.
+struct OuterProduct16 {
+  int64_t rows, M, N;
+  Rows left, right;               // [rows, M], [rows, N]
+  float *left_sums, *right_sums;  // or null
+};
+
+struct Products16 {
+  const char* name;
+  int64_t depth, outer_rows;
+  void (*round_rows)(const Rows&, int64_t count, int64_t K, uint16_t* to);               // to [count, depth]
+  void (*pack)(const PackPanels16&, int64_t begin, int64_t end);                         // panels
+  void (*multiply)(const Product16&);                                                    // all rows
+  int64_t (*outer_scratch)(int64_t M);                                                   // floats of `work`
+  void (*add_outer)(const OuterProduct16&, int64_t begin, int64_t end, float*, float*);  // panels; totals, work
+};
+
 // LayerNorm (if `norm_weight`), then a product with packed weights, then GELU on columns from `gelu_from` on, then a
 // sum with `residual` (if given). Rows are channels-last pixels.
 struct NormLinear {
   Dtype dtype;
+  const Products16* products16;  // null for products of floats; then panels are floats, else bfloat16
   int64_t rows, K, N;
   const void* x;  // [rows, K], row stride `x_row`
   int64_t x_row;
   const float *norm_weight, *norm_bias;
   float eps;
-  const float* panels;  // [ceil(N / PANEL), K, PANEL]
-  const float* bias;    // ceil(N / PANEL) * PANEL
+  const void* panels;  // floats are [ceil(N / PANEL), K, PANEL]
+  const float* bias;   // whole panels
   int64_t gelu_from;
   const void* residual;  // [rows, N]
   void* out;             // [rows, N]
@@ -130,9 +212,9 @@ struct PackPanels {
 
 // out[m, n] = sum over t of left[t, m] right[t, n].
 struct OuterProduct {
+  const Products16* products16;  // null for floats
   int64_t rows, M, N;
-  const float *left, *right;      // [rows, M], [rows, N]
-  int64_t left_row, right_row;    // their row strides
+  Rows left, right;               // [rows, M], [rows, N]
   float *left_sums, *right_sums;  // column sums are added to these, [M], [N], where they are not null
   float* out;                     // [M, N], or [N, M] if `transposed`
   bool transposed;
@@ -149,28 +231,34 @@ struct Pool {
 
 struct ConvGlu {
   Dtype dtype;
+  const Products16* products16;  // or null
   int64_t B, H, W, C, F;
   const void* x;  // [B, H, W, C], also the residual
   const float *norm_weight, *norm_bias;
   float eps;
-  const float *panels_in, *bias_in;    // C -> 2 F
-  const float *weight, *bias;          // depthwise, [9, F], [F]
-  const float *panels_out, *bias_out;  // F -> C
+  const void* panels_in;  // C -> 2 F
+  const float* bias_in;
+  const float *weight, *bias;  // depthwise, [9, F], [F]
+  const void* panels_out;      // F -> C
+  const float* bias_out;
   void* out;
+  float* gated;  // [B, H, W, F], where threads share out channels
 };
 
 // A convolutional GLU in training: out = fc2(gate(fc1(x))), and its gradients.
 struct ConvGluTraining {
+  const Products16* products16;  // null for floats
+  Dtype dtype;                   // of all maps: Float, or BFloat16 with products16
   int64_t B, H, W, C, F;
-  const float* x;              // [B, H, W, C]
-  float* hidden;               // [B, H, W, 2 F]: fc1(x), written by the forward pass
+  const void* x;               // [B, H, W, C]
+  void* hidden;                // [B, H, W, 2 F]: fc1(x), written by the forward pass
   const float *weight, *bias;  // depthwise, [9, F], [F]
   // Packed weights, forward of fc1 (C -> 2 F) and fc2 (F -> C), backward of those that undo them (2 F -> C and C -> F).
-  const float *panels_in, *panels_out;
+  const void *panels_in, *panels_out;
   const float *bias_in, *bias_out;  // forward
-  float* out;                       // [B, H, W, C]
-  const float* grad;                // backward: of the output
-  float* grad_x;
+  void* out;                        // [B, H, W, C]
+  const void* grad;                 // backward: of the output
+  void* grad_x;
   float *grad_weight_in, *grad_weight_out;  // [2 F, C], [C, F]
   float* totals;  // [workers, conv_glu_totals()], zeros; last come 2 F + C + 10 F of biases and depthwise
 };
@@ -208,6 +296,9 @@ struct DigestPart {
   KERNEL(void, attention_backward_seams,                                                                              \
          (const Attention&, AttentionGradient&, int64_t begin, int64_t end)) /* seams */                              \
   KERNEL(void, attention_backward_totals, (const Attention&, const AttentionGradient&, AttentionTotals&))             \
+  KERNEL(void, global_attention,                                                                                      \
+         (const GlobalAttention&, float* out, int64_t begin, int64_t end)) /* pixels (m, b, n) */                     \
+  KERNEL(void, global_attention_backward, (const GlobalAttention&, GlobalAttentionGradient&, int64_t worker))         \
   KERNEL(void, gate_forward, (const Gate&, int64_t begin, int64_t end)) /* rows (b, i) */                             \
   KERNEL(void, gate_backward, (const Gate&, int64_t worker, int64_t workers))                                         \
   KERNEL(void, bias_table, (const BiasTable&, int64_t begin, int64_t end)) /* rows of the table */                    \
@@ -218,6 +309,7 @@ struct DigestPart {
   KERNEL(void, outer_product, (const OuterProduct&, int64_t begin, int64_t end))        /* panels of n */             \
   KERNEL(void, pool, (const Pool&, int64_t begin, int64_t end))                         /* rows (b, p) */             \
   KERNEL(void, conv_glu, (const ConvGlu&, int64_t begin, int64_t end))                  /* rows (b, i) */             \
+  KERNEL(void, conv_glu_gated, (const ConvGlu&, int64_t begin, int64_t end))            /* panels of F */             \
   KERNEL(void, conv_glu_training, (const ConvGluTraining&, int64_t begin, int64_t end)) /* images */                  \
   KERNEL(int64_t, conv_glu_totals, (const ConvGluTraining&))                            /* floats of a worker */      \
   KERNEL(void, conv_glu_training_backward, (const ConvGluTraining&, int64_t worker, int64_t workers))                 \
@@ -240,6 +332,12 @@ extern const Kernels baseline_kernels;
 #if defined(__x86_64__) || defined(_M_X64)
 extern const Kernels avx2_kernels;
 extern const Kernels avx512_kernels;
+// Null where the compiler does not know the instructions.
+extern const Products16* const avx512_bf16_products;
+extern const Products16* const amx_products;
 #endif
+// The same code, and what the instructions do in plain C++: for tests on processors that lack them.
+extern const Products16* const emulated_bf16_products;
+extern const Products16* const emulated_amx_products;
 
 }  // namespace transnext

@@ -82,50 +82,29 @@ INLINE int64_t tiles_of(int64_t M) { return (M + ROWS - 1) / ROWS; }
 INLINE int64_t outer_floats(int64_t M, int64_t panels) { return panels * tiles_of(M) * ROWS * PANEL; }
 INLINE int64_t outer_scratch(int64_t M) { return OUTER_BLOCK * (tiles_of(M) * ROWS + PANEL) + VL; }
 
-// Adds the outer products of rows of `left` and of panels [begin, end) of `right` to `totals`,
+// Adds the outer products of rows of floats of `left` and of panels [begin, end) of `right` to `totals`,
 // [panel][tile][ROWS][PANEL].
 static void add_outer(const OuterProduct& p, int64_t begin, int64_t end, float* totals, float* work) {
   const int64_t tiles = tiles_of(p.M);
   float *right = work, *left = right + OUTER_BLOCK * PANEL;
+  const float *from = static_cast<const float*>(p.left.data), *other = static_cast<const float*>(p.right.data);
   for (int64_t first = 0; first < p.rows; first += OUTER_BLOCK) {
     const int64_t count = std::min(OUTER_BLOCK, p.rows - first);
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t m = tile * ROWS;
-      take_columns<ROWS>(p.left + first * p.left_row + m, p.left_row, count, std::min<int64_t>(ROWS, p.M - m),
+      take_columns<ROWS>(from + first * p.left.step + m, p.left.step, count, std::min<int64_t>(ROWS, p.M - m),
                          m + VL <= p.M, left + tile * OUTER_BLOCK * ROWS,
                          p.left_sums && begin == 0 ? p.left_sums + m : nullptr);
     }
     for (int64_t panel = begin; panel < end; ++panel) {
       const int64_t n = panel * PANEL;
-      take_columns<PANEL>(p.right + first * p.right_row + n, p.right_row, count, std::min<int64_t>(PANEL, p.N - n),
+      take_columns<PANEL>(other + first * p.right.step + n, p.right.step, count, std::min<int64_t>(PANEL, p.N - n),
                           n + PANEL <= p.N, right, p.right_sums ? p.right_sums + n : nullptr);
       float* total = totals + (panel - begin) * tiles * ROWS * PANEL;
       for (int64_t tile = 0; tile < tiles; ++tile)
         outer_tile(left + tile * OUTER_BLOCK * ROWS, right, count, total + tile * ROWS * PANEL);
     }
   }
-}
-
-static void write_outer(const OuterProduct& p, int64_t begin, int64_t end, const float* totals) {
-  for (int64_t panel = begin; panel < end; ++panel) {
-    const float* total = totals + (panel - begin) * outer_floats(p.M, 1);
-    const int64_t n = panel * PANEL, columns = std::min<int64_t>(PANEL, p.N - n);
-    if (p.transposed)
-      for (int64_t c = 0; c < columns; ++c)
-        for (int64_t m = 0; m < p.M; ++m) p.out[(n + c) * p.M + m] = total[m * PANEL + c];
-    else
-      for (int64_t m = 0; m < p.M; ++m) std::copy_n(total + m * PANEL, columns, p.out + m * p.N + n);
-  }
-}
-
-// out[m, n] = sum over rows t of left[t, m] right[t, n], for panels [begin, end) of n. No panel is shared between
-// workers, so the result does not depend on how many there are.
-static void outer_product(const OuterProduct& p, int64_t begin, int64_t end) {
-  const int64_t floats = outer_floats(p.M, end - begin);
-  float* totals = scratch(floats + outer_scratch(p.M));
-  std::fill_n(totals, floats, 0.0f);
-  add_outer(p, begin, end, totals, totals + floats);
-  write_outer(p, begin, end, totals);
 }
 
 }  // namespace transnext::ISA

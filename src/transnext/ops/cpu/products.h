@@ -2,8 +2,8 @@
 // second-level cache: nothing that lies between is written to memory.
 #pragma once
 
+#include "factors.h"
 #include "gate.h"
-#include "gemm.h"
 
 namespace transnext::ISA {
 
@@ -30,55 +30,43 @@ static void norm_row(float* x, const float* weight, const float* bias, float eps
       [&](int64_t c) { x[c] = (x[c] - mean) * scale * weight[c] + bias[c]; });
 }
 
-// Rows of a residual sum as floats, and where their results go: in place if the tensors are floats, through scratch if
-// not.
-struct ResidualRows {
-  Dtype dtype;
-  const void* residual;
-  void* out;
-  float* scratch_rows;
-  bool direct() const { return dtype == Dtype::Float; }
-  const float* residual_of(int64_t offset, int64_t count) const {
-    if (direct() || !residual) return residual ? static_cast<const float*>(residual) + offset : nullptr;
-    widen_rows(dtype, residual, offset, 0, 1, count, scratch_rows);
-    return scratch_rows;
-  }
-  float* out_of(int64_t offset) const { return direct() ? static_cast<float*>(out) + offset : scratch_rows; }
-  void finish(int64_t offset, int64_t count) const {
-    if (!direct()) narrow_rows(dtype, scratch_rows, 1, count, out, offset, 0);
-  }
-};
-
-static void norm_linear(const NormLinear& n, int64_t begin, int64_t end) {
-  const int64_t strip = std::max<int64_t>(ROWS, STRIP_FLOATS / 2 / (n.K + PANEL) / ROWS * ROWS);
-  float* a = scratch(strip * (n.K + PANEL + n.N));
-  float* partial = a + strip * n.K;
-  const ResidualRows rows{n.dtype, n.residual, n.out, partial + strip * PANEL};
+template <class Factors>
+static void norm_linear_of(const NormLinear& n, int64_t begin, int64_t end) {
+  const int64_t strip = std::max(Factors::STEP, STRIP_FLOATS / 2 / (n.K + PANEL) / Factors::STEP * Factors::STEP);
+  const int64_t normed = n.norm_weight ? round_up(strip * n.K, 16) : 0;
+  float* a = scratch(normed + Factors::scratch_floats(n.products16, n.dtype, strip, n.K, n.N));
+  const Factors factors(n.products16, a + normed);
   for (int64_t first = begin; first < end; first += strip) {
     const int64_t count = std::min(strip, end - first), place = first * n.N;
-    const bool as_they_are = n.dtype == Dtype::Float && !n.norm_weight;
-    const float* source = as_they_are ? static_cast<const float*>(n.x) + first * n.x_row : a;
-    if (!as_they_are) widen_rows(n.dtype, n.x, first * n.x_row, n.x_row, count, n.K, a);
-    for (int64_t t = 0; t < count && !as_they_are; ++t) norm_row(a + t * n.K, n.norm_weight, n.norm_bias, n.eps, n.K);
-    const float* residual = rows.residual_of(place, count * n.N);
-    float* out = rows.out_of(place);
-    gemm(source, as_they_are ? n.x_row : n.K, count, n.K, n.panels, n.bias, partial,
-         Product{out, n.N, n.N, residual, n.gelu_from});
-    rows.finish(place, count * n.N);
+    Rows rows{n.dtype, element(n.dtype, n.x, first * n.x_row), n.x_row};
+    if (n.norm_weight) {
+      widen_rows(n.dtype, n.x, first * n.x_row, n.x_row, count, n.K, a);
+      for (int64_t t = 0; t < count; ++t) norm_row(a + t * n.K, n.norm_weight, n.norm_bias, n.eps, n.K);
+      rows = {Dtype::Float, a, n.K};
+    }
+    factors.multiply(rows, count, n.K, n.panels, n.bias,
+                     {n.dtype, element(n.dtype, n.out, place), n.N,
+                      n.residual ? element(n.dtype, n.residual, place) : nullptr, n.gelu_from});
   }
+}
+
+static void norm_linear(const NormLinear& n, int64_t begin, int64_t end) {
+  n.products16 ? norm_linear_of<BFloat16Factors>(n, begin, end) : norm_linear_of<FloatFactors>(n, begin, end);
 }
 
 // x + fc2(gate(fc1(norm(x)))) for rows of (b, y). Hidden rows are kept in a window that slides down the map: the two
 // last rows of a strip are the first of the next.
-static void conv_glu(const ConvGlu& g, int64_t begin, int64_t end) {
+template <class Factors>
+static void conv_glu_of(const ConvGlu& g, int64_t begin, int64_t end) {
   const int64_t C = g.C, F = g.F, W = g.W, hidden = 2 * F;
   const int64_t strip = std::min(g.H, std::max((MIN_STRIP_PIXELS + W - 1) / W, STRIP_FLOATS / (W * hidden)));
   // Rows y0 - 1 .. y0 + strip of hidden channels, the normed input, gated rows, and what the products keep.
-  float* rows = scratch((strip + 2) * W * (hidden + C + PANEL) + strip * W * (F + C));
-  float* normed = rows + (strip + 2) * W * hidden;
-  float* gated = normed + (strip + 2) * W * C;
-  float* partial = gated + strip * W * F;
-  const ResidualRows result{g.dtype, g.x, g.out, partial + (strip + 2) * W * PANEL};
+  const int64_t rows_floats = (strip + 2) * W * hidden, normed_floats = (strip + 2) * W * C, most = (strip + 2) * W;
+  const int64_t before = round_up(rows_floats + normed_floats + strip * W * F, 16);
+  float* rows = scratch(before + Factors::scratch_floats(g.products16, g.dtype, most, std::max(C, F), C));
+  float* normed = rows + rows_floats;
+  float* gated = normed + normed_floats;
+  const Factors factors(g.products16, rows + before);
   for (int64_t unit = begin; unit < end;) {
     const int64_t b = unit / g.H, top = unit % g.H, bottom = std::min(g.H, top + end - unit);
     // Hidden rows [from, until) of the map, to their places in the window that starts at row `origin`.
@@ -90,7 +78,8 @@ static void conv_glu(const ConvGlu& g, int64_t begin, int64_t end) {
       widen_rows(g.dtype, g.x, (b * g.H + from) * W * C, C, pixels, C, normed);
       for (int64_t t = 0; t < pixels; ++t) norm_row(normed + t * C, g.norm_weight, g.norm_bias, g.eps, C);
       float* to = rows + (from - origin) * W * hidden;
-      gemm(normed, C, pixels, C, g.panels_in, g.bias_in, partial, Product{to, hidden, hidden, nullptr, hidden});
+      factors.multiply({Dtype::Float, normed, C}, pixels, C, g.panels_in, g.bias_in,
+                       sums_alone(Dtype::Float, to, hidden));
     };
     expand(top - 1, top + 1, top - 1);
     for (int64_t y0 = top; y0 < bottom; y0 += strip) {
@@ -105,14 +94,16 @@ static void conv_glu(const ConvGlu& g, int64_t begin, int64_t end) {
                  F);
       }
       const int64_t place = (b * g.H + y0) * W * C;
-      const float* residual = result.residual_of(place, count * W * C);
-      float* out = result.out_of(place);
-      gemm(gated, F, count * W, F, g.panels_out, g.bias_out, partial, Product{out, C, C, residual, C});
-      result.finish(place, count * W * C);
+      factors.multiply({Dtype::Float, gated, F}, count * W, F, g.panels_out, g.bias_out,
+                       {g.dtype, element(g.dtype, g.out, place), C, element(g.dtype, g.x, place), C});
       std::copy_n(rows + count * W * hidden, 2 * W * hidden, rows);
     }
     unit += bottom - top;
   }
+}
+
+static void conv_glu(const ConvGlu& g, int64_t begin, int64_t end) {
+  g.products16 ? conv_glu_of<BFloat16Factors>(g, begin, end) : conv_glu_of<FloatFactors>(g, begin, end);
 }
 
 }  // namespace transnext::ISA

@@ -6,7 +6,8 @@
 
 namespace transnext::ISA {
 
-constexpr int KEY_BLOCK = 6, CHANNEL_BLOCK = 6;  // with 2 vectors of queries: 12 accumulators
+// With 2 vectors of queries: 24 accumulators where there are 32 registers, else 12.
+constexpr int KEY_BLOCK = VL == 16 ? 12 : 6, CHANNEL_BLOCK = KEY_BLOCK;
 
 INLINE vf square_root(vf x) {
   vf y;
@@ -95,12 +96,14 @@ static void normalise_columns(float* x, int64_t ld, int64_t n, int64_t D) {
   }
 }
 
-// result[n][lanes] = start[n] + sum_d x[d][lanes] * y[n][d]; `start(n)` gives the lanes' start values.
-template <int N, int QV, class Start>
-INLINE void dot_block(const float* x, const float* y, int64_t D, float* result, const Start& start) {
+// result[n][lanes] = start[n] + sum_d x[d][lanes] * y[n][d]; `start(n, v)` gives the lanes' start values, and
+// `largest(v, lanes)` gets the largest of them.
+template <int N, int QV, class Start, class Largest>
+INLINE void dot_block(const float* x, const float* y, int64_t D, float* result, const Start& start,
+                      const Largest& largest) {
   constexpr int TQ = QV * VL;
   vf acc[N][QV];
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int n = 0; n < N; ++n)
 #pragma GCC unroll 2
     for (int v = 0; v < QV; ++v) acc[n][v] = start(n, v);
@@ -108,64 +111,90 @@ INLINE void dot_block(const float* x, const float* y, int64_t D, float* result, 
     vf lanes[QV];
 #pragma GCC unroll 2
     for (int v = 0; v < QV; ++v) lanes[v] = load(x + d * TQ + v * VL);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int n = 0; n < N; ++n) {
       const vf value = broadcast(y[n * D + d]);
 #pragma GCC unroll 2
       for (int v = 0; v < QV; ++v) acc[n][v] += lanes[v] * value;
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int n = 0; n < N; ++n)
 #pragma GCC unroll 2
     for (int v = 0; v < QV; ++v) store(result + n * TQ + v * VL, acc[n][v]);
+#pragma GCC unroll 2
+  for (int v = 0; v < QV; ++v) {
+    vf high = acc[0][v];
+#pragma GCC unroll 12
+    for (int n = 1; n < N; ++n) high = maximum(high, acc[n][v]);
+    largest(v, high);
+  }
+}
+
+template <int QV, class Start, class Largest>
+static void dots(const float* x, const float* y, int64_t N, int64_t D, float* result, const Start& start,
+                 const Largest& largest) {
+  constexpr int TQ = QV * VL;
+  int64_t n = 0;
+  const auto from_n = [&](int i, int v) ALWAYS_INLINE { return start(n + i, v); };
+  for (; n + KEY_BLOCK <= N; n += KEY_BLOCK) dot_block<KEY_BLOCK, QV>(x, y + n * D, D, result + n * TQ, from_n, largest);
+  for (; n + 6 <= N; n += 6) dot_block<6, QV>(x, y + n * D, D, result + n * TQ, from_n, largest);
+  switch (N - n) {
+    case 5: return dot_block<5, QV>(x, y + n * D, D, result + n * TQ, from_n, largest);
+    case 4: return dot_block<4, QV>(x, y + n * D, D, result + n * TQ, from_n, largest);
+    case 3: return dot_block<3, QV>(x, y + n * D, D, result + n * TQ, from_n, largest);
+    case 2: return dot_block<2, QV>(x, y + n * D, D, result + n * TQ, from_n, largest);
+    case 1: return dot_block<1, QV>(x, y + n * D, D, result + n * TQ, from_n, largest);
+  }
 }
 
 template <int QV, class Start>
 static void dots(const float* x, const float* y, int64_t N, int64_t D, float* result, const Start& start) {
-  constexpr int TQ = QV * VL;
-  int64_t n = 0;
-  const auto from_n = [&](int i, int v) ALWAYS_INLINE { return start(n + i, v); };
-  for (; n + KEY_BLOCK <= N; n += KEY_BLOCK) dot_block<KEY_BLOCK, QV>(x, y + n * D, D, result + n * TQ, from_n);
-  switch (N - n) {
-    case 5: return dot_block<5, QV>(x, y + n * D, D, result + n * TQ, from_n);
-    case 4: return dot_block<4, QV>(x, y + n * D, D, result + n * TQ, from_n);
-    case 3: return dot_block<3, QV>(x, y + n * D, D, result + n * TQ, from_n);
-    case 2: return dot_block<2, QV>(x, y + n * D, D, result + n * TQ, from_n);
-    case 1: return dot_block<1, QV>(x, y + n * D, D, result + n * TQ, from_n);
-  }
+  dots<QV>(x, y, N, D, result, start, [](int, vf) ALWAYS_INLINE {});
 }
 
-// result[d][lanes] = sum_n weights[n][lanes] * y[n][d], in blocks of channels.
-template <int DB, int QV>
-INLINE void mix_block(const float* weights, const float* y, int64_t N, int64_t D, float* result) {
+// result[d][lanes] = start(d, v) + sum_n weights[n][lanes] * y[n][d], in blocks of channels; `start(d, v)` gives the
+// lanes' start values.
+template <int DB, int QV, class Start>
+INLINE void mix_block(const float* weights, const float* y, int64_t N, int64_t D, float* result, const Start& start) {
   constexpr int TQ = QV * VL;
-  vf acc[DB][QV] = {};
+  vf acc[DB][QV];
+#pragma GCC unroll 12
+  for (int d = 0; d < DB; ++d)
+#pragma GCC unroll 2
+    for (int v = 0; v < QV; ++v) acc[d][v] = start(d, v);
   for (int64_t n = 0; n < N; ++n) {
     vf lanes[QV];
 #pragma GCC unroll 2
     for (int v = 0; v < QV; ++v) lanes[v] = load(weights + n * TQ + v * VL);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int d = 0; d < DB; ++d) {
       const vf value = broadcast(y[n * D + d]);
 #pragma GCC unroll 2
       for (int v = 0; v < QV; ++v) acc[d][v] += lanes[v] * value;
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int d = 0; d < DB; ++d)
 #pragma GCC unroll 2
     for (int v = 0; v < QV; ++v) store(result + d * TQ + v * VL, acc[d][v]);
 }
 
-template <int QV>
-static void mix(const float* weights, const float* y, int64_t N, int64_t D, float* result) {
+template <int QV, class Start>
+static void mix(const float* weights, const float* y, int64_t N, int64_t D, float* result, const Start& start) {
   constexpr int TQ = QV * VL;
   int64_t d = 0;
+  const auto from_d = [&](int i, int v) ALWAYS_INLINE { return start(d + i, v); };
   for (; d + CHANNEL_BLOCK <= D; d += CHANNEL_BLOCK)
-    mix_block<CHANNEL_BLOCK, QV>(weights, y + d, N, D, result + d * TQ);
-  for (; d + 2 <= D; d += 2) mix_block<2, QV>(weights, y + d, N, D, result + d * TQ);
-  for (; d < D; ++d) mix_block<1, QV>(weights, y + d, N, D, result + d * TQ);
+    mix_block<CHANNEL_BLOCK, QV>(weights, y + d, N, D, result + d * TQ, from_d);
+  for (; d + 4 <= D; d += 4) mix_block<4, QV>(weights, y + d, N, D, result + d * TQ, from_d);
+  for (; d + 2 <= D; d += 2) mix_block<2, QV>(weights, y + d, N, D, result + d * TQ, from_d);
+  for (; d < D; ++d) mix_block<1, QV>(weights, y + d, N, D, result + d * TQ, from_d);
+}
+
+template <int QV>
+static void mix(const float* weights, const float* y, int64_t N, int64_t D, float* result) {
+  mix<QV>(weights, y, N, D, result, [](int64_t, int) ALWAYS_INLINE { return vf{}; });
 }
 
 }  // namespace transnext::ISA

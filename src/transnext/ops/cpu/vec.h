@@ -30,7 +30,7 @@ INLINE vi as_int(vf x) { return (vi)x; }  // the bits as they are
 INLINE vf as_float(vi x) { return (vf)x; }
 INLINE vf select(vi mask, vf yes, vf no) { return as_float((mask & as_int(yes)) | (~mask & as_int(no))); }
 // NaN in `b` is kept: comparisons with NaN are false.
-INLINE vf maximum(vf a, vf b) { return select(a > b, a, b); }
+INLINE vf maximum(vf a, vf b) { return a > b ? a : b; }  // one instruction, which `select` would not become
 
 INLINE float sum_lanes(vf x) {
   float total = 0;
@@ -113,22 +113,44 @@ INLINE Pair select(PairMask mask, Pair yes, Pair no) {
 
 INLINE vf filled(vf, float x) { return broadcast(x); }
 INLINE Pair filled(Pair, float x) { return {broadcast(x), broadcast(x)}; }
-INLINE vf power_of_two(vf n) { return as_float((__builtin_convertvector(n, vi) + 127) << 23); }
-INLINE Pair power_of_two(Pair n) { return {power_of_two(n.a), power_of_two(n.b)}; }
+INLINE Pair maximum(Pair x, Pair y) { return {maximum(x.a, y.a), maximum(x.b, y.b)}; }
+// The float whose biased exponent stands in the last bits of another.
+INLINE vf power_in_last_bits(vf x) { return as_float(as_int(x) << 23); }
+INLINE Pair power_in_last_bits(Pair x) { return {power_in_last_bits(x.a), power_in_last_bits(x.b)}; }
 
-// exp(x) for x <= 88, within 2 units in the last place; 0 below -87.3; NaN stays. Cephes' reduction, x = n log 2 + r.
+// 2^x for x < 126, within 1 unit in the last place, 1 for 0; 0 below -126.5; NaN stays. x = n + r, and our own minimax
+// fit to 2^r for |r| <= 1/2, relative error 2e-9.
 template <class V>
-INLINE V exp_nonpositive(V x) {
-  const V clamped = select(x < -87.3f, filled(x, -87.3f), x);
-  const V magic = filled(x, 12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const V n = (clamped * 1.44269504088896341f + magic) - magic;
-  const V r = clamped - n * 0.693359375f - n * -2.12194440e-4f;
-  V p = r * 1.3888889e-3f + 8.3333333e-3f;
-  p = p * r + 4.1666667e-2f;
-  p = p * r + 1.6666667e-1f;
-  p = p * r + 0.5f;
-  p = p * r * r + r + 1.0f;
-  return select(x < -87.3f, filled(x, 0.0f), p * power_of_two(n));
+INLINE V exp2_nonpositive(V x) {
+  const V magic = filled(x, 12583039.0f);  // 1.5 * 2^23 + 127: adding it rounds to an integer and biases an exponent
+  const V clamped = maximum(filled(x, -127.0f), x), shifted = clamped + magic, r = clamped - (shifted - magic);
+  V p = r * 1.5353362e-4f + 1.3398875e-3f;
+  p = p * r + 9.6184369e-3f;
+  p = p * r + 5.5503324e-2f;
+  p = p * r + 2.4022648e-1f;
+  p = p * r + 6.9314718e-1f;
+  p = p * r + 1.0f;
+  return p * power_in_last_bits(shifted);
+}
+
+constexpr float LOG2_E = 1.44269504f;
+
+// Lane l becomes lane l - 1; the last one 0.
+INLINE vf shift_down(vf x) {
+#if VL == 4
+  return __builtin_shufflevector(x, vf{}, 1, 2, 3, 4);
+#elif VL == 8
+  return __builtin_shufflevector(x, vf{}, 1, 2, 3, 4, 5, 6, 7, 8);
+#else
+  return __builtin_shufflevector(x, vf{}, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16);
+#endif
+}
+
+// `x` in the first `count` lanes, 0 in the others.
+INLINE vf first_lanes(vf x, int64_t count) {
+  vi lanes;
+  for (int i = 0; i < VL; ++i) lanes[i] = i;
+  return select(lanes < static_cast<int32_t>(count), x, vf{});
 }
 
 // The normal distribution function and exp(-x^2 / 2). Its tail is exp(-x^2 / 2) P(|x|) / Q(|x|), our own minimax fit
@@ -137,7 +159,7 @@ INLINE V exp_nonpositive(V x) {
 template <class V>
 INLINE V normal_cdf(V x, V& exponential) {
   const V size = select(x < 0.0f, x * -1.0f, x), a = select(size > 15.0f, filled(x, 15.0f), size);
-  exponential = exp_nonpositive(a * a * -0.5f);
+  exponential = exp2_nonpositive(a * a * (-0.5f * LOG2_E));
   V p = a * 1.36327312e-02f + 1.04482246e-01f;
   p = p * a + 3.34602498e-01f;
   p = p * a + 4.99999970e-01f;
@@ -180,16 +202,16 @@ static void narrow_row(const float* from, int64_t n, T* to) {
 }
 
 // `count` pieces of `n` elements, `step` elements apart from `offset` on, to or from floats that lie side by side.
-static void widen_rows(Dtype dtype, const void* from, int64_t offset, int64_t step, int64_t count, int64_t n,
-                       float* to) {
+[[maybe_unused]] static void widen_rows(Dtype dtype, const void* from, int64_t offset, int64_t step, int64_t count,
+                                        int64_t n, float* to) {
   for_dtype(dtype, [&](auto* type) {
     for (int64_t i = 0; i < count; ++i)
       widen_row(static_cast<decltype(type)>(const_cast<void*>(from)) + offset + i * step, n, to + i * n);
   });
 }
 
-static void narrow_rows(Dtype dtype, const float* from, int64_t count, int64_t n, void* to, int64_t offset,
-                        int64_t step) {
+[[maybe_unused]] static void narrow_rows(Dtype dtype, const float* from, int64_t count, int64_t n, void* to,
+                                         int64_t offset, int64_t step) {
   for_dtype(dtype, [&](auto* type) {
     for (int64_t i = 0; i < count; ++i)
       narrow_row(from + i * n, n, static_cast<decltype(type)>(to) + offset + i * step);

@@ -8,75 +8,100 @@ import triton
 from torch import Tensor
 
 from transnext.ops.position_bias import axis_index
-from transnext.ops.reference import NORM_EPS
 from transnext.ops.triton.kernels import attention_backward as backward_kernels
-from transnext.ops.triton.kernels.attention_forward import attention_forward
+from transnext.ops.triton.kernels import attention_forward as forward_kernels
+from transnext.ops.triton.kernels import attention_pooled_backward as pooled_kernels
 from transnext.ops.triton.launch import (
     Kernel,
     block_of,
     config,
     dense_channels,
+    parts_of,
     product_precision,
     size_class,
+    stride_unit,
     wants_64_bits,
 )
 
 MAX_DENSE_ENTRIES = 1 << 22
 """Query-key pairs times heads whose bias gradient is in memory at once: 16 MB, which the L2 of a large GPU holds."""
 
-PROGRAMS_WANTED = 512
-"""Programs that keep a large GPU busy, about four for each of its processors."""
+PROGRAMS_WANTED = 2048
+"""Programs that keep a large GPU busy: about four times as many as run at once."""
 
 BLOCK_U = 64
 """Entries of the bias table that a program sums."""
 
+BLOCK_R = 64
+"""Pooled keys whose shares of the gradient a program sums."""
+
+FACTORS_BLOCK_K = 64
+"""Pooled keys of a program that computes factors of logits."""
+
 MAX_SIDE = (1 << 15) - 1
 """Rows or columns of a map, with which the place of a bias in its table is computed in 32 bits."""
+
+MOST_REGISTERS = 168
+"""Of a thread: 12 warps at once on a processor of an NVIDIA GPU."""
 
 SUMS_BLOCK_Q = 32
 """Queries of a program that sums the gradients of parameters: fixed, because its sums are laid out by it."""
 
+HALF_SHIFT = 14
+"""Powers of two by which weights are multiplied before they are rounded to float16, whose smallest number is 6e-8."""
 
-KEY = ("D", "RADIUS", "TAPS", "EVEN", "PRECISION", "SIZE")
+
+OF_POOLED = ("D", "TAPS", "EVEN", "PRECISION", "SIZE")
+KEY = (*OF_POOLED, "RADIUS")
+FACTORS = Kernel(forward_kernels.attention_factors, [config(4, BLOCK_K=FACTORS_BLOCK_K)])
 FORWARD = Kernel(
-    attention_forward,
+    forward_kernels.attention_forward,
     [
-        config(4, 2, BLOCK_Q=64, BLOCK_K=32),
-        config(4, 2, BLOCK_Q=32, BLOCK_K=32),
-        config(4, 2, BLOCK_Q=32, BLOCK_K=16),
-        config(8, 2, BLOCK_Q=128, BLOCK_K=32),
+        config(1, 1, MOST_REGISTERS, BLOCK_Q=32, BLOCK_K=16),
+        config(1, 1, MOST_REGISTERS, BLOCK_Q=32, BLOCK_K=32),
+        config(2, 1, MOST_REGISTERS, BLOCK_Q=64, BLOCK_K=32),
+        config(4, 1, BLOCK_Q=128, BLOCK_K=32),
     ],
     KEY,
 )
 QUERY_GRADIENT = Kernel(
     backward_kernels.query_gradient,
-    [config(4, 1, BLOCK_K=32), config(4, 1, BLOCK_K=16), config(8, 1, BLOCK_K=32)],
+    [
+        config(1, 1, MOST_REGISTERS, BLOCK_K=16),
+        config(1, 1, MOST_REGISTERS, BLOCK_K=32),
+        config(2, 1, MOST_REGISTERS, BLOCK_K=32),
+    ],
     KEY,
 )
 LOCAL_GRADIENT = Kernel(
     backward_kernels.local_gradient,
-    [config(4, 2, BLOCK_Q=32), config(2, 2, BLOCK_Q=16), config(8, 2, BLOCK_Q=64)],
+    [
+        config(1, 1, MOST_REGISTERS, BLOCK_Q=32),
+        config(2, 1, MOST_REGISTERS, BLOCK_Q=64),
+        config(4, 1, MOST_REGISTERS, BLOCK_Q=128),
+    ],
     ("D", "RADIUS", "SIZE"),
 )
 POOLED_GRADIENT = Kernel(
-    backward_kernels.pooled_gradient,
+    pooled_kernels.pooled_gradient,
     [
-        config(4, 1, BLOCK_Q=32, BLOCK_K=32),
-        config(4, 1, BLOCK_Q=32, BLOCK_K=16),
-        config(8, 1, BLOCK_Q=32, BLOCK_K=32),
+        config(1, 1, MOST_REGISTERS, BLOCK_Q=32, BLOCK_K=16),
+        config(1, 1, MOST_REGISTERS, BLOCK_Q=32, BLOCK_K=32),
+        config(4, 1, MOST_REGISTERS, BLOCK_Q=32, BLOCK_K=64),
     ],
-    KEY,
+    OF_POOLED,
 )
+FINISH_POOLED = Kernel(pooled_kernels.finish_pooled_gradient, [config(4, BLOCK_R=BLOCK_R)])
 BIAS_GRADIENT = Kernel(
-    backward_kernels.bias_gradient,
+    pooled_kernels.bias_gradient,
     [
-        config(4, 1, BLOCK_Q=32, BLOCK_K=16),
-        config(4, 1, BLOCK_Q=32, BLOCK_K=32),
-        config(8, 1, BLOCK_Q=32, BLOCK_K=32),
+        config(1, 1, MOST_REGISTERS, BLOCK_Q=32, BLOCK_K=16),
+        config(2, 1, MOST_REGISTERS, BLOCK_Q=64, BLOCK_K=16),
+        config(1, 1, BLOCK_Q=32, BLOCK_K=32),
     ],
-    KEY,
+    OF_POOLED,
 )
-FOLD = Kernel(backward_kernels.fold_bias_gradient, [config(4, BLOCK_U=BLOCK_U)])
+FOLD = Kernel(pooled_kernels.fold_bias_gradient, [config(4, BLOCK_U=BLOCK_U)])
 
 
 class _Call(NamedTuple):
@@ -84,22 +109,45 @@ class _Call(NamedTuple):
 
     Attributes:
         maps: `q`, `k`, `v`, `k_pool`, `v_pool`, channels next to one another and the pooled ones contiguous.
-        parameters: The six parameters, contiguous; the last is the bias table.
-        sizes: Heads; rows and columns of queries, of pooled keys, of the table, and of the queries and the pooled keys
-            that it is made for.
+        parameters: The six parameters, contiguous, tokens with channels last; the last is the bias table.
+        factors: What `attention_factors` writes: of pooled keys, and where they read the bias table.
+        strides: Of `q`, `k` and `v`: batch, rows, columns, heads, in units of UNIT.
+        shape: Heads; rows and columns of queries and of pooled keys.
+        table_shape: Rows and columns of the bias table; queries and keys that it is made for.
         constants: Arguments that a kernel is compiled for.
-        precise: Those of the kernels that make products: whether the table is resized, and how products are made.
+        of_tiles: Those of the kernels that make products of tiles: how the table is read, how products are made.
+        of_chunks: Those of the kernels that go over neighbours.
     """
 
     maps: tuple[Tensor, ...]
     parameters: tuple[Tensor, ...]
-    sizes: list[int]
+    factors: tuple[Tensor, Tensor]
+    strides: tuple[int, ...]
+    shape: tuple[int, ...]
+    table_shape: tuple[int, ...]
     constants: dict[str, Any]
-    precise: dict[str, Any]
+    of_tiles: dict[str, Any]
+    of_chunks: dict[str, Any]
 
-    def strides(self, *places: int) -> list[int]:
-        """Strides of some of the maps: batch, rows, columns, heads."""
-        return [s for i in places for s in self.maps[i].stride()[:4]]
+    @property
+    def images(self) -> int:
+        """Of the batch."""
+        return self.maps[0].shape[0]
+
+    @property
+    def queries(self) -> int:
+        """Of an image."""
+        return self.shape[1] * self.shape[2]
+
+    @property
+    def pooled_keys(self) -> int:
+        """Of an image."""
+        return self.shape[3] * self.shape[4]
+
+    @property
+    def shift(self) -> int:
+        """Powers of two by which weights are multiplied."""
+        return HALF_SHIFT if self.maps[0].dtype == torch.float16 else 0
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, v_pool: Tensor, *rest: Any) -> Tensor:
@@ -113,24 +161,26 @@ def forward(q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, v_pool: Tensor, *re
         v_pool: Pooled values, as `k_pool`.
         rest: The six parameters and the four sizes of the table, as the op has them.
     """
-    call = _prepare((q, k, v, k_pool, v_pool), rest[:6], rest[6:])
-    B, H, W, M, _ = q.shape
-    out = q.new_empty(q.shape)
-    if out.numel():
-        FORWARD[lambda meta: (triton.cdiv(H * W, meta["BLOCK_Q"]) * B * M,)](
-            *call.maps,
-            *call.parameters,
-            out,
-            *call.strides(0, 1, 2),
-            *call.sizes,
-            **call.precise,
-            **call.constants,
-        )
-    return out
+    if q.numel() == 0:
+        return q.new_empty(q.shape)
+    return _forward(_prepare((q, k, v, k_pool, v_pool), rest[:6], rest[6:]))[0]
+
+
+def forward_training(q: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    """The output, and the log-sum-exp of each query's logits, `[B, M, N]` float32, which the gradient wants.
+
+    Args:
+        q: As the others, an argument of `forward`.
+        arguments: The other ones.
+    """
+    if q.numel() == 0:
+        B, H, W, M, _ = q.shape
+        return q.new_empty(q.shape), q.new_empty((B, M, H * W), dtype=torch.float32)
+    return _forward(_prepare((q, *arguments[:4]), arguments[4:10], arguments[10:]))
 
 
 def backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    """Gradients of the eleven tensors, in their dtypes; the same from run to run.
+    """Gradients of the eleven tensors, in their dtypes; the same from run to run. It computes the output again.
 
     In interpolating mode that of the table is, unless `torch.use_deterministic_algorithms` is on, summed by PyTorch
     in an order that may change.
@@ -139,52 +189,102 @@ def backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         grad: Gradient of the output, `[B, H, W, M, D]`.
         arguments: Those of `forward`.
     """
-    call = _prepare(arguments[:5], arguments[5:11], arguments[11:])
-    q = call.maps[0]
-    B, H, W, M, D = q.shape
-    if q.numel() == 0:
+    if grad.numel() == 0:
         return tuple(t.new_zeros(t.shape) for t in arguments[:11])
-    grad = grad.contiguous()
+    call = _prepare(arguments[:5], arguments[5:11], arguments[11:])
+    return _backward(call, grad.contiguous(), *_forward(call), arguments[5:11])
+
+
+def backward_training(grad: Tensor, out: Tensor, log_sum: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    """The same from what `forward_training` returned.
+
+    Args:
+        grad: Gradient of the output, `[B, H, W, M, D]`.
+        out: The output.
+        log_sum: The log-sum-exp.
+        arguments: Those of `forward`.
+    """
+    if grad.numel() == 0:
+        return tuple(t.new_zeros(t.shape) for t in arguments[:11])
+    call = _prepare(arguments[:5], arguments[5:11], arguments[11:])
+    return _backward(call, grad.contiguous(), out.contiguous(), log_sum.contiguous(), arguments[5:11])
+
+
+def _forward(call: _Call) -> tuple[Tensor, Tensor]:
+    """Output, and log-sum-exp of the logits, `[B, M, N]` float32."""
+    q, M = call.maps[0], call.shape[0]
+    out = q.new_empty(q.shape)
+    log_sum = q.new_empty((call.images, M, call.queries), dtype=torch.float32)
+    FORWARD[lambda meta: (triton.cdiv(call.queries, meta["BLOCK_Q"]) * call.images * M,)](
+        call.maps,
+        call.parameters,
+        *call.factors,
+        out,
+        log_sum,
+        call.strides,
+        call.shape,
+        call.table_shape,
+        SHIFT=call.shift,
+        MAIN=call.of_tiles["BLOCK_D"],  # whose padding costs less here than what two products want beside it
+        REST=0,
+        C=call.of_chunks["C"],
+        **call.constants,
+        **call.of_tiles,
+    )
+    return out, log_sum
+
+
+def _backward(
+    call: _Call, grad: Tensor, out: Tensor, log_sum: Tensor, parameters: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    q = call.maps[0]
+    B, _, _, M, D = q.shape
     K = call.parameters[2].shape[1]
-    N, tiles = H * W, triton.cdiv(H * W, SUMS_BLOCK_Q)
+    tiles = triton.cdiv(call.queries, SUMS_BLOCK_Q)
     grad_q, grad_k, grad_v = (q.new_empty(q.shape) for _ in range(3))
-    log_sum, delta = (q.new_empty((B, M, N), dtype=torch.float32) for _ in range(2))
+    of_queries = q.new_empty((B, M, 4, _rounded_up(call.queries)), dtype=torch.float32)
+    of_window = q.new_empty((B, M, 2 * K, _rounded_up(call.queries)), dtype=torch.float32)
     sums = q.new_empty((B * tiles, M, D + 1 + 2 * K + D * K), dtype=torch.float32)
     QUERY_GRADIENT[(tiles * B * M,)](
         grad,
-        *call.maps,
-        *call.parameters,
+        out,
+        call.maps,
+        call.parameters,
+        *call.factors,
+        log_sum,
         grad_q,
-        log_sum,
-        delta,
+        of_queries,
+        of_window,
         sums,
-        *call.strides(0, 1, 2),
-        *call.sizes,
+        call.strides,
+        call.shape,
+        call.table_shape,
         BLOCK_Q=SUMS_BLOCK_Q,
-        **call.precise,
+        BLOCK_T=block_of(K),
         **call.constants,
+        **call.of_tiles,
+        **call.of_chunks,
     )
-    LOCAL_GRADIENT[lambda meta: (triton.cdiv(N, meta["BLOCK_Q"]) * B * M,)](
+    LOCAL_GRADIENT[lambda meta: (triton.cdiv(call.queries, meta["BLOCK_Q"]) * B * M,)](
         grad,
-        *call.maps[:3],
-        *call.parameters[:5],
-        log_sum,
-        delta,
+        call.maps,
+        call.parameters[0],
+        of_queries,
+        of_window,
         grad_k,
         grad_v,
-        *call.strides(0, 1, 2),
-        M,
-        H,
-        W,
-        call.maps[3].shape[1] * call.maps[3].shape[2],
+        call.strides,
+        call.shape,
+        C=call.of_chunks["C"],
         **call.constants,
     )
-    grad_k_pool, grad_v_pool = _pooled_gradients(call, grad, log_sum, delta)
-    grad_table = _table_gradient(call, grad, log_sum, delta)
+    grad_k_pool, grad_v_pool = _pooled_gradients(call, grad, of_queries)
+    grad_table = _table_gradient(call, grad, of_queries)
     # Each summed by itself: results of an op must not be views of one tensor.
     of_embedding, of_temperature, of_local, of_token_bias, of_tokens = (
         part.sum(0) for part in sums.split((D, 1, K, K, D * K), dim=2)
     )
+    of_tokens = of_tokens.view(M, K, D).transpose(1, 2).contiguous()
     of_parameters = (of_embedding, of_temperature, of_local, of_tokens, of_token_bias, grad_table)
     return (
         grad_q,
@@ -192,8 +292,12 @@ def backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         grad_v,
         grad_k_pool,
         grad_v_pool,
-        *(g.reshape(p.shape).to(p.dtype) for g, p in zip(of_parameters, call.parameters, strict=True)),
+        *(g.reshape(p.shape).to(p.dtype) for g, p in zip(of_parameters, parameters, strict=True)),
     )
+
+
+def _rounded_up(count: int) -> int:
+    return triton.cdiv(count, 4) * 4
 
 
 def _prepare(maps: tuple[Any, ...], parameters: tuple[Any, ...], table_size: tuple[Any, ...]) -> _Call:
@@ -203,65 +307,105 @@ def _prepare(maps: tuple[Any, ...], parameters: tuple[Any, ...], table_size: tup
     P_h, P_w = k_pool.shape[1:3]
     if max(H, W, P_h, P_w, *table_size) > MAX_SIDE:
         raise ValueError(f"a map of {H}x{W} and a pooled one of {P_h}x{P_w}: the kernels go to {MAX_SIDE} a side")
-    table = parameters[5]
+    embedding, temperature, local_bias, tokens, token_bias, table = (p.contiguous() for p in parameters)
+    K = local_bias.shape[1]
+    unit = stride_unit(q, k, v)
     constants = {
         "D": D,
-        "BLOCK_D": block_of(D),
-        "RADIUS": math.isqrt(parameters[2].shape[1]) // 2,
+        "RADIUS": math.isqrt(K) // 2,
+        "UNIT": unit,
         "WIDE": wants_64_bits(q, k, v, k_pool) or H * W * M * D >= 2**31,
         "SIZE": size_class(q, B * M, H * W, P_h * P_w),
     }
-    precise = {
+    of_tiles = {
+        "BLOCK_D": block_of(D),
         "TAPS": 1 if tuple(table_size) == (H, W, P_h, P_w) else 2,
         "EVEN": table_size[0] % table_size[2] == 0 and table_size[1] % table_size[3] == 0,
         "PRECISION": product_precision(q.dtype),
     }
-    sizes = [M, H, W, P_h, P_w, *table.shape[1:], *table_size]
-    return _Call((q, k, v, k_pool, v_pool), tuple(p.contiguous() for p in parameters), sizes, constants, precise)
-
-
-def _pooled_gradients(call: _Call, grad: Tensor, log_sum: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-    k_pool, v_pool = call.maps[3:]
-    B, H, W, M, _ = call.maps[0].shape
-    P = k_pool.shape[1] * k_pool.shape[2]
-    splits = max(1, min(PROGRAMS_WANTED // (B * M * triton.cdiv(P, 32)), triton.cdiv(H * W, 64)))
-    partial_k, partial_v = (k_pool.new_empty((splits, *k_pool.shape), dtype=torch.float32) for _ in range(2))
-    POOLED_GRADIENT[lambda meta: (splits * triton.cdiv(P, meta["BLOCK_K"]) * M * B,)](
-        grad,
-        call.maps[0],
+    shape, table_shape = (M, H, W, P_h, P_w), (*table.shape[1:], *table_size)
+    factors = q.new_empty((B, M, 2, _rounded_up(P_h * P_w)), dtype=torch.float32)
+    places = q.new_empty(factors.shape[3:], dtype=torch.int32)
+    tokens_by_tap = q.new_empty((M, K, D), dtype=torch.float32)
+    FACTORS[(triton.cdiv(P_h * P_w, FACTORS_BLOCK_K) * B * M,)](
         k_pool,
-        v_pool,
-        *call.parameters[:2],
+        embedding,
+        tokens,
+        factors,
+        places,
+        tokens_by_tap,
+        shape,
+        table_shape,
+        D=D,
+        BLOCK_D=of_tiles["BLOCK_D"],
+        TAPS=of_tiles["TAPS"],
+        EVEN=of_tiles["EVEN"],
+        RADIUS=constants["RADIUS"],
+    )
+    return _Call(
+        maps=(q, k, v, k_pool, v_pool),
+        parameters=(embedding, temperature, local_bias, tokens_by_tap, token_bias, table.float()),
+        factors=(factors, places),
+        strides=tuple(s // unit for t in (q, k, v) for s in t.stride()[:4]),
+        shape=shape,
+        table_shape=table_shape,
+        constants=constants,
+        of_tiles=of_tiles,
+        of_chunks={"C": 16 // q.itemsize, **dict(zip(("MAIN", "REST"), parts_of(D), strict=True))},
+    )
+
+
+def _pooled_gradients(call: _Call, grad: Tensor, of_queries: Tensor) -> tuple[Tensor, Tensor]:
+    k_pool, v_pool = call.maps[3:]
+    B, M = call.images, call.shape[0]
+    splits = max(1, min(PROGRAMS_WANTED // (B * M * triton.cdiv(call.pooled_keys, 32)), triton.cdiv(call.queries, 64)))
+    partial_k, partial_v = (k_pool.new_empty((splits, *k_pool.shape), dtype=torch.float32) for _ in range(2))
+    partial_e = partial_k.new_empty(partial_k.shape[:-1])
+    POOLED_GRADIENT[lambda meta: (splits * triton.cdiv(call.pooled_keys, meta["BLOCK_K"]) * M * B,)](
+        grad,
+        call.maps,
         call.parameters[5],
-        log_sum,
-        delta,
+        call.factors[0],
+        of_queries,
         partial_k,
         partial_v,
-        *call.strides(0),
+        partial_e,
+        call.strides,
         B,
-        *call.sizes,
+        call.shape,
+        call.table_shape,
         splits,
-        **call.precise,
-        **call.constants,
+        SHIFT=call.shift,
+        **_without(call.constants, "RADIUS"),
+        **call.of_tiles,
     )
-    return _gradient_of_units(k_pool, partial_k.sum(0)).to(k_pool.dtype), partial_v.sum(0).to(v_pool.dtype)
+    grad_k_pool, grad_v_pool = (torch.empty_like(t) for t in (k_pool, v_pool))
+    FINISH_POOLED[(triton.cdiv(B * call.pooled_keys * M, BLOCK_R),)](
+        k_pool,
+        call.parameters[0],
+        partial_k,
+        partial_v,
+        partial_e,
+        grad_k_pool,
+        grad_v_pool,
+        M,
+        B * call.pooled_keys * M,
+        splits,
+        D=call.constants["D"],
+        BLOCK_D=call.of_tiles["BLOCK_D"],
+    )
+    return grad_k_pool, grad_v_pool
 
 
-def _gradient_of_units(x: Tensor, grad: Tensor) -> Tensor:
-    """Gradient of vectors from that of their unit vectors, float32. Autograd does not work below an op's dispatch."""
-    x = x.float()
-    length = x.norm(dim=-1, keepdim=True)
-    unit = x / length.clamp(min=NORM_EPS)
-    along = torch.where(length > NORM_EPS, (grad * unit).sum(-1, keepdim=True), 0.0)
-    return (grad - unit * along) / length.clamp(min=NORM_EPS)
+def _without(constants: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in constants.items() if key != name}
 
 
-def _table_gradient(call: _Call, grad: Tensor, log_sum: Tensor, delta: Tensor) -> Tensor:
+def _table_gradient(call: _Call, grad: Tensor, of_queries: Tensor) -> Tensor:
     """Gradient of the bias table, `[M, U_h, U_w]` float32: that of every pair, a few rows of queries at a time."""
     q, table = call.maps[0], call.parameters[5]
-    B, H, W, M, _ = q.shape
-    P_h, P_w = call.maps[3].shape[1:3]
-    P = P_h * P_w
+    M, H, W, P_h, P_w = call.shape
+    B, P = call.images, call.pooled_keys
     of_table = torch.zeros(table.shape, dtype=torch.float32, device=q.device)
     rows_at_once = max(1, min(H, MAX_DENSE_ENTRIES // (M * P * W)))
     for first_row in range(0, H, rows_at_once):
@@ -271,34 +415,35 @@ def _table_gradient(call: _Call, grad: Tensor, log_sum: Tensor, delta: Tensor) -
         dense = q.new_empty((splits, M, P, num_rows * W), dtype=torch.float32)
         BIAS_GRADIENT[_bias_grid(num_rows * W, P, M * splits)](
             grad,
-            q,
-            *call.maps[3:],
-            *call.parameters[:2],
+            call.maps,
             table,
-            log_sum,
-            delta,
+            call.factors[0],
+            of_queries,
             dense,
-            *call.strides(0),
+            call.strides,
             B,
-            *call.sizes,
+            call.shape,
+            call.table_shape,
             first_row,
             num_rows,
             splits,
-            **call.precise,
-            **call.constants,
+            **_without(call.constants, "RADIUS"),
+            **call.of_tiles,
         )
-        if call.precise["TAPS"] == 1:
+        if call.of_tiles["TAPS"] == 1:
             FOLD[(M * table.shape[1] * triton.cdiv(table.shape[2], BLOCK_U),)](
                 dense,
                 of_table,
-                *call.sizes[:7],
+                *call.shape,
+                *table.shape[1:],
                 first_row,
                 num_rows,
                 splits,
-                EVEN=call.precise["EVEN"],
+                EVEN=call.of_tiles["EVEN"],
             )
         else:
-            of_table += _resized_table_gradient(table, dense.sum(0), (H, W), (P_h, P_w), call.sizes[7:], first_row)
+            sizes = list(call.table_shape[2:])
+            of_table += _resized_table_gradient(table, dense.sum(0), (H, W), (P_h, P_w), sizes, first_row)
     return of_table
 
 

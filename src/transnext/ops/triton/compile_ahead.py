@@ -1,26 +1,23 @@
-"""Compiles the kernels for GPUs that are not there, and tells what registers and memory they take.
+"""Compiles the kernels for GPUs that are not there, and counts registers, memory and instructions that they take.
 
     python -m transnext.ops.triton.compile_ahead               # as first tried, bfloat16 and float32 maps
     python -m transnext.ops.triton.compile_ahead --all         # all that tuning chooses from, all dtypes and modes
 
 Launches of the ops on tensors without memory are noted down, and compiled as Triton compiles them when they are made:
 for strides that are multiples of 16, for pointers that are aligned. A program that needs more shared memory than a GPU
-gives does not start; one that needs more registers keeps some of its numbers in memory, which is slow. A kernel none of
-whose configurations (of those that are compiled) does without is an error: exit status 1.
+gives does not start; one that needs more registers keeps some of its numbers in memory, which is slow; so are loads of
+16-bit maps number by number. A kernel none of whose configurations (of those that are compiled) does without is an
+error, and so is one that takes more than its budget as first tried: exit status 1.
 """
 
 import argparse
 import json
-import re
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from itertools import product
 from multiprocessing import get_context
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +27,8 @@ from triton.runtime import driver
 
 from transnext.ops.position_bias import axis_index
 from transnext.ops.triton import attention, gate
-from transnext.ops.triton.launch import Launch, noted_launches
+from transnext.ops.triton.launch import Launch, noted_launches, options_of
+from transnext.ops.triton.machine_code import Usage, usage
 
 TARGETS = {
     "sm_80": (GPUTarget("cuda", 80, 32), 163 * 1024),
@@ -62,6 +60,57 @@ MAX_SPILLED_BYTES = 32
 """Bytes of a thread's registers that may lie in memory."""
 
 
+HEADS = (
+    *("kernel", "configuration", "maps", "mode", "stage", "target", "registers", "spilled", "shared", "narrow"),
+    *("code", "loops", "counted"),
+)
+
+
+class Budget(NamedTuple):
+    """What a kernel may take for what it computes, as first tried, on sm_90 and 16-bit maps.
+
+    Attributes:
+        unit: What is counted by.
+        blocks: Tile sizes of which a trip of the loop makes as many units as their product.
+        most: Instructions of a thread for a unit.
+        registers: The most that a thread may have; none may be spilled.
+        times: Further units that each of those is.
+        loop: "products" for the innermost loops that multiply matrices, "longest" for the longest one, "kernel" for all
+            of a kernel in which no loop is left.
+    """
+
+    unit: str
+    blocks: tuple[str, ...]
+    most: float
+    registers: int = 168
+    times: int = 1
+    loop: str = "products"
+
+    def counted(self, used: Usage, config: triton.Config, others: dict[str, Any] | None = None) -> float:
+        """Instructions of a thread for a unit; `others` are tile sizes that are none of the configuration's."""
+        if self.loop == "kernel":
+            trip = used.instructions
+        elif self.loop == "longest":
+            trip = max((loop.instructions for loop in used.loops), default=0)
+        else:
+            trip = sum(loop.instructions for loop in used.loops if loop.products)
+        units = self.times
+        for block in self.blocks:
+            units *= {**(others or {}), **config.kwargs}[block]
+        return trip * 32 * config.num_warps / units
+
+
+OF_LOGITS = ("BLOCK_Q", "BLOCK_K")
+BUDGETS: dict[str, Budget] = {
+    "attention_forward": Budget("logit", OF_LOGITS, 30),
+    "query_gradient": Budget("logit", OF_LOGITS, 30),
+    "local_gradient": Budget("tap", ("BLOCK_Q",), 180, loop="longest"),
+    "pooled_gradient": Budget("logit", OF_LOGITS, 50),
+    "bias_gradient": Budget("logit", OF_LOGITS, 25),
+}
+"""Budgets of kernels: of pooled logits, and of a neighbour of a pixel."""
+
+
 class Case(NamedTuple):
     """A kernel and how it is compiled, in words that another process understands.
 
@@ -88,7 +137,7 @@ class Case(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """Resources that a kernel takes on a target.
+    """What a kernel takes on a target.
 
     Attributes:
         kernel: Its name.
@@ -100,7 +149,11 @@ class Compiled(NamedTuple):
         registers: Of a thread.
         spilled: Bytes of a thread's registers that lie in memory.
         shared: Shared memory of a program, bytes.
-        narrow_loads: Instructions that load 2 bytes of global memory; None on AMD.
+        narrow_loads: Instructions that load less than 4 bytes of global memory.
+        instructions: Of the whole kernel.
+        loops: Of a trip of each innermost loop, in order.
+        counted: Of a thread for what its budget counts by, with the unit; None where it has no budget, and on AMD.
+        budget: The most that instructions and registers may be; None where that is left open.
     """
 
     kernel: str
@@ -112,7 +165,11 @@ class Compiled(NamedTuple):
     registers: int
     spilled: int
     shared: int
-    narrow_loads: int | None
+    narrow_loads: int
+    instructions: int
+    loops: list[int]
+    counted: tuple[float, str] | None
+    budget: tuple[float, int] | None
 
     def complaint(self) -> str | None:
         """Reason for which it may not be so; None if all is well."""
@@ -121,7 +178,21 @@ class Compiled(NamedTuple):
             return f"{self.shared} bytes of shared memory, and {self.target} has {limit}"
         if self.spilled > MAX_SPILLED_BYTES:
             return f"{self.spilled} bytes spilled, and {MAX_SPILLED_BYTES} are allowed"
+        if self.narrow_loads and self.maps in ("bf16", "fp16"):
+            return f"{self.narrow_loads} loads of single 16-bit numbers"
+        if self.counted and self.budget:
+            instructions, registers = self.budget
+            if self.counted[0] > instructions:
+                return f"{self.counted[0]:.1f} instructions a {self.counted[1]}, and {instructions:g} are allowed"
+            if self.registers > registers or self.spilled:
+                return f"{self.registers} registers and {self.spilled} bytes spilled, and {registers} are allowed"
         return None
+
+    def cells(self) -> list[str]:
+        """Words of a line of the table, without blanks but in the configuration."""
+        loops = "+".join(map(str, self.loops)) or "-"
+        counted = f"{self.counted[0]:.1f}/{self.counted[1]}" if self.counted else "-"
+        return [str(cell) if cell != "" else "-" for cell in self[:11]] + [loops, counted]
 
 
 @lru_cache
@@ -140,11 +211,10 @@ def launches(maps: str, stage: int) -> list[Launch]:
     arguments: list[Any] = [q, k, v, *pooled, *parameters, side, side, P, P]
     x, weight, bias = empty(B, side, side, 2 * F, dtype=dtype), empty(F, 1, 3, 3), empty(F)
     with noted_launches() as noted:
-        attention.forward(*arguments)
-        attention.backward(grad, *arguments)
+        attention.backward_training(grad, *attention.forward_training(*arguments), *arguments)
         gate.forward(x, weight, bias)
         gate.backward(x[..., :F], x, weight, bias)
-    return noted
+    return list({launch.kernel: launch for launch in noted}.values())
 
 
 def cases(
@@ -191,7 +261,15 @@ def compile_launch(launch: Launch, config: triton.Config, target: str, **changes
     """Compiles a kernel as this launch would have it, but for arguments to be changed, and returns what Triton does."""
     driver.set_active(_Absent(target))
     kwargs = {**launch.kwargs, **changes}
-    return launch.kernel.function.warmup(*launch.args, grid=launch.grid, **kwargs, **config.all_kwargs())
+    kwargs |= options_of(config, kwargs)
+    if TARGETS[target][0].backend == "hip":
+        kwargs.pop("maxnreg", None)
+    return launch.kernel.function.warmup(*launch.args, grid=launch.grid, **kwargs)
+
+
+def _is_bound(case: Case) -> bool:
+    """Whether a case must be within its kernel's budget."""
+    return case.target == "sm_90" and case.config == 0 and not case.mode and not case.maps.startswith("fp32")
 
 
 def compile_case(case: Case) -> Compiled:
@@ -203,19 +281,25 @@ def compile_case(case: Case) -> Compiled:
     if "PRECISION" in launch.kwargs:
         changes["PRECISION"] = "ieee" if gpu.backend == "hip" else MAPS[case.maps][1]
     compiled = compile_launch(launch, config, case.target, **changes)
-    registers, spilled = _amd_usage(compiled) if gpu.backend == "hip" else _nvidia_usage(compiled)
+    used = usage(compiled)
+    name = launch.kernel.function.__name__
+    budget = None if gpu.backend == "hip" else BUDGETS.get(name)
     blocks = " ".join(f"{name.removeprefix('BLOCK_')}{value}" for name, value in config.kwargs.items())
     return Compiled(
-        launch.kernel.function.__name__,
+        name,
         f"{blocks} warps{config.num_warps}",
         case.maps,
         case.mode,
         case.stage + 1,
         case.target,
-        registers,
-        spilled,
+        used.registers,
+        used.spilled,
         compiled.metadata.shared,
-        None if gpu.backend == "hip" else len(re.findall(r"ld\.global(?:\.(?!v\d)\w+)*\.b16\b", compiled.asm["ptx"])),
+        used.narrow_loads,
+        used.instructions,
+        [loop.instructions for loop in used.loops],
+        (budget.counted(used, config, launch.kwargs), budget.unit) if budget else None,
+        (budget.most, budget.registers) if budget and _is_bound(case) else None,
     )
 
 
@@ -226,24 +310,6 @@ def compile_all(wanted: Iterable[Case], jobs: int) -> Iterator[Compiled]:
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         yield from pool.map(compile_case, wanted)
-
-
-def _nvidia_usage(compiled: Any) -> tuple[int, int]:
-    """Registers and bytes of the stack of a thread, as NVIDIA's own tool reads them from the binary."""
-    with TemporaryDirectory() as folder:
-        binary = Path(folder) / "kernel.cubin"
-        binary.write_bytes(compiled.asm["cubin"])
-        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(binary)]
-        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return tuple(int(re.findall(rf"\b{word}:(\d+)", text)[-1]) for word in ("REG", "STACK"))  # type: ignore[return-value]
-
-
-def _amd_usage(compiled: Any) -> tuple[int, int]:
-    """Vector registers and bytes of scratch memory of a thread, from the notes in the assembly."""
-    text = compiled.asm["amdgcn"]
-    return tuple(  # type: ignore[return-value]
-        int(re.findall(rf"\.{word}:\s+(\d+)", text)[-1]) for word in ("vgpr_count", "private_segment_fixed_size")
-    )
 
 
 def main() -> None:
@@ -267,9 +333,9 @@ def main() -> None:
         wanted = cases(options.targets, options.maps, options.modes, [n - 1 for n in options.stages], options.configs)
     if options.kernels:
         wanted = (case for case in wanted if case.launch.kernel.function.__name__ in options.kernels)
-    heads = ("kernel", "configuration", "maps", "mode", "stage", "target", "registers", "spilled", "shared", "narrow")
+    form = "{:24} {:20} {:11} {:7} {:5} {:7} {:>9} {:>7} {:>7} {:>6} {:>6} {:>12} {:>12}"
     if not options.json:
-        print("{:24} {:20} {:11} {:7} {:5} {:7} {:>9} {:>7} {:>7} {:>6}".format(*heads))
+        print(form.format(*HEADS))
     fits: dict[tuple[Any, ...], bool] = {}
     for made in compile_all(wanted, options.jobs):
         complaint = made.complaint()
@@ -278,9 +344,7 @@ def main() -> None:
         if options.json:
             print(json.dumps(made._asdict()), flush=True)
             continue
-        cells = ("-" if cell is None else cell or ("-" if cell == "" else 0) for cell in made)
-        row = "{:24} {:20} {:11} {:7} {:5} {:7} {:9} {:7} {:7} {:>6}".format(*cells)
-        print(row + ("" if complaint is None else f"  {complaint}"), flush=True)
+        print(form.format(*made.cells()) + ("" if complaint is None else f"  {complaint}"), flush=True)
     failures = [" ".join(map(str, kernel)) for kernel, fit in fits.items() if not fit]
     if failures:
         sys.exit(f"kernels that take more than their GPU has: {', '.join(failures)}")

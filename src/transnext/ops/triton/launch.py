@@ -3,6 +3,7 @@
 Nothing here keeps tensors, so that CUDA graphs may be captured around any launch.
 """
 
+import math
 import os
 import threading
 import zlib
@@ -21,9 +22,32 @@ INTERPRETED: bool = triton.knobs.runtime.interpret
 """True if Triton runs kernels on the CPU (`TRITON_INTERPRET=1`), where there is nothing to be tuned."""
 
 
-def config(num_warps: int, num_stages: int = 3, **blocks: int) -> triton.Config:
-    """Tile sizes by name, and how a program of that size is run."""
-    return triton.Config(blocks, num_warps=num_warps, num_stages=num_stages)
+def config(num_warps: int, num_stages: int = 3, registers: int | None = None, **blocks: int) -> triton.Config:
+    """Tile sizes by name, and how a program of that size is run.
+
+    Args:
+        num_warps: Of a program.
+        num_stages: Trips of a loop whose loads are under way at once.
+        registers: The most that a thread may have, on NVIDIA GPUs.
+        blocks: Tile sizes.
+    """
+    most = None if torch.version.hip is not None else registers
+    return triton.Config(blocks, num_warps=num_warps, num_stages=num_stages, maxnreg=most)
+
+
+def options_of(config: triton.Config, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a configuration. Its bound of registers is for 16-bit maps and a bias that is not resized.
+
+    Others take what there are: with fewer they would spill.
+
+    Args:
+        config: The configuration.
+        arguments: Those of the launch, by name.
+    """
+    options: dict[str, Any] = config.all_kwargs()
+    if arguments.get("TAPS") == 2 or arguments.get("UNIT") != 8:  # float32 maps have units of 4 numbers
+        options.pop("maxnreg", None)
+    return options
 
 
 class Launch(NamedTuple):
@@ -40,6 +64,12 @@ class Launch(NamedTuple):
     grid: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors that it reads or writes; some arguments are tuples of them."""
+        flat = [one for arg in self.args for one in (arg if isinstance(arg, tuple) else (arg,))]
+        return [one for one in flat if isinstance(one, Tensor)]
 
 
 class Kernel:
@@ -67,7 +97,7 @@ class Kernel:
             if _noted is not None:
                 _noted.append(Launch(self, grid, args, kwargs))
                 return
-            self.function[grid](*args, **kwargs, **self._choice(grid, args, kwargs).all_kwargs())
+            self.function[grid](*args, **kwargs, **options_of(self._choice(grid, args, kwargs), kwargs))
 
         return launch
 
@@ -108,6 +138,16 @@ def block_of(channels: int) -> int:
     return max(16, triton.next_power_of_2(channels))
 
 
+def parts_of(channels: int) -> tuple[int, int]:
+    """Channels of two tiles, powers of two, that hold all of them with less room to spare than one; 0 for no second."""
+    whole = block_of(channels)
+    main = whole // 2
+    rest = max(8, triton.next_power_of_2(channels - main))
+    if torch.version.hip is not None or main < 16 or main + rest >= whole:  # AMD's units multiply no 8 columns
+        return whole, 0
+    return main, rest
+
+
 def size_class(like: Tensor, *sizes: int) -> int:
     """One number for a device, a dtype and sizes of about the same magnitude, for which one configuration serves.
 
@@ -127,15 +167,19 @@ def _size_class(device: torch.device, dtype: torch.dtype, *magnitudes: int) -> i
 def product_precision(dtype: torch.dtype) -> str:
     """Precision in which `tl.dot` multiplies float32 factors that came from a map of `dtype`.
 
-    float32 maps get TF32 only where PyTorch's own products would. 16-bit maps are multiplied after their vectors were
-    normalised in float32, in three TF32 products where there are such units: rounding a query to 16 bits would change
-    a logit of 17 by as much as 0.07.
+    Three TF32 products, whose error is nearly that of float32, where there are such units; one where PyTorch's own may
+    use TF32, and IEEE products, on the slower units, where `torch.backends.cuda.matmul.fp32_precision` asks for them.
     """
     if INTERPRETED or torch.version.hip is not None:
         return "ieee"
-    if dtype != torch.float32:
-        return "tf32x3"
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    asked = torch.backends.cuda.matmul.fp32_precision if dtype == torch.float32 else "none"
+    return asked if asked in ("tf32", "ieee") else "tf32x3"
+
+
+def stride_unit(*maps: Tensor) -> int:
+    """Numbers, at most 16 bytes of them, of which all strides of maps `[..., D]` but the last are multiples."""
+    unit = 16 // maps[0].itemsize
+    return math.gcd(unit, *(s for t in maps for s, n in zip(t.stride()[:-1], t.shape, strict=False) if n > 1))
 
 
 def wants_64_bits(*maps: Tensor) -> bool:

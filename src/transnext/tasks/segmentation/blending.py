@@ -47,7 +47,9 @@ def asked(ask: Ask, windows: Iterable[Tensor], batch_size: int) -> Iterator[Tens
         rows, columns = seen_size((height, width))
         while batch := list(islice(alike, batch_size)):
             images = F.pad(torch.stack(batch), (0, columns - width, 0, rows - height))
-            yield from ask(images, torch.tensor([[height, width]] * len(batch), device=images.device))
+            scores = ask(images, torch.tensor([[height, width]] * len(batch), device=images.device))
+            for _, one in zip(batch, scores, strict=True):
+                yield one
 
 
 def blended(scores: Iterable[Tensor], grid: Grid) -> Iterator[Block]:

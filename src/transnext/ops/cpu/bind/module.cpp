@@ -26,6 +26,43 @@ static PyObject* use_instruction_set(PyObject*, PyObject* name) {
   return nullptr;
 }
 
+static PyObject* name_or_none(const transnext::Products16* products) {
+  if (!products) Py_RETURN_NONE;
+  return PyUnicode_FromString(products->name);
+}
+
+static PyObject* bfloat16_instruction_sets(PyObject*, PyObject*) {
+  PyObject* names = PyList_New(0);
+  for (const auto* products : transnext::available_products16()) {
+    PyObject* name = name_or_none(products);
+    PyList_Append(names, name);
+    Py_DECREF(name);
+  }
+  return names;
+}
+
+static PyObject* bfloat16_instruction_set(PyObject*, PyObject*) { return name_or_none(transnext::products16()); }
+
+static PyObject* use_bfloat16_instruction_set(PyObject*, PyObject* name) {
+  if (name == Py_None) {
+    transnext::use_products16(nullptr);
+    Py_RETURN_NONE;
+  }
+  for (const auto* products : transnext::available_products16())
+    if (PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, products->name) == 0) {
+      transnext::use_products16(products);
+      Py_RETURN_NONE;
+    }
+  PyErr_SetString(PyExc_ValueError, "this processor has no such instructions: see bfloat16_instruction_sets()");
+  return nullptr;
+}
+
+static PyObject* bfloat16_panel(PyObject*, PyObject*) {
+  const auto* products = transnext::products16();
+  if (!products) Py_RETURN_NONE;
+  return Py_BuildValue("LL", static_cast<long long>(transnext::PANEL_16), static_cast<long long>(products->depth));
+}
+
 static PyObject* panel_width(PyObject*, PyObject*) { return PyLong_FromLongLong(transnext::kernels().panel); }
 
 static PyObject* multiply_adds(PyObject*, PyObject* rounds) {
@@ -88,6 +125,14 @@ static PyMethodDef methods[] = {
      "Names of the kernels this processor can run, the fastest last."},
     {"instruction_set", instruction_set, METH_NOARGS, "Name of the kernels in use."},
     {"use_instruction_set", use_instruction_set, METH_O, "Chooses kernels by name, for tests and comparisons."},
+    {"bfloat16_instruction_sets", bfloat16_instruction_sets, METH_NOARGS,
+     "Names of what can multiply bfloat16 numbers: emulations for tests, then what the processor has, the fastest "
+     "last."},
+    {"bfloat16_instruction_set", bfloat16_instruction_set, METH_NOARGS,
+     "Name of what multiplies bfloat16 numbers; None if they are multiplied as floats."},
+    {"use_bfloat16_instruction_set", use_bfloat16_instruction_set, METH_O, "Chooses it by name, or None."},
+    {"bfloat16_panel", bfloat16_panel, METH_NOARGS,
+     "Columns of a panel of bfloat16 weights, and what its depth is a multiple of; None if there are none."},
     {"panel_width", panel_width, METH_NOARGS, "Columns of a panel of packed weights, for the kernels in use."},
     {"multiply_adds", multiply_adds, METH_O,
      "Does nothing but multiply-adds in a loop; how many, to time the processor by."},

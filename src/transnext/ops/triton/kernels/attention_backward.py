@@ -1,490 +1,291 @@
-"""The gradient of aggregated attention: kernels by query, by local key, by pooled key, and for the position bias.
+"""The gradient of aggregated attention by query and by local key; `attention_pooled_backward` has the other kernels.
 
 Each sums what is its own in a fixed order; none uses atomics. Shape legend: `N = H * W` queries, `P = P_h * P_w` pooled
-keys, `M` heads, `D` channels of a head, `K` neighbours. With `A` the softmax weights and `dA` the gradients of all
-weights, that of the logits is `A (dA - delta)`, `delta = sum A dA`.
+keys, `M` heads, `D` channels of a head, `K` neighbours; `N4` and `P4` are rounded up to multiples of 4. With `A` the
+softmax weights and `dA` the gradients of all weights, that of the logits is `A (dA - delta)`, `delta = sum A dA`.
 
-`dA` is a product of the incoming gradient and values as they are: 16-bit ones need no more than 16-bit factors.
+Arguments that `attention_forward` has too are described there.
 """
 
+# ruff: noqa: RUF005 - Triton knows sums of tuples, and no unpacking in them.
 import triton
 import triton.language as tl
 
+from transnext.ops.triton.kernels.position_bias import bias_like
 from transnext.ops.triton.kernels.tiles import (
+    LOG2_E,
     SIZES,
-    bias_tile,
-    inverse_lengths,
-    key_term,
+    add_scaled,
+    along_unit,
+    apart,
+    chunks_of_parts,
+    dot,
+    image_of_head,
+    inverse_length,
+    key_factors,
+    load_chunks,
+    load_parts,
+    load_row,
     load_tile,
     log_length,
-    pooled_logits,
-    query_step,
+    neighbour,
+    of_unknown_origin,
+    pixels_of,
+    rough_parts,
+    rows_of,
     rows_times_rows,
-    softplus,
-    store_tile,
-    unit_rows,
-    unit_rows_gradient,
+    scale_of_queries,
+    scaled_queries,
+    store_chunks,
+    tile_of_pixels,
+    weighted_parts,
+    weighted_sum,
+    zero_parts,
+    zeros_like_chunks,
 )
 
 
 @triton.jit(do_not_specialize=SIZES)
 def query_gradient(
     grad,
-    q,
-    k,
-    v,
-    k_pool,
-    v_pool,
-    query_embedding,
-    temperature,
-    local_bias,
-    tokens,
-    token_bias,
-    table,
-    grad_q,
+    out,
+    maps,
+    parameters,
+    factors,
+    places,
     log_sum,
-    delta,
+    grad_q,
+    of_queries,
+    of_window,
     partial,
-    q_b,
-    q_y,
-    q_x,
-    q_m,
-    k_b,
-    k_y,
-    k_x,
-    k_m,
-    v_b,
-    v_y,
-    v_x,
-    v_m,
-    M,
-    H,
-    W,
-    P_h,
-    P_w,
-    U_h,
-    U_w,
-    T_h,
-    T_w,
-    TP_h,
-    TP_w,
+    strides,
+    shape,
+    table_shape,
     SIZE,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    MAIN: tl.constexpr,
+    REST: tl.constexpr,
     RADIUS: tl.constexpr,
     TAPS: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
+    C: tl.constexpr,
+    UNIT: tl.constexpr,
     WIDE: tl.constexpr,
+    BLOCK_T: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Gradients of queries and parameters; log-sum-exp of the logits and `delta` for the other kernels.
+    """Gradients of queries and parameters, and what the other kernels want to know of a query.
 
-    Writes `grad_q`, `[B, N, M, D]`; `log_sum` and `delta`, `[B, M, N]` float32; and of each program its part of the
-    sums over pixels, `partial`, `[B * tiles, M, D + 1 + 2 K + D K]` float32: query embedding, temperature, local bias,
-    token bias, tokens. `grad`, `[B, N, M, D]`, and the pooled maps are contiguous.
+    Writes `grad_q`, `[B, N, M, D]`; `of_queries`, `[B, M, 4, N4]` float32: log-sum-exp (infinite beyond `N`, so that
+    weights are 0), `delta`, one over the length of the query, the scale of the unit query; `of_window`,
+    `[B, M, 2 K, N4]` float32: weights of the neighbours, those of the learnable tokens among them, and gradients of
+    their logits; and of each program its part of the sums over pixels, `partial`, `[B * tiles, M, D + 1 + 2 K + D K]`
+    float32: query embedding, temperature, local bias, token bias, tokens with channels last. `grad` and `out`,
+    `[B, N, M, D]`, are contiguous.
+
+    Pooled keys are gone through once. `out` was rounded, so that the `delta` which it gives is a guess; what is added
+    to the gradient of a query with it is corrected by the mean of the keys times what the guess was off by.
+    BLOCK_T is a power of two from K on, and at least 16.
     """
     SIDE: tl.constexpr = 2 * RADIUS + 1
     K: tl.constexpr = SIDE * SIDE
+    SUMS: tl.constexpr = D + 1 + 2 * K + D * K
+    CHUNKS: tl.constexpr = (D + C - 1) // C
+    M, H, W, P_h, P_w = shape
+    q, k, v, k_pool, v_pool = maps
+    query_embedding, temperature, local_bias, tokens, token_bias, table = parameters
     N = H * W
     P = P_h * P_w
-    sizes = (H, W, P_h, P_w, U_w, T_h, T_w, TP_h, TP_w)
-    tiles = tl.cdiv(N, BLOCK_Q)
-    tile = tl.program_id(0) % tiles
-    b = (tl.program_id(0) // tiles // M).to(tl.int64)
-    m = tl.program_id(0) // tiles % M
-    pixel = tile * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    P4 = tl.cdiv(P, 4) * 4
+    b, m, tile, pixel, y, x = tile_of_pixels(tl.program_id(0), M, N, W, BLOCK_Q)
     live = pixel < N
-    y, x = tl.minimum(pixel, N - 1) // W, tl.minimum(pixel, N - 1) % W
-    d = tl.arange(0, BLOCK_D)
-    bias = table + m * U_h * U_w
-
-    queries = load_tile(q + b * q_b + m * q_m, y, x, q_y, q_x, d, live, D, WIDE).to(tl.float32)
-    inverse = inverse_lengths(queries)
-    qn = queries * inverse[:, None]
-    embedding = tl.load(query_embedding + m * D + d, mask=d < D, other=0.0).to(tl.float32)
+    query = pixels_of(image_of_head(q, strides, b, m, 0, UNIT), y, x, strides, 0, UNIT, WIDE)
+    result = rows_of((b * N * M + m) * D, y * W + x, M, D, True)
+    queries = load_chunks(query, D, C)
+    inverse = inverse_length(dot(queries, queries))
     raw_temperature = tl.load(temperature + m).to(tl.float32)
     length = log_length(y, x, H, W, P, RADIUS)
-    scale = softplus(raw_temperature) * length
-    qs = (qn + embedding[None, :]) * scale[:, None]
-    grad_out = load_tile(grad + (b * N * M + m) * D, pixel, pixel, M * D, 0, d, live, D, WIDE)
-    dout = grad_out.to(tl.float32)
-    pooled = (b * P * M + m) * D
+    scale = scale_of_queries(raw_temperature, length)
+    log_total = tl.load(log_sum + (b * M + m) * N + y * W + x)
 
-    # Once over all keys for the log-sum-exp and delta.
-    largest = tl.full([BLOCK_Q], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_Q], tl.float32)
-    mean = tl.zeros([BLOCK_Q], tl.float32)
+    # Gradients of the weights of the window. The guess: the output's share of the gradient without the tokens' part.
+    # In memory in between: loops that are not unrolled, as registers would want it, leave enough of those.
+    N4 = tl.cdiv(N, 4) * 4
+    window = of_window + (b * M + m) * 2 * K * N4 + pixel
+    v = image_of_head(v, strides, b, m, 8, UNIT)
+    douts = load_chunks(grad + result, D, C)
+    guess = dot(douts, load_chunks(out + result, D, C))
+    for o in range(K):
+        yy, xx, inside = neighbour(y, x, H, W, o // SIDE - RADIUS, o % SIDE - RADIUS)
+        dweight = dot(douts, load_chunks(pixels_of(v, yy, xx, strides, 8, UNIT, WIDE), D, C))
+        dweight = tl.where(inside, dweight, 0.0)
+        bonus = dot(queries, load_row(tokens + (m * K + o) * D, D, C)) * inverse
+        guess -= (bonus + tl.load(token_bias + m * K + o).to(tl.float32)) * dweight
+        tl.store(window + (K + o) * N4, dweight, mask=live)
+
+    query_tile = load_tile(query, D, BLOCK_D)
+    grad_tile = load_tile(grad + result, D, BLOCK_D)
+    k_pool += (b * P * M + m) * D
+    v_pool += (b * P * M + m) * D
+    factors += (b * M + m) * 2 * P4
+    table += m * table_shape[0] * table_shape[1]
+    off = tl.zeros([BLOCK_Q], tl.float32)
+    changed = zero_parts(BLOCK_Q, MAIN, REST)
+    mean = zero_parts(BLOCK_Q, MAIN, REST)
     for start in range(0, P, BLOCK_K):
         p = start + tl.arange(0, BLOCK_K)
-        there = p < P
-        p = tl.minimum(p, P - 1)
-        kn = unit_rows(load_tile(k_pool + pooled, p, p, M * D, 0, d, there, D, WIDE))
-        values = load_tile(v_pool + pooled, p, p, M * D, 0, d, there, D, WIDE)
-        both = live[:, None] & there[None, :]
-        logits = pooled_logits(qs, kn, bias, y, x, p, both, sizes, TAPS, EVEN, PRECISION)
-        logits = tl.where(there[None, :], logits, float("-inf"))
-        dweights = rows_times_rows(grad_out, values, PRECISION)
-        peak = tl.maximum(largest, tl.max(logits, 1))
-        shrink = tl.exp(largest - peak)
-        share = tl.exp(logits - peak[:, None])
-        total = total * shrink + tl.sum(share, 1)
-        mean = mean * shrink + tl.sum(share * dweights, 1)
-        largest = peak
+        row = tl.minimum(p, P - 1)
+        of_key, of_embedding = key_factors(factors, p, P4)
+        keys = load_tile(rows_of(k_pool, row, M, D, WIDE), D, BLOCK_D)
+        values = load_tile(rows_of(v_pool, row, M, D, WIDE), D, BLOCK_D)
+        logits = rows_times_rows(query_tile, keys, PRECISION)
+        bias = bias_like(logits, table, y, x, row, tl.load(places + row), shape, table_shape, TAPS, EVEN)
+        bias += scale[:, None] * of_embedding[None, :]
+        logits = logits * of_key[None, :] * (scale * inverse)[:, None] + bias
+        share = tl.exp2(logits * LOG2_E - (log_total * LOG2_E)[:, None])
+        dlogits = share * (rows_times_rows(grad_tile, values, PRECISION) - guess[:, None])
+        off += tl.sum(dlogits, 1)
+        parts = load_parts(rows_of(k_pool, row, M, D, WIDE), D, MAIN, REST)
+        changed = weighted_parts(dlogits * of_key[None, :], parts, changed, PRECISION, False)
+        mean = rough_parts(share * of_key[None, :], parts, mean)
+
+    off = apart(off)
+    b, m, tile, pixel, y, x = tile_of_pixels(of_unknown_origin(tl.program_id(0)), M, N, W, BLOCK_Q)
+    live = pixel < N
+    query = pixels_of(image_of_head(q, strides, b, m, 0, UNIT), y, x, strides, 0, UNIT, WIDE)
+    result = rows_of((b * N * M + m) * D, y * W + x, M, D, True)
+    k = image_of_head(k, strides, b, m, 4, UNIT)
+    # Queries are loaded anew where they are used, as what is in registers in between is little.
+    queries = load_chunks(query, D, C)
+    window = of_window + (b * M + m) * 2 * K * N4 + pixel
+    scaled = scaled_queries(queries, load_row(query_embedding + m * D, D, C), scale, inverse)
+    dscaled, means = chunks_of_parts(changed, D, C), chunks_of_parts(mean, D, C)
     for o in range(K):
-        yy, xx = y + o // SIDE - RADIUS, x + o % SIDE - RADIUS
-        inside = live & (yy >= 0) & (yy < H) & (xx >= 0) & (xx < W)
-        kn = unit_rows(load_tile(k + b * k_b + m * k_m, yy, xx, k_y, k_x, d, inside, D, WIDE))
-        values = load_tile(v + b * v_b + m * v_m, yy, xx, v_y, v_x, d, inside, D, WIDE).to(tl.float32)
-        logits = tl.sum(qs * kn, 1) + tl.load(local_bias + m * K + o).to(tl.float32)
-        logits = tl.where(inside, logits, float("-inf"))
-        peak = tl.maximum(largest, logits)
-        shrink = tl.exp(largest - peak)
-        share = tl.exp(logits - peak)
-        total = total * shrink + share
-        mean = mean * shrink + share * tl.sum(dout * values, 1)
-        largest = peak
-    log_total = largest + tl.log(total)
-    mean = mean / total
-    tl.store(log_sum + (b * M + m) * N + pixel, log_total, mask=live)
-    tl.store(delta + (b * M + m) * N + pixel, mean, mask=live)
+        yy, xx, inside = neighbour(y, x, H, W, o // SIDE - RADIUS, o % SIDE - RADIUS)
+        keys = load_chunks(pixels_of(k, yy, xx, strides, 4, UNIT, WIDE), D, C)
+        of_key = inverse_length(dot(keys, keys))
+        logits = dot(scaled, keys) * of_key + tl.load(local_bias + m * K + o).to(tl.float32)
+        share = tl.where(inside, tl.exp2((logits - log_total) * LOG2_E), 0.0)
+        dlogits = share * (tl.load(window + (K + o) * N4, mask=live, other=0.0) - guess)
+        off += dlogits
+        dscaled = add_scaled(dscaled, dlogits * of_key, keys)
+        means = add_scaled(means, share * of_key, keys)
+        tl.store(window + o * N4, share, mask=live)
 
-    # Once more for the gradients.
-    dqs = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
-    for start in range(0, P, BLOCK_K):
-        p = start + tl.arange(0, BLOCK_K)
-        there = p < P
-        p = tl.minimum(p, P - 1)
-        kn = unit_rows(load_tile(k_pool + pooled, p, p, M * D, 0, d, there, D, WIDE))
-        values = load_tile(v_pool + pooled, p, p, M * D, 0, d, there, D, WIDE)
-        both = live[:, None] & there[None, :]
-        logits = pooled_logits(qs, kn, bias, y, x, p, both, sizes, TAPS, EVEN, PRECISION)
-        dweights = rows_times_rows(grad_out, values, PRECISION)
-        share = tl.where(both, tl.exp(logits - log_total[:, None]), 0.0)
-        dqs = tl.dot(share * (dweights - mean[:, None]), kn, dqs, input_precision=PRECISION)
+    delta = guess + off
+    of_query = of_queries + (b * M + m) * 4 * N4 + pixel
+    tl.store(of_query, tl.where(live, log_total, float("inf")), mask=pixel < N4)
+    tl.store(of_query + N4, delta, mask=pixel < N4)
+    tl.store(of_query + 2 * N4, inverse, mask=pixel < N4)
+    tl.store(of_query + 3 * N4, scale, mask=pixel < N4)
 
-    SUMS: tl.constexpr = D + 1 + 2 * K + D * K
-    sums = partial + ((b * tiles + tile) * M + m) * SUMS
-    dqn = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
-    for o in range(K):
-        yy, xx = y + o // SIDE - RADIUS, x + o % SIDE - RADIUS
-        inside = live & (yy >= 0) & (yy < H) & (xx >= 0) & (xx < W)
-        kn = unit_rows(load_tile(k + b * k_b + m * k_m, yy, xx, k_y, k_x, d, inside, D, WIDE))
-        values = load_tile(v + b * v_b + m * v_m, yy, xx, v_y, v_x, d, inside, D, WIDE).to(tl.float32)
-        logits = tl.sum(qs * kn, 1) + tl.load(local_bias + m * K + o).to(tl.float32)
-        dweights = tl.sum(dout * values, 1)
-        dlogits = tl.where(inside, tl.exp(logits - log_total) * (dweights - mean), 0.0)
-        dqs += dlogits[:, None] * kn
-        token = tl.load(tokens + (m * D + d) * K + o, mask=d < D, other=0.0).to(tl.float32)
-        dqn += dweights[:, None] * token[None, :]
-        tl.store(sums + D + 1 + o, tl.sum(dlogits, 0))
-        tl.store(sums + D + 1 + K + o, tl.sum(dweights, 0))
-        tl.store(sums + D + 1 + 2 * K + d * K + o, tl.sum(qn * dweights[:, None], 0), mask=d < D)
+    # Sums over the pixels of the program.
+    queries = load_chunks(query, D, C)
+    squares = dot(queries, queries)
+    inverse = inverse_length(squares)
+    embedding = load_row(query_embedding + m * D, D, C)
+    dscaled = add_scaled(dscaled, -off, means)
+    sums = partial + ((b * tl.cdiv(N, BLOCK_Q) + tile) * M + m) * SUMS
+    d = tl.arange(0, C)
+    along = tl.zeros([BLOCK_Q], tl.float32)
+    for i in tl.static_range(CHUNKS):
+        part = tl.where(live[:, None], dscaled[i] * scale[:, None], 0.0)
+        tl.store(sums + i * C + d, tl.sum(part, 0), mask=i * C + d < D)
+        along += tl.sum(dscaled[i] * (queries[i] * inverse[:, None] + embedding[i]), 1)
+    dtemperature = tl.sum(tl.where(live, along * length, 0.0), 0) * tl.sigmoid(raw_temperature)
+    tl.store(sums + D, dtemperature)
+    tl.debug_barrier()  # other threads read what was written
+    tap, channel = tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_D)
+    of_taps = window[None, :] + tap[:, None] * N4
+    there = (tap < K)[:, None] & live[None, :]
+    dweights = tl.load(of_taps + K * N4, mask=there, other=0.0)
+    dlogits = tl.load(of_taps, mask=there, other=0.0) * (dweights - delta[None, :])
+    tl.store(sums + D + 1 + tap, tl.sum(dlogits, 1), mask=tap < K)
+    tl.store(sums + D + 1 + K + tap, tl.sum(dweights, 1), mask=tap < K)
+    of_tokens = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
+    of_tokens = weighted_sum(dweights * inverse[None, :], load_tile(query, D, BLOCK_D), of_tokens, PRECISION, False)
+    of_tap = sums + D + 1 + 2 * K + tap[:, None] * D + channel[None, :]
+    tl.store(of_tap, of_tokens, mask=(tap < K)[:, None] & (channel < D)[None, :])
+    tl.debug_barrier()
 
-    tl.store(sums + d, tl.sum(dqs * scale[:, None], 0), mask=d < D)
-    dscale = tl.sum(dqs * (qn + embedding[None, :]), 1)
-    dscale = tl.where(live, dscale * length, 0.0)
-    tl.store(sums + D, tl.sum(dscale, 0) * tl.sigmoid(raw_temperature))
-    dq = unit_rows_gradient(dqn + dqs * scale[:, None], qn, inverse)
-    store_tile(grad_q + (b * N * M + m) * D, pixel, d, live, dq, M * D, D, WIDE)
+    dunits = add_scaled(zeros_like_chunks(dscaled, CHUNKS), scale, dscaled)
+    for o in range(tl.minimum(N, 1) * K):  # K, which may not be known: it would be unrolled and want more registers
+        _, _, inside = neighbour(y, x, H, W, o // SIDE - RADIUS, o % SIDE - RADIUS)
+        share = tl.load(window + o * N4, mask=live, other=0.0)
+        dweight = tl.load(window + (K + o) * N4, mask=live, other=0.0)
+        token = load_row(tokens + (m * K + o) * D, D, C)
+        dunits = add_scaled(dunits, dweight, token)
+        bonus = dot(queries, token) * inverse + tl.load(token_bias + m * K + o).to(tl.float32)
+        tl.store(window + o * N4, share + tl.where(inside, bonus, 0.0), mask=live)
+        tl.store(window + (K + o) * N4, share * (dweight - delta), mask=live)
+    along = along_unit(dot(dunits, queries) * inverse, squares)
+    dqueries = ()
+    for i in tl.static_range(CHUNKS):
+        dqueries = dqueries + ((dunits[i] - queries[i] * (inverse * along)[:, None]) * inverse[:, None],)
+    store_chunks(grad_q + result, dqueries, live, D)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def local_gradient(
     grad,
-    q,
-    k,
-    v,
+    maps,
     query_embedding,
-    temperature,
-    local_bias,
-    tokens,
-    token_bias,
-    log_sum,
-    delta,
+    of_queries,
+    of_window,
     grad_k,
     grad_v,
-    q_b,
-    q_y,
-    q_x,
-    q_m,
-    k_b,
-    k_y,
-    k_x,
-    k_m,
-    v_b,
-    v_y,
-    v_x,
-    v_m,
-    M,
-    H,
-    W,
-    P,
+    strides,
+    shape,
     SIZE,
     D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
     RADIUS: tl.constexpr,
+    C: tl.constexpr,
+    UNIT: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_Q: tl.constexpr,
 ):
-    """Gradients of the keys and values of the map, `[B, N, M, D]`: each pixel asks the queries that see it."""
+    """Gradients of the keys and values of the map, `[B, N, M, D]`: each pixel asks the queries that see it.
+
+    What they give it is in `of_queries` and `of_window`, which `query_gradient` has written.
+    """
     SIDE: tl.constexpr = 2 * RADIUS + 1
     K: tl.constexpr = SIDE * SIDE
+    CHUNKS: tl.constexpr = (D + C - 1) // C
+    M, H, W, _, _ = shape
+    q, k, _, _, _ = maps
     N = H * W
-    tiles = tl.cdiv(N, BLOCK_Q)
-    b = (tl.program_id(0) // tiles // M).to(tl.int64)
-    m = tl.program_id(0) // tiles % M
-    pixel = tl.program_id(0) % tiles * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    live = pixel < N
-    y, x = tl.minimum(pixel, N - 1) // W, tl.minimum(pixel, N - 1) % W
-    d = tl.arange(0, BLOCK_D)
-
-    keys = load_tile(k + b * k_b + m * k_m, y, x, k_y, k_x, d, live, D, WIDE).to(tl.float32)
-    inverse = inverse_lengths(keys)
-    kn = keys * inverse[:, None]
-    values = load_tile(v + b * v_b + m * v_m, y, x, v_y, v_x, d, live, D, WIDE).to(tl.float32)
-    embedding = tl.load(query_embedding + m * D + d, mask=d < D, other=0.0).to(tl.float32)
-    temperature_of_head = softplus(tl.load(temperature + m).to(tl.float32))
-    dkn = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
-    dvalues = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
+    N4 = tl.cdiv(N, 4) * 4
+    b, m, _, pixel, y, x = tile_of_pixels(tl.program_id(0), M, N, W, BLOCK_Q)
+    keys = load_chunks(pixels_of(image_of_head(k, strides, b, m, 4, UNIT), y, x, strides, 4, UNIT, WIDE), D, C)
+    q = image_of_head(q, strides, b, m, 0, UNIT)
+    grad += (b * N * M + m) * D
+    of_queries += (b * M + m) * 4 * N4
+    of_window += (b * M + m) * 2 * K * N4
+    of_embedding = tl.zeros([BLOCK_Q], tl.float32)
+    dunits = zeros_like_chunks(keys, CHUNKS)
+    dvalues = zeros_like_chunks(keys, CHUNKS)
     for o in range(K):
         # The query of which this pixel is neighbour `o`.
-        yy, xx = y - (o // SIDE - RADIUS), x - (o % SIDE - RADIUS)
-        inside = live & (yy >= 0) & (yy < H) & (xx >= 0) & (xx < W)
-        qn = unit_rows(load_tile(q + b * q_b + m * q_m, yy, xx, q_y, q_x, d, inside, D, WIDE))
-        dout = load_tile(grad + (b * N * M + m) * D, yy, xx, W * M * D, M * D, d, inside, D, WIDE).to(tl.float32)
-        query = tl.where(inside, yy * W + xx, 0)
-        log_total = tl.load(log_sum + (b * M + m) * N + query)
-        mean = tl.load(delta + (b * M + m) * N + query)
-        scale = temperature_of_head * log_length(tl.where(inside, yy, 0), tl.where(inside, xx, 0), H, W, P, RADIUS)
-        qs = (qn + embedding[None, :]) * scale[:, None]
-        logits = tl.sum(qs * kn, 1) + tl.load(local_bias + m * K + o).to(tl.float32)
-        share = tl.where(inside, tl.exp(logits - log_total), 0.0)
-        token = tl.load(tokens + (m * D + d) * K + o, mask=d < D, other=0.0).to(tl.float32)
-        bonus = tl.sum(qn * token[None, :], 1) + tl.load(token_bias + m * K + o).to(tl.float32)
-        dvalues += (share + bonus)[:, None] * dout
-        dkn += (share * (tl.sum(dout * values, 1) - mean))[:, None] * qs
+        yy, xx, inside = neighbour(y, x, H, W, RADIUS - o // SIDE, RADIUS - o % SIDE)
+        query = yy * W + xx
+        weight = tl.where(inside, tl.load(of_window + o * N4 + query), 0.0)
+        dlogits = tl.where(inside, tl.load(of_window + (K + o) * N4 + query), 0.0)
+        dlogits *= tl.load(of_queries + 3 * N4 + query)
+        of_embedding += dlogits
+        queries = load_chunks(pixels_of(q, yy, xx, strides, 0, UNIT, WIDE), D, C)
+        dunits = add_scaled(dunits, dlogits * tl.load(of_queries + 2 * N4 + query), queries)
+        dvalues = add_scaled(dvalues, weight, load_chunks(rows_of(grad, query, M, D, WIDE), D, C))
 
-    dk = unit_rows_gradient(dkn, kn, inverse)
-    store_tile(grad_k + (b * N * M + m) * D, pixel, d, live, dk, M * D, D, WIDE)
-    store_tile(grad_v + (b * N * M + m) * D, pixel, d, live, dvalues, M * D, D, WIDE)
-
-
-@triton.jit(do_not_specialize=SIZES)
-def pooled_gradient(
-    grad,
-    q,
-    k_pool,
-    v_pool,
-    query_embedding,
-    temperature,
-    table,
-    log_sum,
-    delta,
-    partial_k,
-    partial_v,
-    q_b,
-    q_y,
-    q_x,
-    q_m,
-    B,
-    M,
-    H,
-    W,
-    P_h,
-    P_w,
-    U_h,
-    U_w,
-    T_h,
-    T_w,
-    TP_h,
-    TP_w,
-    SPLITS,
-    SIZE,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    RADIUS: tl.constexpr,
-    TAPS: tl.constexpr,
-    EVEN: tl.constexpr,
-    PRECISION: tl.constexpr,
-    WIDE: tl.constexpr,
-    BLOCK_Q: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """Gradients of the *unit* pooled keys and of the pooled values: each key asks a share of all queries.
-
-    Writes `partial_k` and `partial_v`, `[SPLITS, B, P, M, D]` float32.
-    """
-    N = H * W
-    P = P_h * P_w
-    sizes = (H, W, P_h, P_w, U_w, T_h, T_w, TP_h, TP_w)
-    key_tiles = tl.cdiv(P, BLOCK_K)
-    split = tl.program_id(0) % SPLITS
-    key_tile = tl.program_id(0) // SPLITS % key_tiles
-    m = tl.program_id(0) // SPLITS // key_tiles % M
-    b = (tl.program_id(0) // SPLITS // key_tiles // M).to(tl.int64)
-    d = tl.arange(0, BLOCK_D)
-    place = key_tile * BLOCK_K + tl.arange(0, BLOCK_K)
-    there = place < P
-    p = tl.minimum(place, P - 1)
-    bias = table + m * U_h * U_w
-    pooled = (b * P * M + m) * D
-    kn = unit_rows(load_tile(k_pool + pooled, p, p, M * D, 0, d, there, D, WIDE))
-    values = load_tile(v_pool + pooled, p, p, M * D, 0, d, there, D, WIDE)
-    embedding = tl.load(query_embedding + m * D + d, mask=d < D, other=0.0).to(tl.float32)
-    temperature_of_head = softplus(tl.load(temperature + m).to(tl.float32))
-    dkn = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
-    dvalues = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
-    for start in range(split * BLOCK_Q, N, SPLITS * BLOCK_Q):
-        pixel = start + tl.arange(0, BLOCK_Q)
-        live = pixel < N
-        pixel = tl.minimum(pixel, N - 1)
-        y, x = pixel // W, pixel % W
-        qn = unit_rows(load_tile(q + b * q_b + m * q_m, y, x, q_y, q_x, d, live, D, WIDE))
-        qs = (qn + embedding[None, :]) * (temperature_of_head * log_length(y, x, H, W, P, RADIUS))[:, None]
-        dout = load_tile(grad + (b * N * M + m) * D, pixel, pixel, M * D, 0, d, live, D, WIDE)
-        log_total = tl.load(log_sum + (b * M + m) * N + pixel)
-        mean = tl.load(delta + (b * M + m) * N + pixel)
-        both = live[:, None] & there[None, :]
-        logits = pooled_logits(qs, kn, bias, y, x, p, both, sizes, TAPS, EVEN, PRECISION)
-        share = tl.where(both, tl.exp(logits - log_total[:, None]), 0.0)
-        dweights = rows_times_rows(dout, values, PRECISION)
-        dvalues = tl.dot(tl.trans(share), dout.to(tl.float32), dvalues, input_precision=PRECISION)
-        dlogits = share * (dweights - mean[:, None])
-        dkn = tl.dot(tl.trans(dlogits), qs, dkn, input_precision=PRECISION)
-    part = (split.to(tl.int64) * B * P * M + b * P * M + m) * D
-    store_tile(partial_k + part, place, d, there, dkn, M * D, D, WIDE)
-    store_tile(partial_v + part, place, d, there, dvalues, M * D, D, WIDE)
-
-
-@triton.jit(do_not_specialize=SIZES)
-def bias_gradient(
-    grad,
-    q,
-    k_pool,
-    v_pool,
-    query_embedding,
-    temperature,
-    table,
-    log_sum,
-    delta,
-    dense,
-    q_b,
-    q_y,
-    q_x,
-    q_m,
-    B,
-    M,
-    H,
-    W,
-    P_h,
-    P_w,
-    U_h,
-    U_w,
-    T_h,
-    T_w,
-    TP_h,
-    TP_w,
-    first_row,
-    num_rows,
-    SPLITS,
-    SIZE,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    RADIUS: tl.constexpr,
-    TAPS: tl.constexpr,
-    EVEN: tl.constexpr,
-    PRECISION: tl.constexpr,
-    WIDE: tl.constexpr,
-    BLOCK_Q: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """Gradients of the position bias of some rows of queries, summed over a share of the images.
-
-    Writes `dense`, `[SPLITS, M, P, num_rows * W]` float32.
-    """
-    N = H * W
-    P = P_h * P_w
-    sizes = (H, W, P_h, P_w, U_w, T_h, T_w, TP_h, TP_w)
-    pixels = num_rows * W
-    tiles = tl.cdiv(pixels, BLOCK_Q)
-    key_tiles = tl.cdiv(P, BLOCK_K)
-    tile = tl.program_id(0) % tiles
-    key_tile = tl.program_id(0) // tiles % key_tiles
-    m = tl.program_id(0) // tiles // key_tiles % M
-    split = tl.program_id(0) // tiles // key_tiles // M
-    d = tl.arange(0, BLOCK_D)
-    place = key_tile * BLOCK_K + tl.arange(0, BLOCK_K)
-    there = place < P
-    p = tl.minimum(place, P - 1)
-    query = tile * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    live = query < pixels
-    pixel = first_row * W + tl.minimum(query, pixels - 1)
-    y, x = pixel // W, pixel % W
-    both = live[:, None] & there[None, :]
-    embedding = tl.load(query_embedding + m * D + d, mask=d < D, other=0.0).to(tl.float32)
-    scale = softplus(tl.load(temperature + m).to(tl.float32)) * log_length(y, x, H, W, P, RADIUS)
-    bias = bias_tile(table + m * U_h * U_w, y, x, p, both, sizes, TAPS, EVEN)
-    dbias = tl.zeros([BLOCK_Q, BLOCK_K], tl.float32)
-    for image in range(split, B, SPLITS):
-        b = tl.cast(image, tl.int64)
-        qn = unit_rows(load_tile(q + b * q_b + m * q_m, y, x, q_y, q_x, d, live, D, WIDE))
-        qs = (qn + embedding[None, :]) * scale[:, None]
-        dout = load_tile(grad + (b * N * M + m) * D, pixel, pixel, M * D, 0, d, live, D, WIDE)
-        pooled = (b * P * M + m) * D
-        kn = unit_rows(load_tile(k_pool + pooled, p, p, M * D, 0, d, there, D, WIDE))
-        values = load_tile(v_pool + pooled, p, p, M * D, 0, d, there, D, WIDE)
-        log_total = tl.load(log_sum + (b * M + m) * N + pixel)
-        mean = tl.load(delta + (b * M + m) * N + pixel)
-        logits = rows_times_rows(qs, kn, PRECISION) + bias
-        dweights = rows_times_rows(dout, values, PRECISION)
-        dbias += tl.where(both, tl.exp(logits - log_total[:, None]) * (dweights - mean[:, None]), 0.0)
-    entries = ((split * M + m).to(tl.int64) * P + place)[None, :] * pixels + query[:, None]
-    tl.store(dense + entries, dbias, mask=both)
-
-
-@triton.jit(do_not_specialize=SIZES)
-def fold_bias_gradient(
-    dense,
-    table_gradient,
-    M,
-    H,
-    W,
-    P_h,
-    P_w,
-    U_h,
-    U_w,
-    first_row,
-    num_rows,
-    SPLITS,
-    EVEN: tl.constexpr,
-    BLOCK_U: tl.constexpr,
-):
-    """Adds what `bias_gradient` wrote to `[M, U_h, U_w]` float32: each entry of the table asks all of its pairs.
-
-    For tables that are read without resizing.
-    """
-    u_tiles = tl.cdiv(U_w, BLOCK_U)
-    u_x = tl.program_id(0) % u_tiles * BLOCK_U + tl.arange(0, BLOCK_U)
-    u_y = tl.program_id(0) // u_tiles % U_h
-    m = tl.program_id(0) // u_tiles // U_h
-    wanted = u_x < U_w
-    pixels = num_rows * W
-    step_y, step_x = query_step(H, P_h), query_step(W, P_w)
-    total = tl.zeros([BLOCK_U], tl.float32)
-    for p_y in range(P_h):
-        # The entry is `row * step_y - key_term`.
-        ahead_y = u_y + key_term(p_y, H, P_h, EVEN)
-        row = ahead_y // step_y - first_row
-        if (ahead_y >= 0) & (ahead_y % step_y == 0) & (row >= 0) & (row < num_rows):
-            for p_x in range(P_w):
-                ahead_x = u_x + key_term(p_x, W, P_w, EVEN)
-                column = ahead_x // step_x
-                hit = wanted & (ahead_x >= 0) & (ahead_x % step_x == 0) & (column < W)
-                column = tl.where(hit, column, 0)
-                for split in range(SPLITS):
-                    pairs = ((split * M + m).to(tl.int64) * P_h * P_w + p_y * P_w + p_x) * pixels
-                    total += tl.load(dense + pairs + row * W + column, mask=hit, other=0.0)
-    entry = table_gradient + (m * U_h + u_y) * U_w + u_x
-    tl.store(entry, tl.load(entry, mask=wanted, other=0.0) + total, mask=wanted)
+    dunits = add_scaled(dunits, of_embedding, load_row(query_embedding + m * D, D, C))
+    squares = dot(keys, keys)
+    inverse = inverse_length(squares)
+    along = along_unit(dot(dunits, keys) * inverse, squares)
+    dkeys = ()
+    for i in tl.static_range(CHUNKS):
+        dkeys = dkeys + ((dunits[i] - keys[i] * (inverse * along)[:, None]) * inverse[:, None],)
+    result = rows_of((b * N * M + m) * D, pixel, M, D, True)
+    store_chunks(grad_k + result, dkeys, pixel < N, D)
+    store_chunks(grad_v + result, dvalues, pixel < N, D)

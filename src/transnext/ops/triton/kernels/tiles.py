@@ -1,14 +1,23 @@
-"""Parts that the kernels of attention share: unit vectors, tiles of maps, the position bias of a tile, lengths."""
+"""Parts that the kernels of attention share: where pixels lie, tiles and chunks of maps, products, the position bias.
 
+Two layouts take turns. Products with pooled keys want tiles, `[R, BLOCK_D]`, of pixels x all channels. What is computed
+from single neighbours wants *chunks*: a tuple of `[R, C]`, each as many channels as a thread loads at once, so that a
+thread has a pixel to itself and adds up its channels without the others.
+"""
+
+# ruff: noqa: RUF005 - Triton knows sums of tuples, and no unpacking in them.
 import triton
 import triton.language as tl
 
 NORM_EPS = tl.constexpr(1e-12)
 """`transnext.ops.reference.NORM_EPS`; a kernel sees constants of Triton only."""
 
+LOG2_E = tl.constexpr(1.4426950408889634)
+"""What natural exponents are multiplied by for `exp2`, the one that GPUs have."""
+
 SIZES = [
-    *("B", "M", "H", "W", "R", "P", "P_h", "P_w", "U_h", "U_w", "T_h", "T_w", "TP_h", "TP_w"),
-    *("SIZE", "SPLITS", "first_row", "num_rows"),
+    *("shape", "table_shape", "M", "H", "W", "P", "P_h", "P_w", "U_h", "U_w"),
+    *("B", "R", "SIZE", "SPLITS", "first_row", "num_rows"),
 ]
 """Arguments for whose values nothing is compiled anew, be they 1 or multiples of 16. Strides are not among them."""
 
@@ -16,23 +25,209 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
-def inverse_lengths(x):
-    """One over the lengths of the rows of `[R, D]` float32, `[R]`."""
-    return 1.0 / tl.maximum(tl.sqrt(tl.sum(x * x, 1)), NORM_EPS)
+def of_unknown_origin(x):
+    """A whole number as it is, of which compilers do not know that it was there before.
+
+    What is computed from it is computed again, instead of being kept in registers through a loop that wants them all.
+    """
+    if INTERPRETED or not tl.target_info.is_cuda():
+        return x
+    else:
+        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit
-def unit_rows(x):
-    """Rows `[R, D]` divided by their lengths, float32."""
-    x = x.to(tl.float32)
-    return x * inverse_lengths(x)[:, None]
+def tile_of_pixels(program, M, N, W, BLOCK: tl.constexpr):
+    """Place of a program: image (int64), head, tile; `[BLOCK]` pixels, their rows and columns.
+
+    Pixels beyond the map have the row and the column of the last one, so that everything may be loaded.
+    """
+    tiles = tl.cdiv(N, BLOCK)
+    tile = program % tiles
+    b = (program // tiles // M).to(tl.int64)
+    m = program // tiles % M
+    pixel = tile * BLOCK + tl.arange(0, BLOCK)
+    inside = tl.minimum(pixel, N - 1)
+    return b, m, tile, pixel, inside // W, inside % W
 
 
 @triton.jit
-def unit_rows_gradient(grad, unit, inverse):
-    """Gradient of `x` from that of its unit vectors. A vector shorter than the smallest length is only scaled."""
-    along = tl.where(inverse < 1.0 / NORM_EPS, tl.sum(grad * unit, 1), 0.0)
-    return (grad - unit * along[:, None]) * inverse[:, None]
+def neighbour(y, x, H, W, down, right):
+    """Row and column of the pixels so far away, and whether they are on the map; those that are not are moved onto it.
+
+    A pixel that was moved is in the same window: a NaN there would have come in anyway.
+    """
+    yy, xx = y + down, x + right
+    inside = (yy >= 0) & (yy < H) & (xx >= 0) & (xx < W)
+    return tl.minimum(tl.maximum(yy, 0), H - 1), tl.minimum(tl.maximum(xx, 0), W - 1), inside
+
+
+@triton.jit
+def image_of_head(base, strides, b, m, FIRST: tl.constexpr, UNIT: tl.constexpr):
+    """Pointer to an image and head of a map. `strides[FIRST:]` are batch, rows, columns and heads in units of UNIT."""
+    return base + (b * strides[FIRST] + m.to(tl.int64) * strides[FIRST + 3]) * UNIT
+
+
+@triton.jit
+def pixels_of(base, y, x, strides, FIRST: tl.constexpr, UNIT: tl.constexpr, WIDE: tl.constexpr):
+    """Pointers `[R]` to the pixels `(y, x)`. Strides are as in `image_of_head`.
+
+    They are multiples of UNIT, which Triton would not know: on that depends how much it loads at once. WIDE is for maps
+    whose offsets do not fit into 32 bits.
+    """
+    if WIDE:
+        y, x = y.to(tl.int64), x.to(tl.int64)
+    return base + (y * strides[FIRST + 1] + x * strides[FIRST + 2]) * UNIT
+
+
+@triton.jit
+def rows_of(base, row, stride, D: tl.constexpr, WIDE: tl.constexpr):
+    """Pointers `[R]` to rows of `D` numbers that lie `stride` such rows apart."""
+    if WIDE:
+        row = row.to(tl.int64)
+    return base + row * stride * D
+
+
+@triton.jit
+def load_tile(places, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """`[R, BLOCK_D]` in the dtype of the map, 0 beyond its channels; `places` points to the first ones."""
+    d = tl.arange(0, BLOCK_D)
+    return tl.load(places[:, None] + d[None, :], mask=(d < D)[None, :], other=0.0)
+
+
+@triton.jit
+def load_parts(places, D: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr):
+    """The same as one tile of `MAIN` channels, and where there are more of them one of the `REST`.
+
+    Where channels are what a product leaves, that saves registers and products.
+    """
+    main = load_tile(places, D, MAIN)
+    if REST == 0:
+        return (main,)
+    else:
+        return (main, load_tile(places + MAIN, D - MAIN, REST))
+
+
+@triton.jit
+def zero_parts(R: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr):
+    """Parts `[R, MAIN]` and `[R, REST]` float32, all 0."""
+    if REST == 0:
+        return (tl.zeros([R, MAIN], tl.float32),)
+    else:
+        return (tl.zeros([R, MAIN], tl.float32), tl.zeros([R, REST], tl.float32))
+
+
+@triton.jit
+def chunks_of_parts(parts, D: tl.constexpr, C: tl.constexpr):
+    """The same numbers as chunks, of which Triton does not carry back the layout."""
+    chunks = ()
+    for i in tl.static_range(len(parts)):
+        chunks = chunks + chunks_of(parts[i], parts[i].shape[1] // C)
+    return settled_chunks(chunks[: (D + C - 1) // C])
+
+
+@triton.jit
+def store_tile(places, values, mask, D: tl.constexpr):
+    """Writes `[R, BLOCK_D]` to where `mask`, `[R]`, is true."""
+    d = tl.arange(0, values.shape[1])
+    values = rounded(values, places.dtype.element_ty)
+    tl.store(places[:, None] + d[None, :], values, mask=mask[:, None] & (d < D)[None, :])
+
+
+@triton.jit
+def load_chunks(places, D: tl.constexpr, C: tl.constexpr):
+    """The channels of pixels as a tuple of `[R, C]` float32."""
+    chunks = ()
+    for start in tl.static_range(0, D, C):
+        d = start + tl.arange(0, C)
+        if start + C <= D:
+            chunk = tl.load(places[:, None] + d[None, :])
+        else:
+            chunk = tl.load(places[:, None] + d[None, :], mask=(d < D)[None, :], other=0.0)
+        chunks = chunks + (in_float32(chunk),)
+    return chunks
+
+
+@triton.jit
+def load_row(base, D: tl.constexpr, C: tl.constexpr):
+    """`D` numbers that all pixels share, as a tuple of `[1, C]` float32."""
+    chunks = ()
+    for start in tl.static_range(0, D, C):
+        d = start + tl.arange(0, C)
+        chunks = chunks + (tl.load(base + d, mask=d < D, other=0.0).to(tl.float32)[None, :],)
+    return chunks
+
+
+@triton.jit
+def store_chunks(places, chunks, mask, D: tl.constexpr):
+    """Writes chunks to where `mask`, `[R]`, is true."""
+    C: tl.constexpr = chunks[0].shape[1]
+    for start in tl.static_range(0, D, C):
+        d = start + tl.arange(0, C)
+        values = rounded(chunks[start // C], places.dtype.element_ty)
+        if start + C <= D:
+            tl.store(places[:, None] + d[None, :], values, mask=mask[:, None])
+        else:
+            tl.store(places[:, None] + d[None, :], values, mask=mask[:, None] & (d < D)[None, :])
+
+
+@triton.jit
+def chunks_of(tile, NUMBER: tl.constexpr):
+    """The same numbers as chunks."""
+    if NUMBER == 1:
+        return (tile,)
+    else:  # so that Triton does not read on in the other case
+        half: tl.constexpr = tile.shape[1] // 2
+        left, right = tl.split(tl.permute(tl.reshape(tile, [tile.shape[0], 2, half]), [0, 2, 1]))
+        return chunks_of(left, NUMBER // 2) + chunks_of(right, NUMBER // 2)
+
+
+@triton.jit
+def dot(a, b):
+    """Products `[R]` of two tuples of chunks."""
+    total = a[0] * b[0]
+    for i in tl.static_range(1, len(a)):
+        total += a[i] * b[i]
+    return tl.sum(total, 1)
+
+
+@triton.jit
+def add_scaled(total, factor, chunks):
+    """`total + factor * chunks`, chunk by chunk; `factor` is `[R]`."""
+    result = ()
+    for i in tl.static_range(len(chunks)):
+        result = result + (total[i] + factor[:, None] * chunks[i],)
+    return result
+
+
+@triton.jit
+def zeros_like_chunks(chunks, NUMBER: tl.constexpr):
+    """So many of the first chunks, all 0."""
+    result = ()
+    for i in tl.static_range(NUMBER):
+        result = result + (tl.zeros(chunks[i].shape, tl.float32),)
+    return result
+
+
+@triton.jit
+def scaled_queries(queries, embedding, scale, inverse):
+    """`(q / |q| + e) * scale` as chunks."""
+    result = ()
+    for i in tl.static_range(len(queries)):
+        result = result + (scale[:, None] * embedding[i] + (scale * inverse)[:, None] * queries[i],)
+    return result
+
+
+@triton.jit
+def inverse_length(squares):
+    """One over a length, from its square."""
+    return tl.rsqrt(tl.maximum(squares, NORM_EPS * NORM_EPS))
+
+
+@triton.jit
+def along_unit(grad_times_unit, squares):
+    """How much of the gradient of a unit vector lies along it and is lost. A vector too short is only scaled."""
+    return tl.where(squares > NORM_EPS * NORM_EPS, grad_times_unit, 0.0)
 
 
 @triton.jit
@@ -42,25 +237,54 @@ def softplus(x):
 
 
 @triton.jit
-def load_tile(base, rows, columns, stride_rows, stride_columns, channels, mask, D: tl.constexpr, WIDE: tl.constexpr):
-    """`[R, BLOCK_D]` in the dtype of the map: the channels of the pixels `(rows, columns)`, 0 where masked.
-
-    WIDE is for maps whose offsets do not fit into 32 bits.
-    """
-    if WIDE:
-        rows = rows.to(tl.int64)
-        columns = columns.to(tl.int64)
-    places = base + (rows * stride_rows + columns * stride_columns)[:, None] + channels[None, :]
-    return tl.load(places, mask=mask[:, None] & (channels < D)[None, :], other=0.0)
+def halves(x, DTYPE: tl.constexpr):
+    """`x`, float32, as the sum of two of a 16-bit dtype, each rounded to the nearest."""
+    if tl.bfloat16 == DTYPE and not INTERPRETED and tl.target_info.is_cuda():
+        # In pairs, as they are multiplied; Triton would take them apart and convert each by itself.
+        return tl.inline_asm_elementwise(
+            "{ .reg .b32 low, high; cvt.rn.bf16x2.f32 $0, $3, $2; shl.b32 low, $0, 16; and.b32 high, $0, 0xffff0000; "
+            "sub.f32 low, $2, low; sub.f32 high, $3, high; cvt.rn.bf16x2.f32 $1, high, low; }",
+            "=&r,=r,f,f",
+            [x],
+            dtype=(tl.bfloat16, tl.bfloat16),
+            is_pure=True,
+            pack=2,
+        )
+    else:
+        high = rounded(x, DTYPE)
+        return high, rounded(x - high.to(tl.float32), DTYPE)
 
 
 @triton.jit
-def store_tile(base, pixels, channels, mask, values, stride, D: tl.constexpr, WIDE: tl.constexpr):
-    """Writes `[R, BLOCK_D]` to the channels of pixels that lie `stride` apart."""
-    if WIDE:
-        pixels = pixels.to(tl.int64)
-    places = base + (pixels * stride)[:, None] + channels[None, :]
-    tl.store(places, values.to(base.dtype.element_ty), mask=mask[:, None] & (channels < D)[None, :])
+def in_float32(x):
+    """16-bit numbers as float32."""
+    if x.dtype == tl.bfloat16 and not INTERPRETED and tl.target_info.is_cuda():
+        return tl.inline_asm_elementwise(  # in pairs again: an instruction for each
+            "shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000;",
+            "=&r,=r,r",
+            [x],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=2,
+        )
+    else:
+        return x.to(tl.float32)
+
+
+@triton.jit
+def rounded(x, DTYPE: tl.constexpr):
+    """float32 rounded to the nearest of a dtype. The interpreter, which cuts off, gets bfloat16 as float32."""
+    if INTERPRETED and DTYPE == tl.bfloat16:  # noqa: SIM300 - a parameter
+        bits = x.to(tl.int32, bitcast=True)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000).to(tl.float32, bitcast=True)
+    return x.to(DTYPE)
+
+
+@triton.jit
+def scale_of_queries(temperature, length):
+    """What unit queries are multiplied by; above 0, so that it times minus infinity is no NaN."""
+    scale = softplus(temperature) * length
+    return tl.where(scale < 1e-30, 1e-30, scale)
 
 
 @triton.jit
@@ -69,6 +293,53 @@ def rows_times_rows(a, b, PRECISION: tl.constexpr):
     if INTERPRETED:  # it takes the bits of bfloat16 for whole numbers there
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, tl.trans(b), input_precision=PRECISION)
+
+
+@triton.jit
+def key_factors(factors, p, P4):
+    """Of pooled keys: one over the length, the product with the query embedding; minus infinity where there is none."""
+    of_key = tl.load(factors + p, mask=p < P4, other=0.0)
+    return of_key, tl.load(factors + P4 + p, mask=p < P4, other=float("-inf"))
+
+
+@triton.jit
+def weighted_sum(weights, rows, total, PRECISION: tl.constexpr, BOUNDED: tl.constexpr):
+    """`total` plus products `[A, D]` of weights `[A, B]` float32 and rows `[B, D]` as they come.
+
+    16-bit rows are multiplied as they are, by weights that are the sum of two 16-bit numbers: 2e-6 of error. float16
+    has a short range, and takes part where weights are BOUNDED, by 2 ** 14 or so and not all tiny.
+    """
+    if rows.dtype == tl.float32 or (rows.dtype == tl.float16 and not BOUNDED):
+        return tl.dot(weights, rows.to(tl.float32), total, input_precision=PRECISION)
+    high, low = halves(weights, rows.dtype)
+    if INTERPRETED:
+        high, low, rows = high.to(tl.float32), low.to(tl.float32), rows.to(tl.float32)
+    return tl.dot(low, rows, tl.dot(high, rows, total))
+
+
+@triton.jit
+def weighted_parts(weights, rows, totals, PRECISION: tl.constexpr, BOUNDED: tl.constexpr):
+    """`weighted_sum` of each of the parts."""
+    result = ()
+    for i in tl.static_range(len(rows)):
+        result = result + (weighted_sum(weights, rows[i], totals[i], PRECISION, BOUNDED),)
+    return result
+
+
+@triton.jit
+def rough_parts(weights, rows, totals):
+    """`rough_sum` of each of the parts."""
+    result = ()
+    for i in tl.static_range(len(rows)):
+        result = result + (rough_sum(weights, rows[i], totals[i]),)
+    return result
+
+
+@triton.jit
+def rough_sum(weights, rows, total):
+    """`total` plus the same products, in bfloat16 alone, for what is small beside what it is added to."""
+    weights, rows = rounded(weights, tl.bfloat16), rounded(rows.to(tl.float32), tl.bfloat16)
+    return tl.dot(weights, rows, total)
 
 
 @triton.jit
@@ -86,76 +357,30 @@ def log_length(y, x, H, W, P, RADIUS: tl.constexpr):
 
 
 @triton.jit
-def pooled_logits(qs, kn, table, y, x, p, mask, sizes, TAPS: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr):
-    """Logits `[Q, P]` of scaled queries `qs` and unit pooled keys `kn`; what follows is as in `bias_tile`."""
-    return rows_times_rows(qs, kn, PRECISION) + bias_tile(table, y, x, p, mask, sizes, TAPS, EVEN)
+def settled(x):
+    """`x` as it is, beyond which Triton does not carry back the layout that someone wants it in."""
+    if INTERPRETED or not tl.target_info.is_cuda():
+        return x
+    else:
+        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=False, pack=1)
 
 
 @triton.jit
-def query_step(N, P):
-    """Entries of the bias table between neighbouring queries of an axis of `N` queries and `P` pooled keys."""
-    return tl.where(N % P == 0, 1, 2)
+def apart(x):
+    """`x`, `[R]`, of which Triton does not carry the layout on to what is computed with it: that has the one of chunks.
 
-
-@triton.jit
-def key_term(p, N, P, EVEN: tl.constexpr):
-    """Subtracted from `i * query_step(N, P)`, gives the entry of the bias table of query `i` and pooled key `p`.
-
-    It is what `transnext.ops.position_bias` calls `(start + end - 1 - far) // step`. Bin `p` begins at `start`; `end`
-    is `start + N // P`, or one or two more where `P` does not divide `N`. EVEN says that it does, and saves a division.
+    Otherwise all of it would take that of the products of tiles, to which every chunk would be brought.
     """
-    if EVEN:
-        return (p + 1) * (N // P) - N
-    rest = N % P
-    start = p * N // P
-    wider = (p * N - start * P + rest > P).to(tl.int32)
-    return tl.where(rest == 0, start + N // P - N, 2 * start + N // P + wider - 2 * (N - 1))
+    if INTERPRETED or not tl.target_info.is_cuda():
+        return x
+    else:
+        return tl.gather(x, tl.arange(0, x.shape[0]), 0)
 
 
 @triton.jit
-def resized_place(i, size_in, size_out):
-    """Position left of place `i` of `size_out` that are resized linearly from `size_in`, and the weight of the next."""
-    place = tl.maximum((2 * i + 1) * size_in - size_out, 0)  # in units of 1 / (2 * size_out)
-    left = place // (2 * size_out)
-    return left, (place - left * 2 * size_out).to(tl.float32) / (2 * size_out).to(tl.float32)
-
-
-@triton.jit
-def either(number, bit, of_0, of_1):
-    """One of two by a bit of a number."""
-    return tl.where((number >> bit) % 2 == 0, of_0, of_1)
-
-
-@triton.jit
-def bias_tile(table, y, x, p, mask, sizes, TAPS: tl.constexpr, EVEN: tl.constexpr):
-    """Position bias `[Q, P]` float32 of queries `(y, x)` and pooled keys `p`, 0 where masked.
-
-    `table` points to the bias of the head, `[U_h, U_w]`, made for `T_h T_w` queries and `TP_h TP_w` keys. TAPS is 1
-    where those are the sizes of the map, and 2 where the bias is resized from there. EVEN says that the numbers of keys
-    divide those of queries.
-    """
-    H, W, P_h, P_w, U_w, T_h, T_w, TP_h, TP_w = sizes
-    step_y, step_x = query_step(T_h, TP_h) * U_w, query_step(T_w, TP_w)
-    p_y, p_x = p // P_w, p % P_w
-    if TAPS == 1:
-        key = key_term(p_y, H, P_h, EVEN) * U_w + key_term(p_x, W, P_w, EVEN)
-        return tl.load(table + (y * step_y + x * step_x)[:, None] - key[None, :], mask=mask, other=0.0).to(tl.float32)
-    y, of_lower = resized_place(y, T_h, H)
-    x, of_right = resized_place(x, T_w, W)
-    upper, lower = y * step_y, tl.minimum(y + 1, T_h - 1) * step_y
-    left, right = x * step_x, tl.minimum(x + 1, T_w - 1) * step_x
-    p_y, of_lower_key = resized_place(p_y, TP_h, P_h)
-    p_x, of_right_key = resized_place(p_x, TP_w, P_w)
-    upper_key = key_term(p_y, T_h, TP_h, EVEN) * U_w
-    lower_key = key_term(tl.minimum(p_y + 1, TP_h - 1), T_h, TP_h, EVEN) * U_w
-    left_key = key_term(p_x, T_w, TP_w, EVEN)
-    right_key = key_term(tl.minimum(p_x + 1, TP_w - 1), T_w, TP_w, EVEN)
-    bias = tl.zeros([y.shape[0], p.shape[0]], tl.float32)
-    for tap in range(16):
-        query = either(tap, 0, upper, lower) + either(tap, 1, left, right)
-        of_query = either(tap, 0, 1.0 - of_lower, of_lower) * either(tap, 1, 1.0 - of_right, of_right)
-        key = either(tap, 2, upper_key, lower_key) + either(tap, 3, left_key, right_key)
-        of_key = either(tap, 2, 1.0 - of_lower_key, of_lower_key) * either(tap, 3, 1.0 - of_right_key, of_right_key)
-        entry = tl.load(table + query[:, None] - key[None, :], mask=mask, other=0.0).to(tl.float32)
-        bias += of_query[:, None] * of_key[None, :] * entry
-    return bias
+def settled_chunks(chunks):
+    """The same for a tuple."""
+    result = ()
+    for i in tl.static_range(len(chunks)):
+        result = result + (settled(chunks[i]),)
+    return result

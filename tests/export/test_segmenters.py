@@ -1,0 +1,91 @@
+"""Segmenters in files: the same answers, any size where there can be any, and what cannot be had."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import transnext
+from tests.helpers.tiny_mask2former import TINY, tiny_backbone
+from transnext.data.preprocessing import Preprocessing
+from transnext.export import export_model
+from transnext.models.backbone import Backbone
+from transnext.tasks.segmentation.nets import build_net
+from transnext.tasks.segmentation.task import Segmentation
+from transnext.tasks.task import Loaded
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NAMES = ["ground", "plüms", "red"]
+PICTURE = np.random.default_rng(0).integers(0, 256, (70, 110, 3)).astype(np.uint8)
+SIZES: dict[str, dict[str, Any]] = {"upernet": {"channels": 16, "auxiliary_channels": 0}, "mask2former": TINY}
+
+
+def segmenter(kind: str, backbone: Backbone | None = None, size: tuple[int, int] = (64, 96), **metadata: Any) -> Loaded:
+    torch.manual_seed(0)
+    net = build_net(kind, backbone or tiny_backbone(), 3, size="small", **SIZES[kind]).eval()
+    preprocessing = Preprocessing.of_model(net.backbone.net).with_places("fit", size)
+    task = Segmentation(metadata={"class_names": NAMES, **metadata})
+    return Loaded(model=net, task=task, preprocessing=preprocessing, name="it")
+
+
+def answers_agree(file: Any, loaded: Loaded, **looking: Any) -> None:
+    (expected,) = transnext.Segmenter(loaded, **looking)(PICTURE, confidence=True)
+    (found,) = transnext.Segmenter(file, **looking)(PICTURE, confidence=True)
+    assert list(found.class_names) == NAMES
+    assert (found.labels == expected.labels).mean() > 0.999
+    np.testing.assert_allclose(found.confidence.astype(float), expected.confidence.astype(float), atol=2e-3)
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "xml"])
+def test_a_upernet_takes_any_multiple_of_32(suffix, tmp_path) -> None:
+    loaded = segmenter("upernet", window=64, window_stride=40)
+    result = export_model(loaded, tmp_path / f"a.{suffix}")
+    assert result.info.size_multiple == 32
+    assert len({check.shape for check in result.checks}) == 4
+    answers_agree(result.path, loaded)
+    answers_agree(result.path, loaded, window=0, scales=(1, 1.5), flip=True)
+    with pytest.raises(ValueError, match="multiples of 32"):
+        transnext.load(result.path).model.file.run(torch.zeros(1, 3, 64, 80))
+    with pytest.raises(ValueError, match="bias_mode"):
+        transnext.Segmenter(result.path, bias_mode="interpolate")
+    with pytest.raises(ValueError, match="exported file already"):
+        export_model(transnext.load(result.path), tmp_path / "b.onnx")
+
+
+@pytest.mark.parametrize(("kind", "backbone"), [("mask2former", None), ("upernet", "resnet18")])
+def test_others_have_one_size(kind, backbone, tmp_path) -> None:
+    loaded = segmenter(kind, None if backbone is None else Backbone(backbone))
+    result = export_model(loaded, tmp_path / "a.onnx")
+    assert result.info.size_multiple is None
+    assert {check.shape[0] for check in result.checks} == {1, 3}
+    answers_agree(result.path, loaded)
+    wide = replace(loaded, preprocessing=loaded.preprocessing.with_places("shortest", (64, 256)))
+    with pytest.raises(ValueError, match="add --image-size HEIGHT WIDTH"):
+        export_model(wide, tmp_path / "b.onnx")
+
+
+def test_a_hub_folder_is_opened_again(tmp_path) -> None:
+    loaded = segmenter("upernet", class_colours=[[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+    result = export_model(loaded, tmp_path / "hub", format="hf")
+    answers_agree(result.path, loaded)
+    assert transnext.load(result.path).task.metadata == loaded.task.metadata
+    readme = (result.path / "README.md").read_text(encoding="utf-8")
+    for said in ("image-segmentation", "transnext segment predict", "upernet on transnext_pico", "plüms"):
+        assert said in readme
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "torch"}, "segmenters are written as onnx, openvino or hf"),
+        ({"features_only": True}, "is a segmenter: leave it out"),
+        ({"image_size": 0}, "image_size is 0"),
+    ],
+)
+def test_what_cannot_be_had_is_one_line(options, message, tmp_path) -> None:
+    with pytest.raises(ValueError, match=message):
+        export_model(segmenter("upernet"), tmp_path / "a.onnx", **options)
+    assert not (tmp_path / "a.onnx").exists()
