@@ -8,6 +8,7 @@ Arguments that `attention_forward` has too are described there.
 """
 
 # ruff: noqa: RUF005 - Triton knows sums of tuples, and no unpacking in them.
+# mypy: disable-error-code="assignment"
 import triton
 import triton.language as tl
 

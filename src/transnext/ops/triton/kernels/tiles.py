@@ -6,6 +6,7 @@ thread has a pixel to itself and adds up its channels without the others.
 """
 
 # ruff: noqa: RUF005 - Triton knows sums of tuples, and no unpacking in them.
+# mypy: disable-error-code="assignment"
 import triton
 import triton.language as tl
 
