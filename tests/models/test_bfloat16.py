@@ -86,6 +86,7 @@ class Errors:
         self.ours: dict[int, float] = defaultdict(float)
         self.theirs: dict[int, float] = defaultdict(float)
         self.exact: dict[int, float] = defaultdict(float)
+        self.numbers: dict[int, int] = defaultdict(int)
 
     def add(self, found: list[Tensor], plain: list[Tensor], exact: list[Tensor]) -> None:
         assert len(found) == len(plain) == len(exact)
@@ -94,9 +95,10 @@ class Errors:
             self.ours[i] += float((f.double() - e).square().sum())
             self.theirs[i] += float((p.double() - e).square().sum())
             self.exact[i] += float(e.square().sum())
+            self.numbers[i] += e.numel()
 
     def check(self) -> None:
-        """At most a quarter more than PyTorch's over all tensors; five times it for each, which shows what is broken.
+        """At most a quarter more than PyTorch's over all tensors; for each some times that, which shows what is broken.
 
         What has few numbers, such as the temperature of one head, may have good luck in one path and bad in the other,
         and so may the gradients of the position bias' MLP, which are all made of the few sums of a small table.
@@ -105,7 +107,8 @@ class Errors:
         for i, exact in self.exact.items():
             ours, theirs = (errors[i] + 1e-14 * exact + 1e-24 for errors in (self.ours, self.theirs))
             ratios.append(ours / theirs)
-            assert ratios[-1] <= 5**2, f"tensor {i}: {ratios[-1] ** 0.5:.3g} times the error of PyTorch"
+            allowed = 5 + 40 / self.numbers[i]
+            assert ratios[-1] <= allowed**2, f"tensor {i}: {ratios[-1] ** 0.5:.3g} times the error of PyTorch"
         assert sum(ratios) / len(ratios) <= 1.25**2
 
 
