@@ -23,7 +23,7 @@ def test_extension_is_small() -> None:
     """No debug symbols are in it, which Python's own flags ask for."""
     assert CPU_KERNELS is not None
     assert CPU_KERNELS.__file__ is not None
-    assert Path(CPU_KERNELS.__file__).stat().st_size <= 1_000_000
+    assert Path(CPU_KERNELS.__file__).stat().st_size <= 1_250_000
 
 
 def knows(header: str) -> bool:
@@ -56,11 +56,11 @@ def test_bfloat16_instructions_are_in_it() -> None:
 
 
 def test_package_is_small() -> None:
-    """What a wheel holds, most of it compressed already: at most 9 MB as one file."""
+    """What a wheel holds, most of it compressed already: with the runtime of the explorer's page at most 12 MB as one file."""
     package = Path(transnext.__file__).parent
     files = [path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     packed = sum(len(zlib.compress(path.read_bytes())) for path in files if path.suffix != ".so")
-    assert packed + 1_000_000 / 2 <= 9_000_000
+    assert packed + 1_250_000 / 2 <= 12_000_000
 
 
 @needs_kernels

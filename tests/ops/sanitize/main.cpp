@@ -230,8 +230,7 @@ void run_global_attention(int64_t B, int64_t H, int64_t W, int64_t M, int64_t D,
   const Block out(Dtype::Float, floats);
   const auto forward = [&](const Kernels& kernels, int64_t pieces) {
     auto* to = static_cast<float*>(out.data());
-    in_pieces(M * B * N, pieces,
-              [&](int64_t begin, int64_t end) { kernels.global_attention(a, to, begin, end); });
+    in_pieces(M * B * N, pieces, [&](int64_t begin, int64_t end) { kernels.global_attention(a, to, begin, end); });
     std::vector<float> values = statistics;
     out.append_to(values);
     return values;
@@ -754,7 +753,7 @@ int main() {
   run_norm_linear16(Dtype::BFloat16, 3, 800, 33, true, false, 17);  // a product in several blocks of its depth
   run_outer_product16(300, 7, 33, false);
   for (int n = 0; n < 8; ++n) run_conv_glu_gated(pick(1, 3), pick(1, 9), pick(1, 9), pick(1, 37), 32 * pick(1, 4));
-  run_conv_glu_gated(1, 30, 40, 3, 96);  // a panel at a time
+  run_conv_glu_gated(1, 30, 40, 3, 96);     // a panel at a time
   run_outer_product(600, 7, 33, false);     // several blocks of rows
   run_conv_glu_training(2, 40, 30, 5, 40);  // several strips
   for (int n = 0; n < 40; ++n) {

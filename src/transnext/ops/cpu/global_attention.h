@@ -1,6 +1,6 @@
-// Attention of every pixel to every pixel. Lanes are queries, consecutive in the image; keys come in blocks, and what is
-// known of the softmax, its largest logit and its sum, goes from block to block. A thread needs the keys and values of an
-// image and head, and the logits of one tile of queries and one block of keys.
+// Attention of every pixel to every pixel. Lanes are queries, consecutive in the image; keys come in blocks, and what
+// is known of the softmax, its largest logit and its sum, goes from block to block. A thread needs the keys and values
+// of an image and head, and the logits of one tile of queries and one block of keys.
 #pragma once
 
 #include "global_bias.h"
@@ -25,9 +25,8 @@ INLINE void for_runs(const GlobalAttention& a, const Map& map, int64_t b, int64_
 // Pixels of a map, transposed: `[D][ld]`.
 static void load_pixels(const GlobalAttention& a, const Map& map, int64_t b, int64_t m, int64_t first, int64_t count,
                         float* to, int64_t ld) {
-  for_runs(a, map, b, m, first, count, [&](int64_t n, const float* from, int64_t run) {
-    load_transposed(from, map.x, run, a.D, to + n, ld);
-  });
+  for_runs(a, map, b, m, first, count,
+           [&](int64_t n, const float* from, int64_t run) { load_transposed(from, map.x, run, a.D, to + n, ld); });
 }
 
 struct GlobalWorkspace {
@@ -111,8 +110,7 @@ static void global_tile(const GlobalAttention& a, GlobalWorkspace& s, const Glob
   RunningSoftmax<QV> softmax;
   for (int64_t first = 0; first < N; first += KEYS) {
     const int64_t last = std::min(N, first + KEYS);
-    s.fill_logits<QV>(a, bias, tile, first, last,
-                      [&](int v, vf largest) ALWAYS_INLINE { softmax.look(v, largest); });
+    s.fill_logits<QV>(a, bias, tile, first, last, [&](int v, vf largest) ALWAYS_INLINE { softmax.look(v, largest); });
     vf factor[QV];
     softmax.take(s.logits, last - first, factor);
     mix<QV>(s.logits, s.v + first * D, last - first, D, s.out,

@@ -1,5 +1,5 @@
-// Gradients of attention of every pixel to every pixel, by tiles of queries and blocks of keys as forward. Probabilities
-// are computed again, from the statistics that the forward pass kept.
+// Gradients of attention of every pixel to every pixel, by tiles of queries and blocks of keys as forward.
+// Probabilities are computed again, from the statistics that the forward pass kept.
 //
 // With p the softmax weights, g the gradient of the output o:
 //   d(logits) dS = p (g . v - g . o),  dv += p g,  dkn += dS qs,  dqs += dS kn
@@ -12,13 +12,13 @@
 namespace transnext::ISA {
 
 struct GlobalBackwardWorkspace : GlobalWorkspace {
-  float *grad_k, *grad_v;   // [N][DV]: rows of channels, padded to vectors
-  float *g, *grad_qs;       // [D][TQ]
-  float* dS;                // [KEYS][TQ]
-  float *g_rows, *qs_rows;  // [TQ][DV]
-  float *shift, *inverse_sum, *mean;  // [TQ]
+  float *grad_k, *grad_v;                          // [N][DV]: rows of channels, padded to vectors
+  float *g, *grad_qs;                              // [D][TQ]
+  float* dS;                                       // [KEYS][TQ]
+  float *g_rows, *qs_rows;                         // [TQ][DV]
+  float *shift, *inverse_sum, *mean;               // [TQ]
   float *grad_query_embedding, *grad_temperature;  // [D][VL], [VL]: of the current image and head
-  float* grad_columns;  // as `columns`
+  float* grad_columns;                             // as `columns`
 
   static int64_t channels(const GlobalAttention& a) { return round_up(a.D, VL); }
 
@@ -59,8 +59,7 @@ struct GlobalBackwardWorkspace : GlobalWorkspace {
     load_pixels(a, result, b, m, tile.first, tile.count, out, LANES);
     for (int v = 0; v < QV; ++v) {
       vf sum{};
-      for (int64_t d = 0; d < a.D; ++d)
-        sum += load(g + (d * QV + v) * VL) * load(out + (d * QV + v) * VL);
+      for (int64_t d = 0; d < a.D; ++d) sum += load(g + (d * QV + v) * VL) * load(out + (d * QV + v) * VL);
       store(mean + v * VL, sum);
     }
   }
@@ -139,8 +138,7 @@ static void write_keys(const GlobalAttention& a, const GlobalAttentionGradient& 
     for (int v = 0; v < 2; ++v) {
       const vf length = column_length(s.qn + v * VL, TQ, D), inverse = inverse_length(length);
       vf along{};
-      for (int64_t d = 0; d < D; ++d)
-        along += load(s.qn + d * TQ + v * VL) * inverse * load(s.qs + d * TQ + v * VL);
+      for (int64_t d = 0; d < D; ++d) along += load(s.qn + d * TQ + v * VL) * inverse * load(s.qs + d * TQ + v * VL);
       along = select(length < NORM_EPS, vf{}, along);
       for (int64_t d = 0; d < D; ++d) {
         float* grad = s.qs + d * TQ + v * VL;
@@ -172,8 +170,7 @@ static void global_attention_backward(const GlobalAttention& a, GlobalAttentionG
     std::fill_n(s.grad_query_embedding, D * VL, 0.0f);
     std::fill_n(s.grad_temperature, VL, 0.0f);
     for_pixel_tiles(
-        a, 0, a.N(),
-        [&](const PixelTile& tile) { global_backward_tile<2>(a, grads, s, bias, bias_sums, b, m, tile); },
+        a, 0, a.N(), [&](const PixelTile& tile) { global_backward_tile<2>(a, grads, s, bias, bias_sums, b, m, tile); },
         [&](const PixelTile& tile) { global_backward_tile<1>(a, grads, s, bias, bias_sums, b, m, tile); });
     write_keys(a, grads, s, b, m);
     double* to = grads.parameters.data() + slot * (D + 1);

@@ -2,9 +2,9 @@
 // that none of size N x N is ever there.
 //
 // The bias of a query in column j and a key in column x of two given rows is entry j - x of a row of the table. Queries
-// side by side read a contiguous piece of it, and the next key reads the same one entry lower. Where the bias is resized
-// from a trained size, the columns are resized first, to `[U_h][keys][queries]`, and four such rows are blended for each
-// pair of rows of the map.
+// side by side read a contiguous piece of it, and the next key reads the same one entry lower. Where the bias is
+// resized from a trained size, the columns are resized first, to `[U_h][keys][queries]`, and four such rows are blended
+// for each pair of rows of the map.
 #pragma once
 
 #include "vec.h"
@@ -31,8 +31,8 @@ struct PixelTile {
   }
 };
 
-// Calls `use(y, x, end, place)` for the rows of the map that keys [first, last) lie in: columns [x, end) of row y, which
-// come at `place` among them.
+// Calls `use(y, x, end, place)` for the rows of the map that keys [first, last) lie in: columns [x, end) of row y,
+// which come at `place` among them.
 template <class Use>
 INLINE void for_key_rows(const GlobalAttention& a, int64_t first, int64_t last, const Use& use) {
   for (int64_t n = first; n < last;) {
@@ -64,9 +64,7 @@ struct GlobalBias {
   const float* table = nullptr;  // of the head
 
   static int64_t width(const GlobalAttention& a) { return a.W + VL; }
-  static int64_t columns_floats(const GlobalAttention& a) {
-    return a.resized() ? a.rows.entries * a.W * width(a) : 0;
-  }
+  static int64_t columns_floats(const GlobalAttention& a) { return a.resized() ? a.rows.entries * a.W * width(a) : 0; }
 
   void start_head(int64_t m) {
     table = a.table.data() + m * a.table_floats();
@@ -93,8 +91,8 @@ struct GlobalBias {
     return (i + a.rows.key_offset[y]) * a.cols.entries + a.cols.key_offset[0];
   }
 
-  // Bias of a tile and keys [first, last), `[keys][TQ]`. Whole vectors are stored: what a piece writes too much, the next
-  // one overwrites, and after the last key that is up to VL floats.
+  // Bias of a tile and keys [first, last), `[keys][TQ]`. Whole vectors are stored: what a piece writes too much, the
+  // next one overwrites, and after the last key that is up to VL floats.
   template <int QV>
   void fill(const PixelTile& tile, int64_t first, int64_t last, float* result) const {
     constexpr int TQ = QV * VL;

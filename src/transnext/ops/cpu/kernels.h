@@ -96,7 +96,7 @@ struct GlobalAttention {
   std::vector<float> scale;            // [M]: softplus(temperature) log(N)
   std::vector<float> slope;            // [M]: its derivative
   std::vector<float> table;            // [M, U_h, U_w], then TABLE_SLACK zeros
-  float* statistics;                   // [2, M, B, N]: of each query its largest logit times log2(e), and one over the sum of powers
+  float* statistics;  // [2, M, B, N]: of each query its largest logit times log2(e), and one over the sum of powers
 
   int64_t N() const { return H * W; }
   int64_t table_floats() const { return rows.entries * cols.entries; }
@@ -105,10 +105,10 @@ struct GlobalAttention {
 
 // Work is cut into images and heads, ordered by head, image: `units`.
 struct GlobalAttentionGradient {
-  Map grad, out;       // of and as the output
-  float *q, *k, *v;    // results, contiguous [B, H, W, M, D]
+  Map grad, out;     // of and as the output
+  float *q, *k, *v;  // results, contiguous [B, H, W, M, D]
   int64_t workers;
-  std::vector<float> table;         // [slots][U_h, U_w, TABLE_SLACK]; worker w's share of head m is in m + w
+  std::vector<float> table;        // [slots][U_h, U_w, TABLE_SLACK]; worker w's share of head m is in m + w
   std::vector<double> parameters;  // [slots][D query_embedding, 1 temperature]
 
   int64_t first_unit(const GlobalAttention& a, int64_t worker) const { return a.M * a.B * worker / workers; }

@@ -137,7 +137,8 @@ static void dots(const float* x, const float* y, int64_t N, int64_t D, float* re
   constexpr int TQ = QV * VL;
   int64_t n = 0;
   const auto from_n = [&](int i, int v) ALWAYS_INLINE { return start(n + i, v); };
-  for (; n + KEY_BLOCK <= N; n += KEY_BLOCK) dot_block<KEY_BLOCK, QV>(x, y + n * D, D, result + n * TQ, from_n, largest);
+  for (; n + KEY_BLOCK <= N; n += KEY_BLOCK)
+    dot_block<KEY_BLOCK, QV>(x, y + n * D, D, result + n * TQ, from_n, largest);
   for (; n + 6 <= N; n += 6) dot_block<6, QV>(x, y + n * D, D, result + n * TQ, from_n, largest);
   switch (N - n) {
     case 5: return dot_block<5, QV>(x, y + n * D, D, result + n * TQ, from_n, largest);

@@ -80,8 +80,8 @@ Tensor adaptive_average_pool(Tensor x, int64_t P_h, int64_t P_w) {
 }
 
 // Images at a time whose convolutional GLU threads share out by channels, 0 to share out rows. It is by channels where
-// threads have few rows each, or images are so small that rows would read the weights too often; and each thread must be
-// able to keep the maps.
+// threads have few rows each, or images are so small that rows would read the weights too often; and each thread must
+// be able to keep the maps.
 int64_t images_by_channels(const ConvGlu& g) {
   constexpr int64_t FEW_ROWS = 12, FEW_PIXELS = 96, MOST_FLOATS = 256 * 1024;
   const int64_t panel = kernels().panel, threads = workers();
