@@ -25,6 +25,7 @@ from torch import Tensor
 
 from detection import medians, show
 from transnext.bench.memory import peak_resident_bytes
+from transnext.data.joint import seen_size
 from transnext.data.windowed import Normaliser, WindowedPicture, open_windowed
 from transnext.models.backbone import Backbone
 from transnext.tasks.segmentation.blending import places
@@ -76,7 +77,7 @@ def sliding(
             "crops, the network alone": lambda: plain(None),
             "crops, a map of each": lambda: plain(lambda scores: class_map(scores, crop, crop, crop)),
             "sliding window, scores": lambda: slide(None),
-            "sliding window, map": lambda: slide(lambda scores: class_map(scores, size, size, size)),
+            "sliding window, map": lambda: slide(lambda scores: class_map(scores, seen_size(size), size, size)),
         },
         rounds,
     )
