@@ -47,6 +47,9 @@ def options_of(config: triton.Config, arguments: dict[str, Any]) -> dict[str, An
     options: dict[str, Any] = config.all_kwargs()
     if arguments.get("TAPS") == 2 or arguments.get("UNIT") != 8:  # float32 maps have units of 4 numbers
         options.pop("maxnreg", None)
+    if arguments.get("PRECISION") == "ieee" and options.get("BLOCK_Q") == 32:
+        # Without matrix units a thread keeps its factors in registers, and one warp alone would spill.
+        options["num_warps"] = max(2, options["num_warps"])
     return options
 
 
