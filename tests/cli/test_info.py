@@ -88,7 +88,7 @@ def test_of_a_model(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
 def test_of_a_model_with_bfloat16_products(bfloat16_products: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = rows(capsys, "transnext_pico.emoji")
     assert found["16-bit products"] == f"native, by the kernels: {bfloat16_products}"
-    assert found["inference bf16"] == f"{INFERENCE} x5, conv_glu x6]"
+    assert found["inference bf16"] == f"{INFERENCE} x5, conv_glu x6, global_attention x1]"
     assert found["training bf16"].startswith("6 blocks by kernels [linear x")
     assert found["training"] == found["training bf16"]
 

@@ -80,7 +80,6 @@ def test_a_hub_folder_is_opened_again(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "torch"}, "segmenters are written as onnx, openvino or hf"),
         ({"features_only": True}, "is a segmenter: leave it out"),
         ({"image_size": 0}, "image_size is 0"),
     ],
@@ -89,3 +88,5 @@ def test_what_cannot_be_had_is_one_line(options, message, tmp_path) -> None:
     with pytest.raises(ValueError, match=message):
         export_model(segmenter("upernet"), tmp_path / "a.onnx", **options)
     assert not (tmp_path / "a.onnx").exists()
+    with pytest.raises(ValueError, match="segmenters are written as onnx, openvino or hf"):
+        export_model(segmenter("upernet"), tmp_path / "a.pt2")

@@ -16,7 +16,11 @@ from transnext.ops.register import CPU_KERNELS
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 Make = Callable[..., TransNeXt]
-FUSED_OPS = {"transnext.aggregated_attention.default": 4, "transnext.depthwise_conv_gelu_gate.default": 5}
+FUSED_OPS = {
+    "transnext.aggregated_attention.default": 4,
+    "transnext.depthwise_conv_gelu_gate.default": 5,
+    "transnext.global_attention.default": 1,
+}
 """How often a graph of the tiny network calls each."""
 SIZES = (
     (64, 64),
@@ -132,7 +136,7 @@ def test_ten_sizes_take_two_graphs(implementation: Backend, options: dict[str, A
             torch.testing.assert_close(compiled(image(*size)), model(image(*size)), rtol=1e-4, atol=1e-4)
     assert counter.frame_count <= 2
     ops = {name.split(".")[1] for name in fused_ops(counter.graphs[-1])}
-    fused = {"aggregated_attention", "depthwise_conv_gelu_gate", "position_bias_table"}
+    fused = {"aggregated_attention", "depthwise_conv_gelu_gate", "global_attention", "position_bias_table"}
     assert ops == (fused if implementation == "auto" and CPU_KERNELS is not None else set())
 
 

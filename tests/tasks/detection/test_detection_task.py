@@ -65,7 +65,8 @@ def same_numbers(a, b, path="") -> None:
         for i, (one, other) in enumerate(zip(a, b, strict=True)):
             same_numbers(one, other, f"{path}/{i}")
     else:
-        assert a == (pytest.approx(b, abs=1e-6) if isinstance(b, float) else b), path
+        # Scores of another batch: float32 sums in another order.
+        assert a == (pytest.approx(b, abs=5e-6) if isinstance(b, float) else b), path
 
 
 def test_it_learns(trained) -> None:

@@ -85,7 +85,7 @@ Tensor adaptive_average_pool(Tensor x, int64_t P_h, int64_t P_w) {
 int64_t images_by_channels(const ConvGlu& g) {
   constexpr int64_t FEW_ROWS = 12, FEW_PIXELS = 96, MOST_FLOATS = 256 * 1024;
   const int64_t panel = kernels().panel, threads = workers();
-  if (g.dtype != Dtype::Float || g.F % panel != 0 || g.F < panel * threads) return 0;
+  if (g.products16 || g.dtype != Dtype::Float || g.F % panel != 0 || g.F < panel * threads) return 0;
   const bool few_rows = threads > 1 && g.B * g.H < FEW_ROWS * threads, small = g.B > 1 && g.H * g.W <= FEW_PIXELS;
   return few_rows || small ? std::min(g.B, MOST_FLOATS / (g.H * g.W * g.C)) : 0;
 }

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from transnext.models.backbone import Backbone
+from transnext.ops.tracing import is_exporting
 from transnext.tasks.headed import HeadedNet, lr_scale
 from transnext.tasks.segmentation.mask2former.head import (
     GROUPS,
@@ -181,7 +182,8 @@ def scores_of_pixels(logits: Tensor, masks: Tensor, canvas: tuple[int, int]) -> 
     classes = logits.softmax(-1)[..., :-1].transpose(1, 2)
     batch, count, queries = classes.shape
     scores = classes.new_zeros(batch, count, canvas[0] * canvas[1])
-    step = max(1, _AT_ONCE // (batch * canvas[0] * canvas[1]))
+    # The size of a batch is a symbol in a graph, which has no loop over queries either.
+    step = queries if is_exporting() else max(1, _AT_ONCE // (batch * canvas[0] * canvas[1]))
     for first in range(0, queries, step):
         some = slice(first, first + step)
         probabilities = upsampled(masks[:, some], canvas).sigmoid_()
