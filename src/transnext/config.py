@@ -118,7 +118,7 @@ class OptimConfig:
     schedule: Schedule = "cosine"
     """Course of the learning rate after the warm-up; step divides it by ten after each of the milestones, poly is what
     is left of the run, as a share, to a power."""
-    power: float = 0.9
+    poly_power: float = 0.9
     """Of schedule poly; 1 falls in a straight line."""
     milestones: tuple[int, ...] = ()
     """Epochs after which schedule step divides the learning rate by ten."""
@@ -143,7 +143,7 @@ class OptimConfig:
         """Refuses values that cannot work."""
         check_numbers(self, 0, names=("lr", "warmup_lr", "min_lr", "weight_decay", "clip_grad", "warmup_epochs"))
         check_numbers(self, 0, 1, names=("ema",))
-        check_numbers(self, 0, 10, names=("power",), above=True)
+        check_numbers(self, 0, 10, names=("poly_power",), above=True)
         check_numbers(self, 0, 1, names=("layer_decay", "backbone_lr"), above=True)
         if (self.schedule == "step") != bool(self.milestones):
             raise ValueError(
@@ -282,7 +282,10 @@ class TrainConfig(Generic[TaskConfig]):
         groups = ("start", "images", "task", "optim", "run")
         places = {f.name: "" for f in dataclasses.fields(self) if f.name not in groups}
         for group in groups:
-            places |= {f.name: group for f in dataclasses.fields(getattr(self, group))}
+            for option in dataclasses.fields(getattr(self, group)):
+                # One of the two would be set without a word, and not the one that was meant.
+                assert option.name not in places, f"{option.name} is an option of {group} and of {places[option.name]}"
+                places[option.name] = group
         return places
 
     def with_absolute_paths(self, base: str | Path = "") -> "TrainConfig[TaskConfig]":

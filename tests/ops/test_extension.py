@@ -56,7 +56,7 @@ def test_bfloat16_instructions_are_in_it() -> None:
 
 
 def test_package_is_small() -> None:
-    """What a wheel holds, most of it compressed already: with the runtime of the explorer's page at most 12 MB as one file."""
+    """What a wheel holds, most of it compressed already, the runtime of a page among it: at most 12 MB as one file."""
     package = Path(transnext.__file__).parent
     files = [path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     packed = sum(len(zlib.compress(path.read_bytes())) for path in files if path.suffix != ".so")

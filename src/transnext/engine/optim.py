@@ -170,7 +170,7 @@ def make_scheduler(
         poly = PolyLRScheduler(
             optimizer,
             t_initial=total,
-            power=config.optim.power,
+            power=config.optim.poly_power,
             lr_min=config.optim.min_lr,
             warmup_prefix=False,
             **begin,

@@ -43,7 +43,7 @@ ON_REQUEST = frozenset(
         "lr",
         "schedule",
         "schedule_per_epoch",
-        "power",
+        "poly_power",
         "milestones",
         "warmup_epochs",
         "warmup_lr",

@@ -136,7 +136,7 @@ def test_numbers_are_the_released_ones(name, released) -> None:
         "backbone_lr": said["backbone_lr_mult"],
         "batch_size": said["total_batch"],
         "micro_batch_size": said["batch_size_per_gpu"],
-        "power": said["schedule"]["power"],
+        "poly_power": said["schedule"]["power"],
         "schedule": "poly",
         "clip_grad": 0.0 if clip is None else clip["max_norm"],
         "drop_path": model,

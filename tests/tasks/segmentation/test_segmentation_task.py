@@ -183,7 +183,7 @@ def test_a_network_is_built_again_from_what_a_checkpoint_says(run) -> None:
         (["--segmenter", "mask2former", "--loss", "dice"], "mask2former has losses of its own"),
         (["--window-stride", "30"], "window_stride is 30"),
         (["--crop", "64", "--augment", "none"], "crop is 64"),
-        (["--schedule", "poly", "--power", "0"], "power is 0"),
+        (["--schedule", "poly", "--poly-power", "0"], "poly_power is 0"),
         (["--model", "vit_tiny_patch16_224"], "strides"),
     ],
 )

@@ -82,7 +82,7 @@ def _upernet(data: str, output: str, model: str, drop_path: float) -> Segmentati
         window=512,
         window_stride=341,
         lr=6e-5,
-        power=1.0,
+        poly_power=1.0,
         warmup_epochs=1500 / _UPDATES_OF_EPOCH,
         warmup_lr=6e-11,
         decay_biases=True,
@@ -93,7 +93,7 @@ def _upernet(data: str, output: str, model: str, drop_path: float) -> Segmentati
 def _mask2former(data: str, output: str, model: str, drop_path: float) -> SegmentationTraining:
     """The released training, 2 images at a time on each of 8 GPUs."""
     return _ade20k(data, output, model, drop_path).but(
-        segmenter="mask2former", lr=1e-4, backbone_lr=0.1, power=0.9, warmup_epochs=0.0, clip_grad=0.01
+        segmenter="mask2former", lr=1e-4, backbone_lr=0.1, poly_power=0.9, warmup_epochs=0.0, clip_grad=0.01
     )
 
 
