@@ -21,6 +21,9 @@ from transnext.ops.backend import is_capturing
 INTERPRETED: bool = triton.knobs.runtime.interpret
 """True if Triton runs kernels on the CPU (`TRITON_INTERPRET=1`), where there is nothing to be tuned."""
 
+FLOAT_WARPS = 2
+"""Warps of a program that multiplies float32 maps, at least."""
+
 
 def config(num_warps: int, num_stages: int = 3, registers: int | None = None, **blocks: int) -> triton.Config:
     """Tile sizes by name, and how a program of that size is run.
@@ -47,9 +50,9 @@ def options_of(config: triton.Config, arguments: dict[str, Any]) -> dict[str, An
     options: dict[str, Any] = config.all_kwargs()
     if arguments.get("TAPS") == 2 or arguments.get("UNIT") != 8:  # float32 maps have units of 4 numbers
         options.pop("maxnreg", None)
-    if arguments.get("PRECISION") == "ieee" and options.get("BLOCK_Q") == 32:
-        # Without matrix units a thread keeps its factors in registers, and one warp alone would spill.
-        options["num_warps"] = max(2, options["num_warps"])
+    if "PRECISION" in arguments and arguments.get("UNIT") != 8:
+        # Factors take twice the registers, and programs of one warp would spill.
+        options["num_warps"] = max(FLOAT_WARPS, options["num_warps"])
     return options
 
 

@@ -60,8 +60,17 @@ def query_gradient(
     of_window,
     partial,
     strides,
-    shape,
-    table_shape,
+    M,
+    H,
+    W,
+    P_h,
+    P_w,
+    U_h,
+    U_w,
+    T_h,
+    T_w,
+    TP_h,
+    TP_w,
     SIZE,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -95,7 +104,8 @@ def query_gradient(
     K: tl.constexpr = SIDE * SIDE
     SUMS: tl.constexpr = D + 1 + 2 * K + D * K
     CHUNKS: tl.constexpr = (D + C - 1) // C
-    M, H, W, P_h, P_w = shape
+    shape = (M, H, W, P_h, P_w)
+    table_shape = (U_h, U_w, T_h, T_w, TP_h, TP_w)
     q, k, v, k_pool, v_pool = maps
     query_embedding, temperature, local_bias, tokens, token_bias, table = parameters
     N = H * W
@@ -239,7 +249,11 @@ def local_gradient(
     grad_k,
     grad_v,
     strides,
-    shape,
+    M,
+    H,
+    W,
+    P_h,
+    P_w,
     SIZE,
     D: tl.constexpr,
     RADIUS: tl.constexpr,
@@ -255,7 +269,6 @@ def local_gradient(
     SIDE: tl.constexpr = 2 * RADIUS + 1
     K: tl.constexpr = SIDE * SIDE
     CHUNKS: tl.constexpr = (D + C - 1) // C
-    M, H, W, _, _ = shape
     q, k, _, _, _ = maps
     N = H * W
     N4 = tl.cdiv(N, 4) * 4

@@ -50,8 +50,17 @@ def attention_factors(
     factors,
     places,
     tokens_by_tap,
-    shape,
-    table_shape,
+    M,
+    H,
+    W,
+    P_h,
+    P_w,
+    U_h,
+    U_w,
+    T_h,
+    T_w,
+    TP_h,
+    TP_w,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     TAPS: tl.constexpr,
@@ -65,7 +74,8 @@ def attention_factors(
     and the query embedding; beyond `P` 0 and minus infinity, so that weights there are 0. Also `places`, `[P4]` int32,
     the `key_places`; and `tokens`, `[M, D, K]`, with channels last, `[M, K, D]` float32.
     """
-    M, _, _, P_h, P_w = shape
+    shape = (M, H, W, P_h, P_w)
+    table_shape = (U_h, U_w, T_h, T_w, TP_h, TP_w)
     P = P_h * P_w
     P4 = tl.cdiv(P, 4) * 4
     b, m, tile, place, _, p = tile_of_pixels(tl.program_id(0), M, P, P, BLOCK_K)
@@ -96,8 +106,17 @@ def attention_forward(
     out,
     log_sum,
     strides,
-    shape,
-    table_shape,
+    M,
+    H,
+    W,
+    P_h,
+    P_w,
+    U_h,
+    U_w,
+    T_h,
+    T_w,
+    TP_h,
+    TP_w,
     SIZE,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -124,8 +143,17 @@ def attention_forward(
         out: Written.
         log_sum: Written.
         strides: Batch, rows, columns, heads, of `q`, `k` and `v`, in units of UNIT.
-        shape: `M`, `H`, `W`, `P_h`, `P_w`.
-        table_shape: `U_h`, `U_w`, and the queries and keys that the table is made for.
+        M: Heads. Sizes are no tuples: Triton would compile anew for some values in one.
+        H: Rows of queries.
+        W: Columns of queries.
+        P_h: Rows of pooled keys.
+        P_w: Columns of pooled keys.
+        U_h: Rows of the bias table.
+        U_w: Columns of the bias table.
+        T_h: Rows of the queries that it is made for.
+        T_w: Columns of these.
+        TP_h: Rows of the pooled keys that it is made for.
+        TP_w: Columns of these.
         SIZE: For the choice of tile sizes alone, as in all kernels.
         D: Channels.
         BLOCK_D: Of a tile.
@@ -144,7 +172,8 @@ def attention_forward(
     """
     SIDE: tl.constexpr = 2 * RADIUS + 1
     K: tl.constexpr = SIDE * SIDE
-    M, H, W, P_h, P_w = shape
+    shape = (M, H, W, P_h, P_w)
+    table_shape = (U_h, U_w, T_h, T_w, TP_h, TP_w)
     q, k, v, k_pool, v_pool = maps
     query_embedding, temperature, local_bias, tokens, token_bias, table = parameters
     N = H * W

@@ -48,8 +48,17 @@ def pooled_gradient(
     partial_e,
     strides,
     B,
-    shape,
-    table_shape,
+    M,
+    H,
+    W,
+    P_h,
+    P_w,
+    U_h,
+    U_w,
+    T_h,
+    T_w,
+    TP_h,
+    TP_w,
     SPLITS,
     SIZE,
     D: tl.constexpr,
@@ -68,7 +77,8 @@ def pooled_gradient(
     Writes `partial_k` and `partial_v`, `[SPLITS, B, P, M, D]` float32, and `partial_e`, `[SPLITS, B, P, M]`: that of
     the unit keys is the first plus the last times the query embedding.
     """
-    M, H, W, P_h, P_w = shape
+    shape = (M, H, W, P_h, P_w)
+    table_shape = (U_h, U_w, T_h, T_w, TP_h, TP_w)
     q, _, _, k_pool, v_pool = maps
     N = H * W
     N4 = tl.cdiv(N, 4) * 4
@@ -168,8 +178,17 @@ def bias_gradient(
     dense,
     strides,
     B,
-    shape,
-    table_shape,
+    M,
+    H,
+    W,
+    P_h,
+    P_w,
+    U_h,
+    U_w,
+    T_h,
+    T_w,
+    TP_h,
+    TP_w,
     first_row,
     num_rows,
     SPLITS,
@@ -188,7 +207,8 @@ def bias_gradient(
 
     Writes `dense`, `[SPLITS, M, P, num_rows * W]` float32.
     """
-    M, H, W, P_h, P_w = shape
+    shape = (M, H, W, P_h, P_w)
+    table_shape = (U_h, U_w, T_h, T_w, TP_h, TP_w)
     q, _, _, k_pool, v_pool = maps
     N = H * W
     N4 = tl.cdiv(N, 4) * 4

@@ -17,7 +17,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 """What natural exponents are multiplied by for `exp2`, the one that GPUs have."""
 
 SIZES = [
-    *("shape", "table_shape", "M", "H", "W", "P", "P_h", "P_w", "U_h", "U_w"),
+    *("M", "H", "W", "P", "P_h", "P_w", "U_h", "U_w", "T_h", "T_w", "TP_h", "TP_w"),
     *("B", "R", "SIZE", "SPLITS", "first_row", "num_rows"),
 ]
 """Arguments for whose values nothing is compiled anew, be they 1 or multiples of 16. Strides are not among them."""
