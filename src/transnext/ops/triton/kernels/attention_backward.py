@@ -59,7 +59,18 @@ def query_gradient(
     of_queries,
     of_window,
     partial,
-    strides,
+    q_batch,
+    q_row,
+    q_column,
+    q_head,
+    k_batch,
+    k_row,
+    k_column,
+    k_head,
+    v_batch,
+    v_row,
+    v_column,
+    v_head,
     M,
     H,
     W,
@@ -100,6 +111,7 @@ def query_gradient(
     to the gradient of a query with it is corrected by the mean of the keys times what the guess was off by.
     BLOCK_T is a power of two from K on, and at least 16.
     """
+    strides = (q_batch, q_row, q_column, q_head, k_batch, k_row, k_column, k_head, v_batch, v_row, v_column, v_head)
     SIDE: tl.constexpr = 2 * RADIUS + 1
     K: tl.constexpr = SIDE * SIDE
     SUMS: tl.constexpr = D + 1 + 2 * K + D * K
@@ -248,7 +260,18 @@ def local_gradient(
     of_window,
     grad_k,
     grad_v,
-    strides,
+    q_batch,
+    q_row,
+    q_column,
+    q_head,
+    k_batch,
+    k_row,
+    k_column,
+    k_head,
+    v_batch,
+    v_row,
+    v_column,
+    v_head,
     M,
     H,
     W,
@@ -266,6 +289,7 @@ def local_gradient(
 
     What they give it is in `of_queries` and `of_window`, which `query_gradient` has written.
     """
+    strides = (q_batch, q_row, q_column, q_head, k_batch, k_row, k_column, k_head, v_batch, v_row, v_column, v_head)
     SIDE: tl.constexpr = 2 * RADIUS + 1
     K: tl.constexpr = SIDE * SIDE
     CHUNKS: tl.constexpr = (D + C - 1) // C

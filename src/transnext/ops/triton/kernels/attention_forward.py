@@ -105,7 +105,18 @@ def attention_forward(
     places,
     out,
     log_sum,
-    strides,
+    q_batch,
+    q_row,
+    q_column,
+    q_head,
+    k_batch,
+    k_row,
+    k_column,
+    k_head,
+    v_batch,
+    v_row,
+    v_column,
+    v_head,
     M,
     H,
     W,
@@ -142,7 +153,18 @@ def attention_forward(
         places: Those as well.
         out: Written.
         log_sum: Written.
-        strides: Batch, rows, columns, heads, of `q`, `k` and `v`, in units of UNIT.
+        q_batch: Stride of `q`, in units of UNIT.
+        q_row: Stride of `q`, in units of UNIT.
+        q_column: Stride of `q`, in units of UNIT.
+        q_head: Stride of `q`, in units of UNIT.
+        k_batch: Stride of `k`, in units of UNIT.
+        k_row: Stride of `k`, in units of UNIT.
+        k_column: Stride of `k`, in units of UNIT.
+        k_head: Stride of `k`, in units of UNIT.
+        v_batch: Stride of `v`, in units of UNIT.
+        v_row: Stride of `v`, in units of UNIT.
+        v_column: Stride of `v`, in units of UNIT.
+        v_head: Stride of `v`, in units of UNIT.
         M: Heads. Sizes are no tuples: Triton would compile anew for some values in one.
         H: Rows of queries.
         W: Columns of queries.
@@ -170,6 +192,7 @@ def attention_forward(
         BLOCK_Q: Queries of a program.
         BLOCK_K: Pooled keys at once.
     """
+    strides = (q_batch, q_row, q_column, q_head, k_batch, k_row, k_column, k_head, v_batch, v_row, v_column, v_head)
     SIDE: tl.constexpr = 2 * RADIUS + 1
     K: tl.constexpr = SIDE * SIDE
     shape = (M, H, W, P_h, P_w)

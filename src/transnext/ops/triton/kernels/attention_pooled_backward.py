@@ -46,7 +46,18 @@ def pooled_gradient(
     partial_k,
     partial_v,
     partial_e,
-    strides,
+    q_batch,
+    q_row,
+    q_column,
+    q_head,
+    k_batch,
+    k_row,
+    k_column,
+    k_head,
+    v_batch,
+    v_row,
+    v_column,
+    v_head,
     B,
     M,
     H,
@@ -77,6 +88,7 @@ def pooled_gradient(
     Writes `partial_k` and `partial_v`, `[SPLITS, B, P, M, D]` float32, and `partial_e`, `[SPLITS, B, P, M]`: that of
     the unit keys is the first plus the last times the query embedding.
     """
+    strides = (q_batch, q_row, q_column, q_head, k_batch, k_row, k_column, k_head, v_batch, v_row, v_column, v_head)
     shape = (M, H, W, P_h, P_w)
     table_shape = (U_h, U_w, T_h, T_w, TP_h, TP_w)
     q, _, _, k_pool, v_pool = maps
@@ -176,7 +188,18 @@ def bias_gradient(
     factors,
     of_queries,
     dense,
-    strides,
+    q_batch,
+    q_row,
+    q_column,
+    q_head,
+    k_batch,
+    k_row,
+    k_column,
+    k_head,
+    v_batch,
+    v_row,
+    v_column,
+    v_head,
     B,
     M,
     H,
@@ -207,6 +230,7 @@ def bias_gradient(
 
     Writes `dense`, `[SPLITS, M, P, num_rows * W]` float32.
     """
+    strides = (q_batch, q_row, q_column, q_head, k_batch, k_row, k_column, k_head, v_batch, v_row, v_column, v_head)
     shape = (M, H, W, P_h, P_w)
     table_shape = (U_h, U_w, T_h, T_w, TP_h, TP_w)
     q, _, _, k_pool, v_pool = maps

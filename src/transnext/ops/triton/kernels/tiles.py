@@ -18,9 +18,10 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 SIZES = [
     *("M", "H", "W", "P", "P_h", "P_w", "U_h", "U_w", "T_h", "T_w", "TP_h", "TP_w"),
+    *(f"{of}_{axis}" for of in "qkv" for axis in ("batch", "row", "column", "head")),
     *("B", "R", "SIZE", "SPLITS", "first_row", "num_rows"),
 ]
-"""Arguments for whose values nothing is compiled anew, be they 1 or multiples of 16. Strides are not among them."""
+"""Arguments for whose values nothing is compiled anew, be they 1 or multiples of 16. Strides are in units."""
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
