@@ -198,3 +198,15 @@ def test_without_rasterio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ValueError, match=r"needs rasterio: pip install"), open_windowed(tmp_path / "five.tif", 5):
         pass
     windows_are(tmp_path / "plain.tif", values(3, "uint8"), 3)
+
+
+@pytest.mark.parametrize("turn", [3, 6])
+def test_a_tiff_that_is_stored_turned_is_refused_where_it_would_not_be_undone(turn: int, tmp_path: Path) -> None:
+    image = Image.fromarray(values(1, "uint16")[..., 0])
+    image.save(tmp_path / "turned.tif", tiffinfo={274: turn})
+    refused = pytest.raises(ValueError, match=f"stored turned .orientation {turn}")
+    with refused, open_windowed(tmp_path / "turned.tif", 1):
+        pass
+    image.save(tmp_path / "upright.tif", tiffinfo={274: 1})
+    with open_windowed(tmp_path / "upright.tif", 1) as picture:
+        assert picture.size == (image.height, image.width)

@@ -7,6 +7,7 @@ mapped into memory. Other formats have to be decoded whole, and are then what `r
 from __future__ import annotations
 
 import os
+import struct
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from torch import Tensor
 
 from transnext.data.images import UnreadableImage, read_image, read_stored
@@ -31,6 +33,7 @@ DECODED_WHOLE = 2**27
 _CACHE_MB = 256
 """Memory in which rasterio keeps decoded parts of a file, megabytes; by default it takes a share of the machine's."""
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ORIENTATION = 274  # the tag
 _GREY = {"L", "I;16", "I;16B", "I;16L", "F"}
 
 
@@ -186,7 +189,7 @@ def open_windowed(path: str | os.PathLike[str], channels: int = 3) -> Iterator[W
     Raises:
         FileNotFoundError: There is no such file.
         UnreadableImage: It cannot be read.
-        ValueError: A package is missing, or an array has another shape.
+        ValueError: A package is missing, an array has another shape, or a TIFF read in windows is stored turned.
     """
     name = os.fspath(path)
     if not Path(name).exists():
@@ -196,10 +199,34 @@ def open_windowed(path: str | os.PathLike[str], channels: int = 3) -> Iterator[W
     if head.startswith(b"\x93NUMPY"):
         yield ArrayPicture(_mapped(name), name)
     elif head.startswith(_TIFF) and _needs_windows(name, channels):
+        _check_upright(name)
         with _raster(name) as raster:
             yield RasterPicture(raster, name)
     else:
         yield ArrayPicture(_decoded(name, channels), name)
+
+
+def _check_upright(name: str) -> None:
+    """Refuses a TIFF that is stored turned: windows of it would be, too, while pictures are shown upright elsewhere.
+
+    Raises:
+        UnreadableImage: Its header is damaged.
+        ValueError: It is.
+    """
+    try:
+        with Path(name).open("rb") as file:
+            header = file.read(8)
+            header += file.read(8) if 43 in header[2:4] else b""  # BigTIFF
+            tags = ImageFileDirectory_v2(header)
+            file.seek(tags.next)
+            tags.load(file)
+            turned = tags.get(_ORIENTATION, 1)
+    except (OSError, SyntaxError, struct.error) as error:
+        raise UnreadableImage(name, one_line(error)) from None
+    if turned != 1:
+        raise ValueError(
+            f"{printable(name)} is stored turned (orientation {turned}), not undone in windows: save it upright"
+        )
 
 
 def _mapped(name: str) -> npt.NDArray[Any]:
