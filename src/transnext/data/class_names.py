@@ -27,6 +27,17 @@ def matched_names(own: Sequence[str], classes: Sequence[str]) -> dict[int, int]:
     return taken
 
 
+def kept_places(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
+    """Return the place among old classes for the places of those of new ones that were there, as names match elsewhere.
+
+    Args:
+        old: Names that a model knows; of equal ones the first counts.
+        new: Names that it is to know.
+    """
+    place = {_folded(name): i for i, name in reversed(list(enumerate(old)))}
+    return {i: place[_folded(name)] for i, name in enumerate(new) if _folded(name) in place}
+
+
 def listing(names: Sequence[str]) -> str:
     """Return a text of the first names and how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import transnext
 from tests.helpers.coloured_maps import NAMES, SIZE, coloured_config, coloured_set
 from transnext.cli import main
+from transnext.data.class_names import kept_places
 from transnext.engine import train, trainer
 from transnext.engine.build import build_net, open_task
 from transnext.engine.evaluation import evaluate
@@ -213,3 +214,8 @@ def test_a_check_of_the_maps(data, tmp_path, capsys) -> None:
 def test_classification_has_no_heads() -> None:
     with pytest.raises(ValueError, match="no head on a backbone"):
         task_class("classification").heads()
+
+
+def test_names_of_classes_match_as_in_evaluation() -> None:
+    kept = kept_places(["traffic light", "Cat", "cat"], ["dog", "CAT", "traffic_light"])
+    assert kept == {1: 1, 2: 0}, "of equal names the first counts"

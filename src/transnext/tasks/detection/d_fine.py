@@ -11,6 +11,7 @@ from torchvision.ops import box_convert
 from transformers import DFineConfig, DFineForObjectDetection, ResNetConfig
 from transformers.modeling_outputs import BaseModelOutput
 
+from transnext.data.class_names import kept_places
 from transnext.data.instances import Instances
 from transnext.models.backbone import Backbone
 from transnext.tasks.detection.d_fine_losses import d_fine_losses
@@ -235,8 +236,7 @@ def replace_classes(net: DFine, old_names: Sequence[str], new_names: Sequence[st
         raise ValueError(f"there are {len(old_names)} names for the {net.num_classes} classes of the network")
     if not new_names:
         raise ValueError("there are no new classes: name at least one")
-    known = {name.casefold(): place for place, name in reversed(list(enumerate(old_names)))}
-    kept = {new: known[name.casefold()] for new, name in enumerate(new_names) if name.casefold() in known}
+    kept = kept_places(old_names, new_names)
     to, taken = list(kept), list(kept.values())
 
     def replaced(old: nn.Linear) -> nn.Linear:

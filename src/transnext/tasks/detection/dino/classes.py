@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from transnext.data.class_names import kept_places
 from transnext.tasks.detection.dino.layers import class_head
 from transnext.tasks.detection.dino.model import Dino
 
@@ -27,8 +28,8 @@ def replace_classes(net: Dino, old_names: Sequence[str], new_names: Sequence[str
         raise ValueError(f"{len(old_names)} names are given for the {net.num_classes} classes of the network")
     if not new_names:
         raise ValueError("there are no classes: a detector needs at least one")
-    place = {name.casefold(): i for i, name in reversed(list(enumerate(old_names)))}
-    old = [place.get(name.casefold(), -1) for name in new_names]
+    kept = kept_places(old_names, new_names)
+    old = [kept.get(i, -1) for i in range(len(new_names))]
     width = net.label_embedding.embedding_dim
     with torch.no_grad():
         for i, head in enumerate(net.cls_branches):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from transnext.data.class_names import kept_places
 from transnext.tasks.detection.mask_rcnn.initial import kaiming, normal
 from transnext.tasks.detection.mask_rcnn.model import MaskRCNN
 from transnext.tasks.detection.mask_rcnn.roi_heads import BoxPredictor
@@ -30,11 +31,9 @@ def replace_classes(net: MaskRCNN, old_names: Sequence[str], new_names: Sequence
         raise ValueError(f"{len(old_names)} names for the {net.num_classes} classes of the network: name each")
     if not new_names:
         raise ValueError("no new classes are named: a detector needs one class at least")
-    places: dict[str, int] = {}
-    for place, name in enumerate(old_names):
-        places.setdefault(_plain(name), place)
-    known = [number for number, name in enumerate(new_names) if _plain(name) in places]
-    sources = [places[_plain(new_names[number])] for number in known]
+    kept = kept_places(old_names, new_names)
+    known = list(kept)
+    sources = list(kept.values())
 
     heads = net.roi_heads
     old = heads.box_predictor
@@ -52,10 +51,6 @@ def replace_classes(net: MaskRCNN, old_names: Sequence[str], new_names: Sequence
         heads.mask_predictor.mask_fcn_logits = fresh
     net.num_classes = len(new_names)
     return [new_names[number] for number in known]
-
-
-def _plain(name: str) -> str:
-    return name.strip().casefold()
 
 
 def _rows_of_boxes(classes: Sequence[int]) -> list[int]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from transnext.data.class_names import kept_places
 from transnext.tasks.segmentation.mask2former.model import Mask2Former, Mask2FormerNet
 from transnext.tasks.segmentation.net import IGNORED
 
@@ -31,19 +32,15 @@ def replace_classes(net: Mask2FormerNet, old_names: Sequence[str], new_names: Se
         raise ValueError("no new classes are named: name at least one")
     if isinstance(net, Mask2Former) and len(new_names) > IGNORED:
         raise ValueError(f"{len(new_names)} new classes are named: maps of bytes hold {IGNORED} at most")
-    places = {_plain(name): place for place, name in reversed(list(enumerate(old_names)))}
-    known = [number for number, name in enumerate(new_names) if _plain(name) in places]
+    kept = kept_places(old_names, new_names)
+    known = list(kept)
     old = net.head.class_predictor
     new = nn.Linear(old.in_features, len(new_names) + 1).to(old.weight)
     to = [*known, len(new_names)]
-    taken = [*(places[_plain(new_names[number])] for number in known), len(old_names)]
+    taken = [*kept.values(), len(old_names)]
     with torch.no_grad():
         new.weight[to] = old.weight[taken]
         new.bias[to] = old.bias[taken]
     net.head.class_predictor = new
     net.num_classes = len(new_names)
     return [new_names[number] for number in known]
-
-
-def _plain(name: str) -> str:
-    return name.strip().casefold()

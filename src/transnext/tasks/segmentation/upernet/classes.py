@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from transnext.data.class_names import kept_places
 from transnext.tasks.segmentation.losses import PixelLoss
 from transnext.tasks.segmentation.net import IGNORED
 from transnext.tasks.segmentation.upernet.layers import pixel_classifier
@@ -31,11 +32,9 @@ def replace_classes(net: UPerNet, old_names: Sequence[str], new_names: Sequence[
         raise ValueError(f"{len(old_names)} names for the {net.num_classes} classes of the network: name each")
     if not 2 <= len(new_names) <= IGNORED:
         raise ValueError(f"{len(new_names)} new classes are named: a segmenter takes 2 to {IGNORED}")
-    places: dict[str, int] = {}
-    for place, name in enumerate(old_names):
-        places.setdefault(_plain(name), place)
-    known = [number for number, name in enumerate(new_names) if _plain(name) in places]
-    sources = [places[_plain(new_names[number])] for number in known]
+    kept = kept_places(old_names, new_names)
+    known = list(kept)
+    sources = list(kept.values())
 
     for head in (net.decode_head, net.auxiliary_head):
         if head is not None:
@@ -45,10 +44,6 @@ def replace_classes(net: UPerNet, old_names: Sequence[str], new_names: Sequence[
     net.criterion = PixelLoss(**net.criterion.args() | {"class_weights": None})
     net.num_classes = len(new_names)
     return [new_names[number] for number in known]
-
-
-def _plain(name: str) -> str:
-    return name.strip().casefold()
 
 
 @torch.no_grad()
