@@ -197,8 +197,8 @@ class TrainConfig(Generic[TaskConfig]):
     """
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """A folder of images, one sub-folder for each class; tar or Parquet shards, also by URL; emoji, fashion_mnist. Other
-    tasks say at the top what they take."""
+    """A folder of images, one sub-folder for each class; tar or Parquet shards, also by URL; emoji, fashion_mnist.
+    Other tasks say at the top what they take."""
     model: str = "transnext_pico"
     """Any model that timm knows; those of this package are listed by `transnext models`."""
     output: str = "runs/latest"
