@@ -67,6 +67,7 @@ def test_the_command_serves_until_it_is_ended(tmp_path: Path) -> None:
         try:
             assert server.stdout is not None
             address = server.stdout.readline().split()[1]
+            assert "Ctrl-C ends it" in server.stdout.readline()
             with httpx2.Client(trust_env=False, timeout=60, follow_redirects=True) as client:
                 base = address.partition("?")[0]
                 assert client.get(base).status_code == 401
@@ -77,8 +78,7 @@ def test_the_command_serves_until_it_is_ended(tmp_path: Path) -> None:
             assert len(decoders) == 2
         finally:
             server.send_signal(signal.SIGINT)
-        rest, errors = server.communicate(timeout=60)
-    assert "Ctrl-C ends it" in rest
+        _, errors = server.communicate(timeout=60)
     assert errors == ""
     _, alive = psutil.wait_procs(decoders, timeout=10)
     assert alive == []

@@ -77,6 +77,14 @@ class Launch(NamedTuple):
         flat = [one for arg in self.args for one in (arg if isinstance(arg, tuple) else (arg,))]
         return [one for one in flat if isinstance(one, Tensor)]
 
+    def make(self, config: triton.Config) -> None:
+        """Make it now. What it reads must be there: launches that were noted before it may have to be made first.
+
+        Args:
+            config: One of those of the kernel.
+        """
+        self.kernel.function[self.grid](*self.args, **self.kwargs, **options_of(config, self.kwargs))
+
 
 class Kernel:
     """A kernel and the configurations it may run in, launched as `kernel[grid](...)`.
