@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -266,6 +266,46 @@ class Segmenter(Predictor):
             from transnext.tasks.segmentation.looking import looking_at
 
             self.loaded = looking_at(self.loaded, **looking)
+
+    def panoptic(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        batch_size: int | None = None,
+        thing_classes: Collection[str] | None = None,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+    ) -> list[Any]:
+        """The segments of one image or several: objects, and areas of classes that have none. Of a Mask2Former.
+
+        The rules are the published ones: a pixel goes to the query whose score times mask is largest there, if the
+        mask is likely there; a query that keeps too little of its mask is left out.
+
+        Args:
+            images: As in a call.
+            batch_size: As in a call.
+            thing_classes: Names of the classes that have objects; by default those of the training data.
+            threshold: Probability of its class that a query has to exceed, 0..1.
+            mask_threshold: Probability of its mask from which on a pixel belongs to it, 0..1.
+            overlap_mask_area_threshold: Part of its mask that a query has to keep, 0..1.
+
+        Returns:
+            A `PanopticMap` for each image: `ids`, int32 `[H, W]`, and `segments_info`, as COCO's files have them.
+
+        Raises:
+            ValueError: The segmenter tells no segments, it is not known which classes have objects, a number is out of
+                range, or see a call.
+        """
+        return self(
+            images,
+            batch_size=batch_size,
+            panoptic=True,
+            thing_classes=thing_classes,
+            threshold=threshold,
+            mask_threshold=mask_threshold,
+            overlap_mask_area_threshold=overlap_mask_area_threshold,
+        )
 
     def large(self, path: str | Path, *, tile: int = 512, overlap: float = 0.25, batch_size: int = 4) -> Any:
         """The answer for a picture of any size, read from its file and looked at in tiles, which fade into one another.

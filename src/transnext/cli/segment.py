@@ -121,6 +121,11 @@ def predict(
     coco_file: Path | None = None,
     least_pixels: float = 0.0,
     leave_out: tuple[str, ...] = (),
+    panoptic: Path | None = None,
+    thing_classes: tuple[str, ...] | None = None,
+    threshold: float | None = None,
+    mask_threshold: float | None = None,
+    overlap_mask_area_threshold: float | None = None,
 ) -> None:
     """Name the class of every pixel of images.
 
@@ -152,6 +157,13 @@ def predict(
         coco_file: Also write the maps as a COCO data set.
         least_pixels: With --geojson-file leave out regions of a smaller area, pixels.
         leave_out: With --geojson-file leave out these classes, for example a background.
+        panoptic: Tell segments (objects, and areas of classes without objects) instead of classes, and write COCO
+            panoptic files, PNGs and a JSON, to this folder; --save then draws segments. For mask2former.
+        thing_classes: With --panoptic, classes that have objects; none after it for no class; by default those of the
+            training data.
+        threshold: With --panoptic, probability of its class that a query has to exceed, 0..1; 0.5 by default.
+        mask_threshold: With --panoptic, probability from which on a pixel is of a mask, 0..1; 0.5 by default.
+        overlap_mask_area_threshold: With --panoptic, part of its mask that a query has to keep, 0..1; 0.8 by default.
     """
     from transnext.cli.segmenting import Asked, segment
 
@@ -174,6 +186,13 @@ def predict(
             coco_file=coco_file,
             least_pixels=least_pixels,
             leave_out=leave_out,
+            panoptic=panoptic,
+            segments={
+                "thing_classes": thing_classes,
+                "threshold": threshold,
+                "mask_threshold": mask_threshold,
+                "overlap_mask_area_threshold": overlap_mask_area_threshold,
+            },
         )
     )
 

@@ -124,6 +124,8 @@ class MapSource:
         digests: uint64 `[images]`: hashes of what the maps are made of.
         groups: Images of the same group belong together; None if nothing is known of groups, "" for one by itself.
         relabel: The number here of each class in the files, 256 bytes; None if they are the same.
+        things: Of each class whether it has objects; None if the data do not say.
+        category_ids: Number of each class in COCO's files; None for other data.
     """
 
     classes: tuple[str, ...]
@@ -136,6 +138,8 @@ class MapSource:
     digests: npt.NDArray[np.uint64]
     groups: PackedNames | None = None
     relabel: bytes | None = None
+    things: tuple[bool, ...] | None = None
+    category_ids: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -216,4 +220,12 @@ def aligned(source: MapSource, classes: Sequence[str]) -> MapSource:
         log(source.root, f"{share:.1%} of pixels ignored: the model does not know {listing(unknown)}")
     if source.relabel is not None:
         labels = labels[np.frombuffer(source.relabel, np.uint8)]
-    return replace(source, classes=tuple(classes), colours=None, pixels=pixels, relabel=labels.tobytes())
+    return replace(
+        source,
+        classes=tuple(classes),
+        colours=None,
+        pixels=pixels,
+        relabel=labels.tobytes(),
+        things=None,
+        category_ids=None,
+    )

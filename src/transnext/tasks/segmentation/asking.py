@@ -1,6 +1,8 @@
 """Asking a segmenter about pictures."""
 
+from collections.abc import Collection
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,24 +10,85 @@ import torch
 from torch import Tensor
 
 from transnext.data.windowed import Normaliser, open_windowed
+from transnext.limits import check_number
 from transnext.tasks.segmentation.answers import ClassMap
 from transnext.tasks.segmentation.large import BATCH, bands_of, grid_for, map_of
 from transnext.tasks.segmentation.looking import Looking
+from transnext.tasks.segmentation.panoptic import PanopticMap, checked_things
 from transnext.tasks.segmentation.placing import resize_scores
 from transnext.tasks.task import Asked, Loaded
 
+THRESHOLDS = ("threshold", "mask_threshold", "overlap_mask_area_threshold")
+"""Options of panoptic answers, 0..1; see `mask2former.panoptic.panoptic`."""
 
-def answers(loaded: Loaded, asked: Asked, confidence: bool = False) -> list[ClassMap]:
-    """The class of every pixel of each picture.
+
+def check_options(loaded: Loaded, options: dict[str, Any]) -> None:
+    """Refuses options that answers do not have, or that this segmenter does not.
+
+    Raises:
+        ValueError: It does so.
+    """
+    own = (*THRESHOLDS, "thing_classes")
+    if unknown := options.keys() - {"confidence", "panoptic", *own}:
+        raise ValueError(f"answers of a segmenter have no options {', '.join(sorted(unknown))}")
+    if not options.get("panoptic"):
+        if given := [name for name in own if options.get(name) is not None]:
+            raise ValueError(f"{given[0]} is {options[given[0]]}: it goes with panoptic answers")
+        return
+    if options.get("confidence"):
+        raise ValueError("panoptic answers tell the score of each segment: leave out confidence")
+    if not hasattr(loaded.model, "predict"):
+        kind = getattr(loaded.model, "segmenter", "an exported file")
+        raise ValueError(
+            f"{loaded.name} tells no segments ({kind}): panoptic answers are those of mask2former, not exported"
+        )
+    looking: Looking = getattr(loaded.task, "looking", None) or Looking.trained(loaded.task.metadata)
+    if replace(looking, bias_mode=None, bias_size=None) != Looking():
+        raise ValueError(
+            "panoptic answers look at a picture once, as a whole: leave out scales and flip, give window 0"
+        )
+    for name in THRESHOLDS:
+        if options.get(name) is not None:
+            check_number(name, options[name], 0, 1)
+    things_of(loaded, options.get("thing_classes"))
+
+
+def things_of(loaded: Loaded, given: Collection[str] | None = None) -> list[str]:
+    """Names of the classes of a segmenter that have objects.
+
+    Args:
+        loaded: The segmenter.
+        given: Those that are asked for; None for what its checkpoint says.
+
+    Raises:
+        ValueError: It does not say, or there is no such class.
+    """
+    things = loaded.task.metadata.get("thing_classes") if given is None else given
+    if things is None:
+        raise ValueError(
+            f"{loaded.name} does not say which classes have objects: give thing_classes, those names, or none of them "
+            "where all of a class is one segment"
+        )
+    return checked_things(things, loaded.class_names)
+
+
+def answers(
+    loaded: Loaded, asked: Asked, confidence: bool = False, panoptic: bool = False, **segments: Any
+) -> list[ClassMap] | list[PanopticMap]:
+    """The class of every pixel of each picture, or its segments.
 
     Args:
         loaded: The segmenter.
         asked: The pictures.
         confidence: Tell the probability of that class, too.
+        panoptic: Tell segments.
+        segments: `thing_classes` and `THRESHOLDS`, where they are to be others.
 
     Raises:
         ValueError: The outputs are not finite.
     """
+    if panoptic:
+        return _panoptic_answers(loaded, asked, **segments)
     task = loaded.task
     canvas = (asked.inputs.shape[2], asked.inputs.shape[3])
     scores = task.raw(loaded.model, asked.inputs, asked.sizes)
@@ -45,6 +108,35 @@ def answers(loaded: Loaded, asked: Asked, confidence: bool = False) -> list[Clas
             )
         )
     return found
+
+
+def _panoptic_answers(
+    loaded: Loaded, asked: Asked, thing_classes: Collection[str] | None = None, **thresholds: float | None
+) -> list[PanopticMap]:
+    from transnext.tasks.segmentation.mask2former.panoptic import panoptic
+
+    things = things_of(loaded, thing_classes)
+    net: Any = loaded.model
+    found = panoptic(
+        net,
+        asked.inputs,
+        asked.sizes,
+        originals=[frame.original for frame in asked.frames if frame is not None],
+        fuse=[place for place, name in enumerate(loaded.class_names) if name not in things],
+        **{name: value for name, value in thresholds.items() if value is not None},
+    )
+    return [
+        PanopticMap(
+            name=name,
+            ids=one.ids.cpu().numpy(),
+            segments=one.segments,
+            class_names=loaded.class_names,
+            thing_classes=things,
+            colours=loaded.task.metadata.get("class_colours"),
+            category_ids=loaded.task.metadata.get("category_ids"),
+        )
+        for name, one in zip(asked.names, found, strict=True)
+    ]
 
 
 def map_in_tiles(

@@ -36,6 +36,9 @@ class SegmentationConfig:
     """Factor of each class in cross-entropy and focal loss: none, data (rare ones weigh more), or a number for each."""
     reduce_zero_label: bool | None = None
     """In label files 0 means nothing and 1 is the first class; by default so in ADE20K, or as a class file says."""
+    thing_classes: tuple[str, ...] | None = None
+    """Classes that have objects, for panoptic answers of mask2former; of the others all is one segment. By default as
+    COCO panoptic data say."""
     fit: PlaceMode = "fit"
     """How a picture comes to its size: fit keeps its shape and pads, squash does not, shortest has no common size."""
     augment: Preset = "light"
@@ -72,6 +75,8 @@ class SegmentationConfig:
             raise ValueError(f"crop is {self.crop}, and augment none takes all of a picture: leave out one")
         if self.segmenter == "mask2former" and (self.loss != "cross_entropy" or self.class_weights != "none"):
             raise ValueError("mask2former has losses of its own: leave out loss and class_weights")
+        if self.thing_classes is not None and self.segmenter != "mask2former":
+            raise ValueError(f"thing_classes are given, and {self.segmenter} tells no segments: use mask2former")
         if self.loss == "dice" and self.class_weights != "none":
             raise ValueError("loss dice takes no class_weights: leave them out, or use cross_entropy+dice")
         weights = () if isinstance(self.class_weights, str) else self.class_weights

@@ -68,6 +68,7 @@ def draw_map(
     opacity: float = OPACITY,
     legend: bool = True,
     least_side: int = 480,
+    nothing: str = "ignored",
 ) -> Image.Image:
     """A picture with a map over it and, on its right, a legend of the classes in it, the largest first.
 
@@ -79,6 +80,7 @@ def draw_map(
         opacity: Of the colours, 0..1.
         legend: Add the legend, with the share of the picture that each class has.
         least_side: A picture whose longer side is smaller, pixels, is enlarged by a whole number.
+        nothing: What the legend calls pixels of `IGNORED`.
 
     Raises:
         ValueError: See `overlaid`.
@@ -94,7 +96,7 @@ def draw_map(
     present = [place for place in np.argsort(-counts, kind="stable").tolist() if counts[place] and place != IGNORED]
     rows = [(printable(classes[place]), counts[place] / labels.size, colours[place].tolist()) for place in present]
     if counts[IGNORED]:
-        rows.append(("ignored", counts[IGNORED] / labels.size, None))
+        rows.append((nothing, counts[IGNORED] / labels.size, None))
     return _beside(image, rows)
 
 

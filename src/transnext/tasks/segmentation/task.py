@@ -25,6 +25,7 @@ from transnext.tasks.segmentation.losses import class_weights
 from transnext.tasks.segmentation.metrics import SegmentationMeter
 from transnext.tasks.segmentation.net import SegmentationNet
 from transnext.tasks.segmentation.objective import SegmentationObjective
+from transnext.tasks.segmentation.panoptic import checked_things, things_text
 from transnext.tasks.segmentation.results import SegmentationResult
 from transnext.tasks.segmentation.starting import HEADS, fresh_net
 from transnext.tasks.starting import Heads
@@ -32,12 +33,10 @@ from transnext.tasks.task import WHOLE, Asked, Loaded, Look, Meter, Objective, T
 
 SIDES = {"small": 320, "released": 512}
 """Trained image side for each size of head, pixels, unless another is given."""
-METADATA = ("class_names", "class_colours", "window", "window_stride")
+METADATA = ("class_names", "class_colours", "window", "window_stride", "thing_classes", "category_ids")
 """Entries of a checkpoint that are the task's."""
 LONGEST = 4
 """Of a picture that has no common size, the longer side is at most so many times the shorter one."""
-OPTIONS = {"confidence"}
-"""Options of an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +71,8 @@ class Segmentation(Task):
         sources = open_segmentation(
             config.data, config.images.val_fraction, config.seed, reduce_zero_label=own.reduce_zero_label
         )
+        if "train" not in sources:
+            raise ValueError(f"{config.data} has no images to train on: its splits are {', '.join(sources)}")
         first = next(iter(sources.values()))
         metadata: dict[str, Any] = {"class_names": list(first.classes)}
         if first.colours is not None:
@@ -79,7 +80,16 @@ class Segmentation(Task):
         if own.window is not None:
             metadata |= {"window": own.window, "window_stride": own.window_stride or -(-own.window * 2 // 3)}
         pixels = tuple(sources["train"].pixels[:, :-1].sum(0).tolist())
-        return cls(metadata=metadata, class_pixels=pixels), dict(sources)
+        task = cls(metadata=metadata, class_pixels=pixels)
+        things = own.thing_classes
+        if things is not None or (first.things is not None and own.segmenter == "mask2former"):
+            if things is None:
+                things = [name for name, thing in zip(first.classes, first.things, strict=True) if thing]
+            metadata["thing_classes"] = checked_things(things, first.classes)
+            task.notes.append(things_text(metadata["thing_classes"], first.classes))
+        if first.category_ids is not None:
+            metadata["category_ids"] = list(first.category_ids)
+        return task, dict(sources)
 
     @classmethod
     def heads(cls) -> Heads[SegmentationNet]:
@@ -173,8 +183,9 @@ class Segmentation(Task):
 
     def check(self, loaded: Loaded, **options: Any) -> None:
         """See `Task.check`; options are those of `Segmenter`."""
-        if unknown := options.keys() - OPTIONS:
-            raise ValueError(f"answers of a segmenter have no options {', '.join(sorted(unknown))}")
+        from transnext.tasks.segmentation.asking import check_options
+
+        check_options(loaded, options)
 
     def answers(self, loaded: Loaded, asked: Asked, **options: Any) -> list[Any]:
         """See `Task.answers`; options are those of `Segmenter`."""
