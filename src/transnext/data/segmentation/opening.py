@@ -17,6 +17,8 @@ from transnext.data.segmentation.coco import class_table_of, is_panoptic, object
 from transnext.data.segmentation.findings import Findings, MapReport, SplitSummary
 from transnext.data.segmentation.pairs import Paired, find_cityscapes, find_folders
 from transnext.data.segmentation.panoptic import find_panoptic, panoptic_sources
+from transnext.data.segmentation.pascal_voc import FORMAT as VOC
+from transnext.data.segmentation.pascal_voc import find_voc, voc_table
 from transnext.data.segmentation.source import MapSource
 from transnext.data.segmentation.table import ClassTable
 from transnext.data.segmentation.vetting import looked_at, source_of, table_of
@@ -24,8 +26,8 @@ from transnext.data.splits import held_out, ordered_names
 
 _LOOKED_FOR = (
     "pictures and label files (images/train with labels/train or masks, annotations, semantic; train/images with "
-    "train/labels; images with labels), Cityscapes (leftImg8bit with gtFine), COCO (annotations/panoptic_*.json or "
-    "instances_*.json with outlines)"
+    "train/labels; images with labels), Cityscapes (leftImg8bit with gtFine), Pascal VOC (JPEGImages, "
+    "SegmentationClass and ImageSets/Segmentation), COCO (annotations/panoptic_*.json or instances_*.json with outlines)"
 )
 _UNSAID = ("kept", "left out", "see a check")
 _RARE = 1e-3
@@ -40,12 +42,12 @@ def open_segmentation(
 ) -> dict[str, MapSource]:
     """Open pictures with maps of classes.
 
-    The layout is found by what is there: pictures and label files in folders, ADE20K and Cityscapes among them, COCO
-    panoptic JSON with its PNGs, or the outlines of COCO instances drawn over one another on a class `background`. What
-    values mean is read from a class file (`class_files.read_class_file`); without one every value is a class. 255 is
-    ignored, and so is what no class has. All label files are decoded once. Splits are those of the data, by their
-    customary names; where nothing but `train` is there, images are held out. What is wrong is dropped or ignored, and
-    logged in a line for each kind; `check_segmentation` lists it.
+    The layout is found by what is there: pictures and label files in folders, ADE20K and Cityscapes among them, Pascal
+    VOC's lists, COCO panoptic JSON with its PNGs, or the outlines of COCO instances drawn over one another on a class
+    `background`. What values mean is read from a class file (`class_files.read_class_file`); without one every value is
+    a class. 255 is ignored, and so is what no class has. All label files are decoded once. Splits are those of the
+    data, by their customary names; where nothing but `train` is there, images are held out. What is wrong is dropped or
+    ignored, and logged in a line for each kind; `check_segmentation` lists it.
 
     Args:
         data: A folder, or a COCO file.
@@ -75,7 +77,7 @@ def has_label_files(data: str | os.PathLike[str]) -> bool:
     if not os.path.isdir(path):  # noqa: PTH112 - a path that no system takes is no folder
         return False
     root, nowhere = below_wrappers(path), Findings()
-    return bool(find_panoptic(root)) or (find_cityscapes(root, nowhere) or find_folders(root, nowhere)) is not None
+    return bool(find_panoptic(root)) or _paired(root, nowhere) is not None
 
 
 def open_checked(
@@ -135,13 +137,17 @@ def _opened(path: Path, reduce_zero_label: bool | None, findings: Findings) -> _
     root = below_wrappers(path)
     if panoptic := find_panoptic(root):
         return _panoptic(panoptic, root, findings)
-    paired = find_cityscapes(root, findings) or find_folders(root, findings)
+    paired = _paired(root, findings)
     if paired is not None:
         return _from_pairs(paired, root, reduce_zero_label, findings)
     if find_coco(root):
         return _instances(root, findings)
     lost = findings.worst()
     raise ValueError(f"{where} has no maps of classes that are known: looked for {_LOOKED_FOR}{lost and f'; {lost}'}")
+
+
+def _paired(root: Path, findings: Findings) -> Paired | None:
+    return find_cityscapes(root, findings) or find_voc(root, findings) or find_folders(root, findings)
 
 
 def _from_pairs(paired: Paired, root: Path, reduce_zero_label: bool | None, findings: Findings) -> _Opened:
@@ -151,6 +157,8 @@ def _from_pairs(paired: Paired, root: Path, reduce_zero_label: bool | None, find
     table, reduce = paired.table, reduce_zero_label
     if table is None:
         table = _declared(paired, root)
+        if table is None and paired.format == VOC:
+            table = voc_table(seen)
         if reduce is None and table is None:
             reduce = paired.reduce_zero_label
         elif reduce is None and paired.reduce_zero_label and table is not None and not table.colours:
