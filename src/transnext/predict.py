@@ -307,20 +307,30 @@ class Segmenter(Predictor):
             overlap_mask_area_threshold=overlap_mask_area_threshold,
         )
 
-    def large(self, path: str | Path, *, tile: int = 512, overlap: float = 0.25, batch_size: int = 4) -> Any:
+    def large(
+        self,
+        path: str | Path,
+        *,
+        output: str | Path | None = None,
+        tile: int = 512,
+        overlap: float = 0.25,
+        batch_size: int = 4,
+    ) -> Any:
         """The answer for a picture of any size, read from its file and looked at in tiles, which fade into one another.
 
-        Its pixels are taken as they are, not brought to the size of training. Memory is that of a few tiles and of the
-        map, a byte for each pixel.
+        Its pixels are taken as they are, not brought to the size of training. Memory is that of a few tiles, of the
+        scores of the rows that tiles have in common, and without `output` of the map, a byte for each pixel.
 
         Args:
             path: An image file, a TIFF or .npy, of 8 or 16 bits, with as many channels as the backbone takes.
+            output: File to which the map is written as it comes: .tif with its place on the ground (needs rasterio),
+                .png with a palette, or .npy. None to get it as an array.
             tile: Side of a tile, pixels, a multiple of 32.
             overlap: Share of a tile that it has in common with the next, 0..0.9.
             batch_size: Tiles that go through the model at once.
 
         Returns:
-            A `ClassMap`.
+            A `ClassMap`; with `output` a `WrittenMap`: its file, and the pixels of each class.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -331,5 +341,11 @@ class Segmenter(Predictor):
         from transnext.tasks.segmentation.asking import map_in_tiles
 
         return map_in_tiles(
-            self.loaded, str(path), tile=tile, overlap=overlap, batch_size=batch_size, device=self.device
+            self.loaded,
+            str(path),
+            tile=tile,
+            overlap=overlap,
+            batch_size=batch_size,
+            device=self.device,
+            output=None if output is None else Path(output),
         )

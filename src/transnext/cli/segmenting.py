@@ -17,7 +17,7 @@ from transnext.extras import require
 from transnext.inputs import open_image
 from transnext.limits import check_number
 from transnext.predict import Segmenter
-from transnext.tasks.segmentation.answers import ClassMap
+from transnext.tasks.segmentation.answers import ClassMap, WrittenMap
 from transnext.tasks.segmentation.asking import things_of
 from transnext.tasks.segmentation.large import BATCH, OVERLAP, check_map_file, grid_for, write_map
 from transnext.tasks.segmentation.panoptic import PANOPTIC_NAME, PanopticMap, coco_panoptic, things_text
@@ -75,7 +75,7 @@ def segment(asked: Asked) -> None:
     with ExitStack() as stack:
         sinks = _sinks(stack, asked, segmenter.loaded.class_names)
         panoptic = stack.enter_context(_panoptic(asked, segmenter, things))
-        answers = _answers(asked, segmenter, files)
+        answers = _answers(asked, segmenter, files, maps)
         for file, picture, labels, ids, answer in zip(files, pictures, maps, segments, answers, strict=True):
             if isinstance(answer, Skipped):
                 skipped.append(answer)
@@ -84,10 +84,10 @@ def segment(asked: Asked) -> None:
             rows.append(answer.to_dict())
             if isinstance(answer, PanopticMap):
                 panoptic(ids, answer)
-            else:
+            elif isinstance(answer, ClassMap):
                 for sink in sinks:
                     sink(answer.name, answer.labels)
-            if picture is not None:
+            if picture is not None and not isinstance(answer, WrittenMap):
                 reason = _draw(file, answer, picture)
                 console.print(f"  drawn: {picture}" if reason is None else f"  not drawn: {reason}", markup=False)
             if labels is not None and isinstance(answer, ClassMap):
@@ -179,15 +179,22 @@ def _panoptic(asked: Asked, segmenter: Segmenter, things: list[str]) -> Iterator
         yield add
 
 
-def _answers(asked: Asked, segmenter: Segmenter, files: list[str]) -> Iterator[ClassMap | PanopticMap | Skipped]:
+def _answers(
+    asked: Asked, segmenter: Segmenter, files: list[str], maps: list[Path | None]
+) -> Iterator[ClassMap | WrittenMap | PanopticMap | Skipped]:
     if asked.tile is None:
         options = {} if asked.panoptic is None else {"panoptic": True, **asked.segments}
         yield from segmenter.stream(files, batch_size=asked.batch_size, **options)
         return
     overlap, batch_size = OVERLAP if asked.overlap is None else asked.overlap, asked.batch_size or BATCH
-    for file in files:
+    # Where label files are all that is asked for, no map has to be in memory.
+    whole = any((asked.save, asked.csv_file, asked.geojson_file, asked.coco_file))
+    for file, labels in zip(files, maps, strict=True):
+        output = None if whole else labels
         try:
-            yield segmenter.large(file, tile=asked.tile, overlap=overlap, batch_size=batch_size)
+            if output is not None:
+                marked_folder(output.parent)
+            yield segmenter.large(file, output=output, tile=asked.tile, overlap=overlap, batch_size=batch_size)
         except (OSError, ValueError) as error:
             yield Skipped(file, error.reason if isinstance(error, UnreadableImage) else str(error))
 

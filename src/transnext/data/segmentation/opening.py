@@ -27,7 +27,7 @@ from transnext.data.splits import held_out, ordered_names
 _LOOKED_FOR = (
     "pictures and label files (images/train with labels/train or masks, annotations, semantic; train/images with "
     "train/labels; images with labels), Cityscapes (leftImg8bit with gtFine), Pascal VOC (JPEGImages, "
-    "SegmentationClass and ImageSets/Segmentation), COCO (annotations/panoptic_*.json or instances_*.json with outlines)"
+    "SegmentationClass, ImageSets/Segmentation), COCO (annotations/panoptic_*.json or instances_*.json with outlines)"
 )
 _UNSAID = ("kept", "left out", "see a check")
 _RARE = 1e-3

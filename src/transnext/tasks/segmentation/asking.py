@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from transnext.data.windowed import Normaliser, open_windowed
 from transnext.limits import check_number
-from transnext.tasks.segmentation.answers import ClassMap
-from transnext.tasks.segmentation.large import BATCH, bands_of, grid_for, map_of
+from transnext.tasks.segmentation.answers import ClassMap, WrittenMap, class_counts
+from transnext.tasks.segmentation.large import BATCH, Bands, bands_of, check_map_file, grid_for, map_of, write_map
 from transnext.tasks.segmentation.looking import Looking
 from transnext.tasks.segmentation.panoptic import PanopticMap, checked_things
 from transnext.tasks.segmentation.placing import resize_scores
@@ -147,7 +148,8 @@ def map_in_tiles(
     overlap: float,
     batch_size: int = BATCH,
     device: torch.device | str = "cpu",
-) -> ClassMap:
+    output: Path | None = None,
+) -> ClassMap | WrittenMap:
     """The class of every pixel of a picture of any size, which is read and looked at in tiles.
 
     Pixels are taken as they are: neither the picture nor a tile is brought to the size of training. It may have 16 bits
@@ -160,6 +162,7 @@ def map_in_tiles(
         overlap: Share of a tile that it has in common with the next, 0..0.9.
         batch_size: Tiles that are asked about at once.
         device: Where the segmenter is.
+        output: File to which the map is written as it comes, see `write_map`; None for a map in memory.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -175,6 +178,8 @@ def map_in_tiles(
         raise ValueError(
             "in tiles a picture is looked at once, as it is: open the segmenter without window, stride, scales and flip"
         )
+    if output is not None:
+        check_map_file(output)
     preprocessing = loaded.preprocessing
     channels = preprocessing.input_size[0]
     if len(preprocessing.mean) != channels:
@@ -186,13 +191,19 @@ def map_in_tiles(
         normalise = Normaliser(picture, preprocessing.mean, preprocessing.std)
         grid = grid_for(picture.size, tile, overlap)
         bands = bands_of(loaded.model, picture, normalise, grid, batch_size=batch_size, device=device)
-        return ClassMap(
-            name=path,
-            labels=map_of(bands, picture.size),
-            class_names=loaded.class_names,
-            colours=loaded.task.metadata.get("class_colours"),
-            profile=picture.profile(),
-        )
+        colours, classes = loaded.task.metadata.get("class_colours"), loaded.class_names
+        if output is None:
+            labels = map_of(bands, picture.size)
+            return ClassMap(name=path, labels=labels, class_names=classes, colours=colours, profile=picture.profile())
+        counts = np.zeros(256, np.int64)
+
+        def counted() -> Bands:
+            for rows, part in bands:
+                counts[:] += class_counts(part)
+                yield rows, part
+
+        write_map(output, counted(), picture.size, classes=len(classes), colours=colours, profile=picture.profile())
+        return WrittenMap(name=path, path=output, size=picture.size, class_names=classes, pixels=counts[: len(classes)])
 
 
 def _placed(
