@@ -11,7 +11,7 @@ from PIL import Image
 
 from transnext.choices import DEFAULT_MODEL
 from transnext.data import Sample, Skipped, UnreadableImage, collate
-from transnext.inputs import ImageLike, name_of, one_by_one, open_image
+from transnext.inputs import ImageLike, name_of, one_by_one, open_channels, open_image
 from transnext.limits import check_number
 from transnext.loaded import load
 from transnext.tasks.classification.answers import ImagePrediction
@@ -24,7 +24,7 @@ class _Read(NamedTuple):
     """An image that could be read."""
 
     name: str
-    picture: Image.Image
+    picture: Any
     sample: Sample
 
 
@@ -155,6 +155,7 @@ class Predictor:
         self, images: ImageLike | Iterable[ImageLike], batch_size: int | None, options: dict[str, Any], strict: bool
     ) -> Iterator[Any]:
         task, preprocessing = self.loaded.task, self.loaded.preprocessing
+        channels = task.channels(preprocessing)
         if batch_size is None:
             batch_size = min(32, max(1, 32 * 224**2 // math.prod(preprocessing.input_size[1:])))
         numbered = enumerate(one_by_one(images))
@@ -163,7 +164,11 @@ class Predictor:
             for place, image in part:
                 name = name_of(image, place)
                 try:
-                    picture = open_image(image, task.min_side(preprocessing))
+                    picture = (
+                        open_image(image, task.min_side(preprocessing))
+                        if channels is None
+                        else open_channels(image, channels)
+                    )
                     read.append(_Read(name, picture, task.sample(picture, preprocessing, place)))
                 except (OSError, ValueError) as error:
                     if strict:

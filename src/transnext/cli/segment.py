@@ -201,6 +201,7 @@ def check(
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
     pixels: bool = True,
     reduce_zero_label: bool | None = None,
+    in_chans: int | None = None,
     json_file: Path | None = None,
 ) -> None:
     """List what is wrong with pictures and their maps of classes, and what training would do about it.
@@ -210,13 +211,14 @@ def check(
         pixels: Decode every picture, which finds damaged and repeated ones; --no-pixels is quicker.
         reduce_zero_label: In label files 0 means nothing and 1 is the first class; by default so in ADE20K, or as a
             class file says.
+        in_chans: Channels of the pictures; by default those that they have.
         json_file: Also write what was found to this file.
     """
     if json_file is not None:
         check_writable(json_file)
     from transnext.data.segmentation.checks import check_segmentation
 
-    report = check_segmentation(data, pixels=pixels, reduce_zero_label=reduce_zero_label)
+    report = check_segmentation(data, pixels=pixels, reduce_zero_label=reduce_zero_label, in_chans=in_chans)
     Console(soft_wrap=True, highlight=False).print(report.text(), markup=False)
     if json_file is not None:
         write_atomically(json_file, json.dumps(report.to_dict(), ensure_ascii=False, indent=1) + "\n")

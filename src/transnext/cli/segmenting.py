@@ -14,7 +14,7 @@ from transnext.cli.pictures import existing_files, marked_folder, picture_files
 from transnext.data import Skipped, UnreadableImage
 from transnext.engine.device import pick_device
 from transnext.extras import require
-from transnext.inputs import open_image
+from transnext.inputs import open_channels, open_image
 from transnext.limits import check_number
 from transnext.predict import Segmenter
 from transnext.tasks.segmentation.answers import ClassMap, WrittenMap
@@ -68,6 +68,7 @@ def segment(asked: Asked) -> None:
     maps = beside(asked.labels, f".{asked.label_format}")
     segments = beside(None if asked.panoptic is None else asked.panoptic / PANOPTIC_NAME, ".png")
     console = Console(soft_wrap=True, highlight=False)
+    channels = segmenter.loaded.task.channels(segmenter.loaded.preprocessing)
     if asked.panoptic is not None:
         console.print(things_text(things, segmenter.loaded.class_names), markup=False)
     rows: list[dict[str, Any]] = []
@@ -88,7 +89,7 @@ def segment(asked: Asked) -> None:
                 for sink in sinks:
                     sink(answer.name, answer.labels)
             if picture is not None and not isinstance(answer, WrittenMap):
-                reason = _draw(file, answer, picture)
+                reason = _draw(file, answer, picture, channels)
                 console.print(f"  drawn: {picture}" if reason is None else f"  not drawn: {reason}", markup=False)
             if labels is not None and isinstance(answer, ClassMap):
                 marked_folder(labels.parent)
@@ -225,10 +226,10 @@ def _sinks(stack: ExitStack, asked: Asked, classes: list[str]) -> list[Callable[
     return sinks
 
 
-def _draw(file: str, answer: ClassMap | PanopticMap, picture: Path) -> str | None:
+def _draw(file: str, answer: ClassMap | PanopticMap, picture: Path, channels: int | None) -> str | None:
     """Writes a picture with its map over it, or says why there is nothing to draw on."""
     try:
-        shown = open_image(file, None)
+        shown = open_image(file, None) if channels is None else open_channels(file, channels).shown()
     except UnreadableImage as error:  # as tiles it was read: more channels, or an array
         return error.reason
     marked_folder(picture.parent)

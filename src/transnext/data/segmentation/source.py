@@ -6,12 +6,12 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
+from transnext.data.channels import read_channels
 from transnext.data.class_names import listing, matched_names
 from transnext.data.detection.source import DetectionSource
 from transnext.data.image_files import file_version, log
@@ -126,6 +126,7 @@ class MapSource:
         relabel: The number here of each class in the files, 256 bytes; None if they are the same.
         things: Of each class whether it has objects; None if the data do not say.
         category_ids: Number of each class in COCO's files; None for other data.
+        channels: Pictures are numbers of so many channels; None for 8-bit RGB.
     """
 
     classes: tuple[str, ...]
@@ -140,13 +141,15 @@ class MapSource:
     relabel: bytes | None = None
     things: tuple[bool, ...] | None = None
     category_ids: tuple[int, ...] | None = None
+    channels: int | None = None
 
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def load(self, index: int, min_side: int | None = None) -> Image.Image:
-        """Read image `index`, upright; see `Source`."""
-        return read_image(self.paths[index], min_side)
+    def load(self, index: int, min_side: int | None = None) -> Any:
+        """Read image `index`, upright; see `Source`. `Channels` if it has `channels`."""
+        path = self.paths[index]
+        return read_image(path, min_side) if self.channels is None else read_channels(path, self.channels)
 
     def target(self, index: int) -> LabelMap:
         """Return the map of image `index`, which decodes it when it is asked to."""
