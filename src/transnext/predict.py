@@ -164,7 +164,7 @@ class Predictor:
             for place, image in part:
                 name = name_of(image, place)
                 try:
-                    picture = (
+                    picture: Any = (
                         open_image(image, task.min_side(preprocessing))
                         if channels is None
                         else open_channels(image, channels)

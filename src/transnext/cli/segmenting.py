@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from transnext.atomic import check_writable, replacing, write_atomically
-from transnext.cli.pictures import existing_files, marked_folder, picture_files
+from transnext.cli.pictures import check_read, existing_files, marked_folder, picture_files, tell_skipped
 from transnext.data import Skipped, UnreadableImage
 from transnext.engine.device import pick_device
 from transnext.extras import require
@@ -94,14 +94,10 @@ def segment(asked: Asked) -> None:
             if labels is not None and isinstance(answer, ClassMap):
                 marked_folder(labels.parent)
                 _write_labels(labels, answer)
-        if skipped and not rows:
-            first = skipped[0]
-            raise ValueError(f"nothing could be read of {len(files)} files; the first: {first.name}: {first.reason}")
+        check_read(len(files), len(rows), skipped)
     if asked.json_file is not None:
         write_atomically(asked.json_file, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
-    for problem in skipped:
-        line = f"skipped {problem.name}: {problem.reason}"
-        Console(stderr=True, soft_wrap=True).print(line, style="yellow", markup=False)
+    tell_skipped(skipped)
 
 
 def _files(asked: Asked) -> list[list[str]]:

@@ -98,9 +98,9 @@ class Segmentation(Task):
                 f"Pictures are numbers of {len(statistics[0])} channels, with means (deviations) {means}."
             )
         things = own.thing_classes
-        if things is not None or (first.things is not None and own.segmenter == "mask2former"):
-            if things is None:
-                things = [name for name, thing in zip(first.classes, first.things, strict=True) if thing]
+        if things is None and first.things is not None and own.segmenter == "mask2former":
+            things = tuple(name for name, thing in zip(first.classes, first.things, strict=True) if thing)
+        if things is not None:
             metadata["thing_classes"] = checked_things(things, first.classes)
             task.notes.append(things_text(metadata["thing_classes"], first.classes))
         if first.category_ids is not None:
