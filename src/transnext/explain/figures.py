@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -9,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
+from transnext.atomic import replacing
 from transnext.explain.attention import Looked
 from transnext.explain.faithfulness import Faithfulness
 from transnext.explain.receptive_field import ReceptiveField
@@ -81,7 +83,18 @@ def _mark(image: Image.Image, position: tuple[float, float]) -> Image.Image:
     return Image.alpha_composite(image.convert("RGBA"), ring).convert("RGB")
 
 
-# Figures of matplotlib; whoever wants them in a file calls `savefig`, whose ending chooses PNG, SVG or PDF.
+# Figures of matplotlib.
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure on white, whole or not at all.
+
+    Args:
+        figure: The figure.
+        path: The file; its ending says which kind: .png, .svg or .pdf.
+    """
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.removeprefix("."), facecolor="white")
 
 
 def attention_figure(
