@@ -190,7 +190,8 @@ def receptive_field_figure(fields: Sequence[ReceptiveField]) -> Figure:
     for ax, field in zip(axes, fields, strict=True):
         ax.imshow(np.log10(field.energy.numpy().clip(1e-4)), cmap=COLORMAP, vmin=-4, vmax=0)
         lines = textwrap.wrap(field.caption(), 38)
-        lines.append(f"artefact {field.artefact:.2f} at stride {field.stride}")
+        found = f"artefact {field.artefact:.2f}" if field.has_room else "too small for an artefact"
+        lines.append(f"{found} at stride {field.stride}")
         lines.append(f"half of it in {field.side(0.5)}, 95 % in {field.side(0.95)} pixels")
         ax.set_title("\n".join(lines), loc="left", fontsize=8, color=TEXT)
         ax.set_axis_off()

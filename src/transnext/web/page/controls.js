@@ -3,7 +3,7 @@
 import { percent } from "./attention.js";
 
 const element = (id) => document.getElementById(id);
-const MOST_SIZES = 24; // in the list of sizes
+const REST = 150; // ms that the slider of sizes rests before the picture is looked at anew
 
 // Calls `change({name: value})` for everything that a user chooses, and `take(file)` for images.
 export class Controls {
@@ -12,7 +12,13 @@ export class Controls {
     const number = (name) => () => change({ [name]: +element(name).value });
     element("model").onchange = () => change({ model: element("model").value });
     element("mode").onchange = () => change({ mode: element("mode").value });
-    element("size").onchange = number("size");
+    element("size").oninput = () => this.showSize();
+    element("size").onchange = () => {
+      clearTimeout(this.resizing);
+      this.showBusy(true);
+      const size = +element("size").value; // it may be set back before the pause is over
+      this.resizing = setTimeout(() => change({ size }), REST);
+    };
     element("opacity").oninput = number("opacity");
     element("block").onchange = () => {
       const [stage, block] = element("block").value.split(".").map(Number);
@@ -81,7 +87,10 @@ export class Controls {
     options("mode", model.modes.map((mode) => [mode, mode]), model.modes[0]);
     element("mode-field").hidden = model.modes.length < 2;
     element("size-field").hidden = model.sizes === null;
-    options("size", sizesOf(model).map((size) => [size, `${size} × ${size}`]), model.sizes?.default);
+    if (model.sizes !== null) {
+      const { min, max, step, default: own } = model.sizes;
+      Object.assign(element("size"), { min, max, step, value: own });
+    }
     const list = element("block");
     list.replaceChildren();
     for (const stage of new Set(model.blocks.map((block) => block.stage))) {
@@ -100,6 +109,7 @@ export class Controls {
     for (const name of ["model", "mode", "size", "opacity"]) {
       if (state[name] !== undefined) element(name).value = state[name];
     }
+    this.showSize();
     element("block").value = `${state.stage}.${state.block}`;
     const heads = Array.from({ length: block.heads }, (_, i) => [String(i), String(i + 1)]);
     options("head", [["", "mean of all"], ...heads], state.head === null ? "" : String(state.head));
@@ -107,6 +117,13 @@ export class Controls {
       radio.checked = radio.value === state.part;
       radio.disabled = block.window === null && radio.value !== "both";
     }
+  }
+
+  // The size that the slider stands at.
+  showSize() {
+    const { value } = element("size");
+    element("size-value").textContent = `${value} pixels`;
+    element("size").setAttribute("aria-valuetext", `${value} pixels`);
   }
 
   showAnswer({ top, objects, map }) {
@@ -187,13 +204,4 @@ export class Controls {
 function options(id, values, chosen) {
   element(id).replaceChildren(...values.map(([value, text]) => new Option(text, value)));
   if (chosen !== undefined) element(id).value = chosen;
-}
-
-// Sizes to choose from: all that there are, or some of them if there are many.
-export function sizesOf({ sizes }) {
-  if (sizes === null) return [];
-  const { min, max, step } = sizes;
-  const stride = step * Math.ceil((max - min) / step / MOST_SIZES || 1);
-  const list = Array.from({ length: Math.floor((max - min) / stride) + 1 }, (_, i) => min + i * stride);
-  return [...new Set([...list, sizes.default])].sort((a, b) => a - b);
 }

@@ -29,9 +29,11 @@ function mapOf(attention, row, col, { head, part, stride, height, width }) {
   return { weights, field, heat: heatOf(field, attention.grid, stride, height, width) };
 }
 
-class Explorer {
+// Events: "state" when something else was chosen, "seen" when another picture or another answer is shown.
+class Explorer extends EventTarget {
   // `examples` are {name, type, data in base64} or {name, url}.
   constructor(provider, examples) {
+    super();
     this.provider = provider;
     this.examples = examples.map((example) => ({
       ...example,
@@ -71,7 +73,7 @@ class Explorer {
     this.state = { ...DEFAULTS, ...said };
     this.settle();
     this.controls.showModels(this.models, this.model);
-    this.controls.showState(this.state, this.block ?? NO_BLOCK);
+    this.tell();
     this.measure = null;
     const index = said.image === undefined ? 0 : this.examples.findIndex(({ name }) => name === said.image);
     if (this.good && this.good.image === said.image) await this.look();
@@ -79,6 +81,11 @@ class Explorer {
     else if (said.image !== undefined) {
       this.controls.showProblem(`This link was made with ${said.name ?? "another image"}: choose or drop that image.`);
     }
+  }
+
+  tell() {
+    this.controls.showState(this.state, this.block ?? NO_BLOCK);
+    this.dispatchEvent(new Event("state"));
   }
 
   // Fills in what the state leaves open, and puts right what the model does not have.
@@ -106,7 +113,7 @@ class Explorer {
     Object.assign(this.state, part);
     this.settle();
     if ("model" in part) this.controls.showModels(this.models, this.model);
-    this.controls.showState(this.state, this.block ?? NO_BLOCK);
+    this.tell();
     if (["model", "size", "mode"].some((name) => name in part)) await this.look();
     else if ("stage" in part || "block" in part) await this.attend();
     else this.drawSoon();
@@ -135,8 +142,11 @@ class Explorer {
 
   // Asks the provider about a file, the one shown by default; `part` of the state is for it.
   async look(file = this.file, part = {}) {
-    if (file === null) return;
     const turn = ++this.looks;
+    if (file === null) {
+      this.controls.showBusy(false);
+      return;
+    }
     this.controls.showBusy(true);
     this.controls.showProblem("");
     await new Promise((done) => setTimeout(done)); // lets the browser show that
@@ -150,6 +160,7 @@ class Explorer {
       this.painter.show(seen.shown);
       this.controls.showAnswer(seen.answer);
       this.controls.markExample(this.examples.findIndex(({ name }) => name === this.state.image));
+      this.dispatchEvent(new Event("seen"));
       await this.attend();
     } catch (error) {
       if (turn === this.looks) this.refuse(error);
@@ -166,7 +177,7 @@ class Explorer {
     Object.assign(this.state, { model, size, mode });
     this.settle();
     this.controls.showModels(this.models, this.model);
-    this.controls.showState(this.state, this.block ?? NO_BLOCK);
+    this.tell();
   }
 
   // The query keeps its place where the same picture has another size, and starts in the middle of a new one.
@@ -302,13 +313,17 @@ class Explorer {
     this.controls.showUnsaid(true);
     this.timer = setTimeout(() => {
       this.controls.showSummary(typeof summary === "function" ? summary() : summary);
-      history.replaceState(null, "", format(this.state));
+      this.write();
       this.controls.showUnsaid(false);
     }, PAUSE);
   }
 
-  async copy() {
+  write() {
     history.replaceState(null, "", format(this.state));
+  }
+
+  async copy() {
+    this.write();
     const own = this.examples.every(({ name }) => name !== this.state.image);
     const hint = own ? " The image itself is not in it." : "";
     try {

@@ -50,13 +50,12 @@ class Fields:
 def numbers(field: ReceptiveField) -> dict[str, Any]:
     """A receptive field in a few numbers, plain values; the artefact is None where the map has no room for one."""
     height, width = field.energy.shape
-    room = field.stride >= 2 and min(height, width) >= 4 * field.stride
     return {
         "caption": field.caption(),
         "width": width,
         "height": height,
         "stride": field.stride,
-        "artefact": field.artefact if room else None,
+        "artefact": field.artefact if field.has_room else None,
         "half": field.side(0.5),
         "most": field.side(0.95),
     }
@@ -98,11 +97,7 @@ def attention(seen: Seen, stage: int, block: int, pixel: tuple[int, int], head: 
 
 
 def receptive_field(field: ReceptiveField, kind: str) -> bytes:
-    """A file of the figure of a receptive field.
-
-    Raises:
-        ValueError: The image is too small for the strides of the model.
-    """
+    """A file of the figure of a receptive field."""
     from transnext.explain.figures import receptive_field_figure  # imports matplotlib
 
     return _file(receptive_field_figure([field]), kind)
