@@ -71,10 +71,13 @@ class RegionAttention:
             raise ValueError(f"part is {part!r}: expected one of {', '.join(PARTS)}")
         if head is not None and not 0 <= head < self.place.heads:
             raise ValueError(f"head is {head}: expected 0 to {self.place.heads - 1}")
+        maps: Tensor
         if part == "all":
             maps = self.local + self.pooled
+        elif part == "bias":
+            maps = self.bias_only
         else:
-            maps = self.bias_only if part == "bias" else getattr(self, part)
+            maps = getattr(self, part)
         return maps.mean(0) if head is None else maps[head]
 
     def _mean(self, ask: Callable[[range, range], tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor]:

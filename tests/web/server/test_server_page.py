@@ -13,7 +13,7 @@ from PIL import Image
 from tests.helpers.small_transnext import small_model
 from tests.web.conftest import Visit
 from tests.web.server.conftest import Serving, file_of, picture
-from tests.web.server.test_answers import classifier
+from tests.web.server.test_answers import classifier, detector, segmenter
 from transnext.choices import DEFAULT_MODEL
 from transnext.explain.attention import where_it_looks
 from transnext.predict import Predictor
@@ -330,20 +330,100 @@ def test_images_that_the_server_forgot_are_shown_again(
         assert page.evaluate("explorer.known.block.stage") == 1
 
 
-def test_an_object_says_where_it_looks(fresh: Visit) -> None:
-    page = fresh.page
-    page.evaluate(
-        """() => {
-            explorer.seen.answer = { objects: [{ name: "cat", score: 0.9, box: [10, 20, 30, 60] }] };
-            explorer.controls.showAnswer(explorer.seen.answer);
+@pytest.fixture(scope="module")
+def finding(serving: Serving) -> Iterator[str]:
+    """A server with a detector that tells outlines, and a segmenter."""
+    pytest.importorskip("supervision")
+    both = {"boxes": Model(detector(), "boxes"), "areas": Model(segmenter(), "areas")}
+    with serving(create_app(both, Access())) as address:
+        yield f"{address}/"
+
+
+def test_an_object_says_where_it_looks(visit: Callable[..., Visit], finding: str) -> None:
+    """The mean of what the page draws of each of its queries, which the server and the pixels say."""
+    found = visit()
+    page = found.go(finding)
+    assert page.locator("#tab-answer").inner_text() == "Detection"
+    settle(page)
+    page.select_option("#block", "1.0")
+    settle(page)
+    rows = page.locator("#top button")
+    assert rows.count() > 1
+    rows.nth(1).click()
+    settle(page)
+    assert rows.nth(1).get_attribute("aria-pressed") == "true"
+    assert "object=1" in page.url
+    assert re.search(r"mean of the \d+ of \d+ × \d+ queries in it", page.locator("#summary").inner_text())
+    drawn, mean, share = page.evaluate(
+        """async () => {
+            const { fieldOf, regionOf, weightsOf, shareOf } = await import("./attention.js");
+            const { known: { attention }, region: { found } } = explorer;
+            const [h, w] = found.grid;
+            const mean = new Float64Array(h * w);
+            let count = 0, share = 0;
+            for (let i = 0; i < h * w; i++) {
+                if (!found.inside[i]) continue;
+                const [row, col] = [Math.floor(i / w), i % w];
+                const weights = weightsOf(attention, row, col, null);
+                fieldOf(attention, weights, row, col, "both").forEach((x, at) => (mean[at] += x));
+                share += shareOf(weights);
+                count += 1;
+            }
+            const drawn = regionOf(found, null, "both");
+            return [[...drawn.field], [...mean].map((x) => x / count), [drawn.share, share / count]];
         }"""
     )
-    page.wait_for_selector("#top[data-objects]")
-    page.locator("#top li").first.click()
-    assert page.evaluate("explorer.state.at") == [40, 20]
-    assert page.evaluate("explorer.held")
-    page.evaluate("explorer.move([0, 0])")  # it is held
-    assert page.evaluate("explorer.state.at") == [40, 20]
+    np.testing.assert_allclose(drawn, mean, atol=1e-6)
+    assert share[0] == pytest.approx(share[1], abs=1e-5)
+    page.evaluate("explorer.move([0, 0])")  # the pointer does not take it away, a click does
+    assert page.evaluate("explorer.state.object") == 1
+    # The link keeps it; another picture and another size do not.
+    again = visit().go(page.url)
+    settle(again)
+    assert again.locator("#summary").inner_text() == page.locator("#summary").inner_text()
+    page.locator("#canvas").click(position={"x": 20, "y": 20})
+    assert page.evaluate("explorer.state.object") is None
+    assert rows.nth(1).get_attribute("aria-pressed") == "false"
+    rows.nth(0).focus()
+    page.keyboard.press("Enter")
+    settle(page)
+    assert page.evaluate("explorer.state.object") == 0
+    page.click("#tab-figures")
+    with page.expect_download() as download:
+        page.click("#figure-svg")
+    with open(download.value.path(), encoding="utf-8") as file:  # noqa: PTH123
+        assert "queries of" in file.read()
+    page.fill("#size", "96")
+    settle(page)
+    assert page.evaluate("explorer.state.object") is None
+    assert found.errors == []
+
+
+def test_a_class_says_where_it_looks(visit: Callable[..., Visit], finding: str) -> None:
+    found = visit(viewport={"width": 360, "height": 740})
+    page = found.go(finding + "#model=areas&stage=0&block=0")
+    settle(page)
+    assert page.locator("#tab-answer").inner_text() == "Segmentation"
+    count = page.locator("#top button").count()
+    assert count > 0
+    colours = page.evaluate("explorer.seen.answer.map.classes.map((row) => row.colour)")
+    assert [
+        page.locator("#top .swatch").nth(i).evaluate("(it) => it.style.getPropertyValue('--swatch')")
+        for i in range(count)
+    ] == colours
+    page.locator("#top button").first.click()
+    settle(page)
+    share = page.evaluate("explorer.seen.answer.map.classes[0].share")
+    inside = page.evaluate("[...explorer.region.found.inside]")
+    height, width = page.evaluate("[explorer.seen.height, explorer.seen.width]")
+    shown = height * width / 4**2  # queries that are no padding
+    assert shown <= len(inside)
+    assert sum(inside) / shown == pytest.approx(share, abs=0.05)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    result = axe.run(page)
+    assert result.violations_count == 0, result.generate_report()
+    assert found.errors == []
 
 
 def test_the_picture_is_no_larger_than_what_is_kept(fresh: Visit) -> None:

@@ -1,6 +1,7 @@
 // The fields and the text around the picture: what they say, and what a user does with them.
 
 import { percent } from "./attention.js";
+import { colourOf } from "./draw.js";
 
 const element = (id) => document.getElementById(id);
 const REST = 150; // ms that the slider of sizes rests before the picture is looked at anew
@@ -126,10 +127,27 @@ export class Controls {
     element("size").setAttribute("aria-valuetext", `${value} pixels`);
   }
 
-  showAnswer({ top, objects, map }) {
-    const rows = top ?? objects ?? map.classes.map(({ name, share }) => ({ name, score: share }));
+  // `choose(number)` of the object or class that a user picks in the answer, null where it was picked already.
+  listenToAnswer(choose) {
+    element("top").addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (button === null) return;
+      const number = [...element("top").children].indexOf(button.parentElement);
+      choose(button.getAttribute("aria-pressed") === "true" ? null : number);
+    });
+  }
+
+  // How many objects or classes an answer has that are somewhere in the picture.
+  regions({ objects, map }) {
+    return (objects ?? map?.classes ?? []).length;
+  }
+
+  // An answer in rows; those that are somewhere in the picture can be picked if `pick`.
+  showAnswer({ top, objects, map }, pick) {
+    const rows = top ?? objects ?? map.classes.map(({ name, share, colour }) => ({ name, score: share, colour }));
+    const names = objects && [...new Set(objects.map(({ name }) => name))];
     element("top").replaceChildren(
-      ...rows.map(({ name, score }) => {
+      ...rows.map(({ name, score, colour = names && colourOf(names, name) }) => {
         const row = document.createElement("li");
         const [label, meter, value] = ["span", "meter", "span"].map((tag) => document.createElement(tag));
         label.textContent = name;
@@ -137,12 +155,32 @@ export class Controls {
         meter.setAttribute("aria-label", name);
         value.textContent = percent(score);
         value.className = "value";
-        row.append(label, meter, value);
+        if (colour) {
+          label.className = "swatch";
+          label.style.setProperty("--swatch", colour);
+        }
+        const inner = pick ? document.createElement("button") : row;
+        if (pick) {
+          inner.type = "button";
+          inner.setAttribute("aria-pressed", "false");
+          row.append(inner);
+        }
+        inner.append(label, meter, value);
         return row;
       }),
     );
-    element("none").hidden = rows.length > 0;
-    element("none").textContent = "Nothing was found.";
+    element("top").toggleAttribute("data-pick", pick);
+    element("none").hidden = rows.length > 0 && !pick;
+    const what = objects ? "object" : "class";
+    element("none").textContent = rows.length ? `Pick one to see where all of this ${what} looks, on average.` : "Nothing was found.";
+  }
+
+  showChosen(object) {
+    [...element("top").querySelectorAll("button")].forEach((button, i) => button.setAttribute("aria-pressed", String(i === object)));
+  }
+
+  nameOf(object) {
+    return element("top").children[object].querySelector("span").textContent;
   }
 
   showShare(share) {

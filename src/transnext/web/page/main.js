@@ -1,11 +1,11 @@
 // The page: from what a user does to what is asked of the provider and drawn.
 
-import { fieldOf, heatOf, nearest, shareOf, summaryOf, weightsOf } from "./attention.js";
+import { fieldOf, heatOf, nearest, regionOf, shareOf, summaryOf, summaryOfRegion, weightsOf } from "./attention.js";
 import { Controls } from "./controls.js";
 import { Painter } from "./draw.js";
 import { fingerprintOf, format, parse } from "./state.js";
 
-const DEFAULTS = { head: null, part: "both", opacity: 65 };
+const DEFAULTS = { head: null, part: "both", opacity: 65, object: null };
 const PAUSE = 300; // ms without a change before it is said aloud and written to the address
 const PARTS_IN_TURN = ["both", "local", "pool"];
 
@@ -47,6 +47,7 @@ class Explorer extends EventTarget {
       hold: () => this.hold(),
       turn: (name, by) => this.turn(name, by),
     });
+    this.controls.listenToAnswer((object) => this.choose(object));
     this.controls.listenToButtons({ copy: () => this.copy(), save: () => this.save() });
     this.state = { ...DEFAULTS };
     this.file = null; // the Blob that is shown
@@ -77,7 +78,7 @@ class Explorer extends EventTarget {
     this.measure = null;
     const index = said.image === undefined ? 0 : this.examples.findIndex(({ name }) => name === said.image);
     if (this.good && this.good.image === said.image) await this.look();
-    else if (this.examples[index]) await this.takeExample(index, said.at);
+    else if (this.examples[index]) await this.takeExample(index, said);
     else if (said.image !== undefined) {
       this.controls.showProblem(`This link was made with ${said.name ?? "another image"}: choose or drop that image.`);
     }
@@ -110,11 +111,12 @@ class Explorer extends EventTarget {
   }
 
   async change(part) {
-    Object.assign(this.state, part);
+    const anew = ["model", "size", "mode"].some((name) => name in part);
+    Object.assign(this.state, part, anew && { object: null }); // another answer has other objects
     this.settle();
     if ("model" in part) this.controls.showModels(this.models, this.model);
     this.tell();
-    if (["model", "size", "mode"].some((name) => name in part)) await this.look();
+    if (anew) await this.look();
     else if ("stage" in part || "block" in part) await this.attend();
     else this.drawSoon();
   }
@@ -130,14 +132,14 @@ class Explorer extends EventTarget {
       this.controls.showProblem(`${file.name} cannot be read`);
       return;
     }
-    const at = this.state.image === image ? this.state.at : undefined;
-    await this.look(file, { image, name: file.name, at });
+    const { at, object } = this.state.image === image ? this.state : { object: null };
+    await this.look(file, { image, name: file.name, at, object });
   }
 
-  async takeExample(index, at) {
+  async takeExample(index, { at, object = null } = {}) {
     const example = this.examples[index];
     this.controls.showBusy(true);
-    await this.look(await blobOf(example), { image: example.name, name: undefined, at });
+    await this.look(await blobOf(example), { image: example.name, name: undefined, at, object });
   }
 
   // Asks the provider about a file, the one shown by default; `part` of the state is for it.
@@ -158,7 +160,10 @@ class Explorer extends EventTarget {
       this.place(seen, file !== this.file);
       Object.assign(this, { file, seen, known: null, good: { ...this.state } });
       this.painter.show(seen.shown);
-      this.controls.showAnswer(seen.answer);
+      const choices = this.provider.region === undefined || this.block === null ? 0 : this.controls.regions(seen.answer);
+      if (this.state.object >= choices) this.state.object = null;
+      this.controls.showAnswer(seen.answer, choices > 0);
+      this.controls.showChosen(this.state.object);
       this.controls.markExample(this.examples.findIndex(({ name }) => name === this.state.image));
       this.dispatchEvent(new Event("seen"));
       await this.attend();
@@ -209,7 +214,8 @@ class Explorer extends EventTarget {
   }
 
   move([y, x], force) {
-    if (this.seen === null || (this.held && !force)) return;
+    if (this.seen === null || ((this.held || this.state.object !== null) && !force)) return;
+    this.choose(null);
     const { width, height } = this.seen;
     const pixel = (share, size) => Math.min(Math.max(Math.floor(share * size), 0), size - 1);
     this.state.at = [pixel(y, height), pixel(x, width)];
@@ -219,12 +225,22 @@ class Explorer extends EventTarget {
   // By feature pixels.
   step(rows, cols) {
     if (this.seen === null || this.block === null) return;
+    this.choose(null);
     const { stride } = this.block;
     const { width, height } = this.seen;
     const [row, col] = this.query();
     const [h, w] = this.seen.grid[this.block.stage];
     const there = [Math.min(Math.max(row + rows, 0), h - 1), Math.min(Math.max(col + cols, 0), w - 1)];
     this.state.at = [Math.min(there[0] * stride, height - 1), Math.min(there[1] * stride, width - 1)];
+    this.drawSoon();
+  }
+
+  // Asks about an object or class of the answer instead of a pixel; null for the pixel again.
+  choose(object) {
+    if (object === this.state.object) return;
+    this.state.object = object;
+    if (object !== null && this.held) this.hold();
+    this.controls.showChosen(object);
     this.drawSoon();
   }
 
@@ -272,15 +288,50 @@ class Explorer extends EventTarget {
       this.later("");
       return;
     }
+    const found = state.object === null ? this.ofPixel(known) : this.ofObject();
+    if (found === null) return;
+    const { heat, marks, share, summary } = found;
+    painter.paint({ heat, opacity: state.opacity / 100, ...marks, ...answer });
+    this.controls.showShare(block.window === null ? null : share);
+    this.timings.push(performance.now() - start);
+    this.later(summary);
+  }
+
+  // What is drawn and said of the query; null where its attention is on its way.
+  ofPixel(known) {
+    const { seen, state, block } = this;
     const [row, col] = this.query();
     const attention = known.attention ?? this.ofOne(row, col);
-    if (attention === null) return;
+    if (attention === null) return null;
     const { weights, heat } = mapOf(attention, row, col, { ...state, ...seen, stride: block.stride });
     const fovea = block.window === null ? null : { row, col, stride: block.stride, window: block.window };
-    painter.paint({ heat, opacity: state.opacity / 100, at: state.at, fovea, ...answer });
-    this.controls.showShare(fovea === null ? null : shareOf(weights));
-    this.timings.push(performance.now() - start);
-    this.later(() => summaryOf(attention, weights, row, col));
+    return { heat, marks: { at: state.at, fovea }, share: shareOf(weights), summary: () => summaryOf(attention, weights, row, col) };
+  }
+
+  // The same of the chosen object.
+  ofObject() {
+    const { seen, state: { object, head, part }, block, region } = this;
+    if (region?.seen !== seen || region.block !== block || region.object !== object) {
+      this.askRegion({ seen, block, object });
+      return null;
+    }
+    const { found } = region;
+    if (found === null) return null;
+    const { field, share } = regionOf(found, head, part);
+    const heat = heatOf(field, found.grid, block.stride, seen.height, seen.width);
+    const marks = { queries: { inside: found.inside, grid: found.grid, stride: block.stride } };
+    return { heat, marks, share, summary: () => summaryOfRegion(this.controls.nameOf(object), found, field, share) };
+  }
+
+  async askRegion(which) {
+    const region = (this.region = { ...which, found: null }); // `found` is null as long as it is on its way
+    const { seen, block, object } = which;
+    try {
+      region.found = await this.provider.region({ image: seen.id, stage: block.stage, block: block.block, object });
+      if (region === this.region) this.drawSoon();
+    } catch (error) {
+      this.controls.showProblem(error.message);
+    }
   }
 
   // The attention of one query, where all are too much; asked for if it is not here, the last wish first.

@@ -64,7 +64,7 @@ function remember(other, explorer) {
   };
 }
 
-const pictureOf = ({ state: { image, name } }) => ({ image, name, at: undefined });
+const pictureOf = ({ state: { image, name } }) => ({ image, name, at: undefined, object: null });
 const placeOf = ({ state: { at }, seen }) => [(at[0] + 0.5) / seen.height, (at[1] + 0.5) / seen.width];
 
 // The second view takes picture and place of the first.

@@ -1,7 +1,5 @@
-// What the page has only where a server is behind it, in tabs: the answer, receptive fields, a second view, figures to keep;
-// and the attention of an object that was found.
+// What the page has only where a server is behind it, in tabs: the answer, receptive fields, a second view, figures to keep.
 
-import { askAboutObjects } from "./objects.js";
 import { isPane, secondView } from "./second-view.js";
 import { built, Tabs } from "./tabs.js";
 
@@ -10,7 +8,6 @@ const PAUSE = 300; // ms that a tab is open, or a slider rests, before something
 
 export function addTabs(explorer) {
   document.body.classList.toggle("pane", isPane);
-  askAboutObjects(explorer);
   if (isPane) return;
   const answer = document.getElementById("answer");
   const views = secondView(explorer);
@@ -75,11 +72,11 @@ function keep(blob, name) {
 }
 
 function figuresPanel(explorer) {
-  const looks = keepButtons("figure", "Attention of this pixel in all its parts", "looks", (format) => {
+  const looks = keepButtons("figure", "Attention in all its parts", "looks", (format) => {
     const { seen, block, state } = explorer;
     if (seen === null || block === null) throw new Error("There is no attention to draw.");
     const [y, x] = state.at;
-    return explorer.provider.figure({ image: seen.id, stage: block.stage, block: block.block, y, x, head: state.head, format });
+    return explorer.provider.figure({ image: seen.id, stage: block.stage, block: block.block, y, x, head: state.head, object: state.object, format });
   });
   const field = keepButtons("field-figure", "Effective receptive field", "receptive_field", (format) =>
     explorer.provider.receptiveField({ ...fieldOf(explorer), format }),
@@ -87,13 +84,13 @@ function figuresPanel(explorer) {
   const canvas = button("canvas-png", "Picture under its map as it is drawn, PNG", "PNG", () => explorer.save());
   const rows = [
     ["Picture under its map as it is drawn", [canvas]],
-    ["Attention of this pixel in all its parts", looks],
+    ["Attention in all its parts", looks],
     ["Effective receptive field of the model", field],
   ];
   return panel(
     "figures", "Figures",
     ["ul", { class: "plain" }, ...rows.map(([text, buttons]) => ["li", { class: "row" }, ["span", {}, text], ...buttons])],
-    ["p", { class: "soft" }, "Of the picture, pixel, block and head that are shown."],
+    ["p", { class: "soft" }, "Of the picture, block, head, and pixel or object that are shown."],
   );
 }
 

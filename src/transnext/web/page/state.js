@@ -2,10 +2,11 @@
 
 const PARTS = ["both", "local", "pool"];
 const TABS = ["answer", "field", "views", "figures"];
-const NUMBERS = { size: [1, 16384], stage: [0, 99], block: [0, 999], head: [0, 999], opacity: [0, 100] };
+const NUMBERS = { size: [1, 16384], stage: [0, 99], block: [0, 999], head: [0, 999], opacity: [0, 100], object: [0, 9999] };
 
-// {image, name, model, size, mode, stage, block, head, part, at: [y, x], opacity, tab} as far as the fragment says them;
-// what it says wrongly is left out. `head` is null for the mean over all. `second` is the state of a second view,
+// {image, name, model, size, mode, stage, block, head, part, at: [y, x], opacity, tab, object} as far as the fragment says them;
+// what it says wrongly is left out. `head` is null for the mean over all, `object` the place in the answer of the object
+// or class that is asked about instead of a pixel, null for none. `second` is the state of a second view,
 // which a link says where both are shown.
 export function parse(fragment) {
   const said = new URLSearchParams(fragment.replace(/^#/, ""));
