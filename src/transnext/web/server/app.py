@@ -7,8 +7,8 @@
     GET    /api/images/NAME/map             colours of the classes of its pixels, PNG; of segmentation
     GET    /api/images/NAME/attention?stage&block       of all queries, float32; 204 where that is too much
     GET    /api/images/NAME/query?stage&block&y&x       of one query, float32
-    GET    /api/images/NAME/region?stage&block&object   mean of all queries in an object or class of the answer, float32
-    GET    /api/images/NAME/figure?stage&block&y&x&head&format     a picture to keep, PNG or SVG; of a region with `object`
+    GET    /api/images/NAME/region?stage&block&object   mean of the queries in an object or class, float32
+    GET    /api/images/NAME/figure?stage&block&y&x&head&format     a picture to keep, PNG or SVG; with &object of one
     DELETE /api/images/NAME                 forgets it
     GET    /api/erf?model&size&mode&format  effective receptive field: numbers (JSON), or a picture (PNG, SVG)
 
