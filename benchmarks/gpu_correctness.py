@@ -67,13 +67,13 @@ def list_checks(report: Report, _: str) -> None:
         )
     else:
         long = [f"sanitizer {kind}" for kind in SANITIZED] + [f"compiled {which}" for which in COMPILED]
-        of_attention, of_gate = (
-            [f"values {op} {size} {dtype}" for size in range(len(sizes)) for dtype in range(len(DTYPES))]
-            for op, sizes in (("attention", SIZES), ("gate", GATES))
-        )
-        stages = OF_STAGES * len(DTYPES)
-        urgent = [*of_attention[:stages], *of_gate, "bits", "graphs", "mixed"]
-        others = [*of_attention[stages:], *(f"opcheck {op}" for op in range(6))]
+        # Those of the network's sizes are compiled alike, and so done by one process.
+        stages, gates = (",".join(map(str, range(count))) for count in (OF_STAGES, len(GATES)))
+        dtypes = range(len(DTYPES))
+        urgent = [f"values attention {stages} {d}" for d in dtypes] + [f"values gate {gates} {d}" for d in dtypes]
+        urgent += ["bits", "graphs", "mixed"]
+        others = [f"values attention {size} {d}" for size in range(OF_STAGES, len(SIZES)) for d in dtypes]
+        others += [f"opcheck {op}" for op in range(6)]
     for part in [*long, *urgent, *others]:
         report.row("checks", part=part, urgent=part not in others)
 
@@ -147,17 +147,18 @@ def gate_used(report: Report, sizes: tuple[int, ...], dtype: torch.dtype) -> Any
 
 
 def values(report: Report, rest: str) -> None:
-    """Results and all gradients against float64, new memory NaN; `rest` is op, places of size and dtype."""
-    op, size, dtype = rest.split()
+    """Results and all gradients against float64, new memory NaN; `rest` is op, places of sizes, place of the dtype."""
+    op, places, dtype = rest.split()
     kind = DTYPES[int(dtype)]
-    with poisoned():
-        if op == "gate":
-            gate = (DRY_GATES if report.dry else GATES)[int(size)]
-            judge(report, "gate", gate, kind, gate_used(report, gate, kind))
-        else:
-            sizes, options = (DRY_SIZES if report.dry else SIZES)[int(size)]
-            judge(report, "attention", (sizes, options), kind, attention_used(report, sizes, options, kind))
-    free_memory()
+    for place in map(int, places.split(",")):
+        with poisoned():
+            if op == "gate":
+                gate = (DRY_GATES if report.dry else GATES)[place]
+                judge(report, "gate", gate, kind, gate_used(report, gate, kind))
+            else:
+                sizes, options = (DRY_SIZES if report.dry else SIZES)[place]
+                judge(report, "attention", (sizes, options), kind, attention_used(report, sizes, options, kind))
+        free_memory()
 
 
 def variant_values(report: Report, name: str) -> None:

@@ -26,7 +26,7 @@ BLOCKS = {"BLOCK_Q": (16, 32, 64, 128), "BLOCK_K": (16, 32, 64)}
 FREE = {"pooled_gradient": ("BLOCK_Q",)}
 """Tile sizes that may be changed although all configurations of a kernel have the same."""
 
-WARPS, STAGES, REGISTERS = (1, 2, 4, 8), (1, 2, 3), (None, 96, 128, 168)
+WARPS, STAGES, REGISTERS = (1, 2, 4, 8), (1, 2, 3), (None, 128, 168)
 ROWS_OF_A_WARP = 32
 
 
@@ -134,8 +134,8 @@ def configs_of(launch: Launch) -> list[tuple[triton.Config, bool]]:
         if "BLOCK_Q" in changed:
             warps = max(1, changed["BLOCK_Q"] // ROWS_OF_A_WARP)
         found.append((like(first, {**first.kwargs, **changed}, num_warps=warps), False))
-    found += [(like(first, first.kwargs, num_warps=warps), False) for warps in WARPS]
     if op_of(kernel) == "gate" or len(kernel.configs) > 1:  # the others take no time to speak of
+        found += [(like(first, first.kwargs, num_warps=warps), False) for warps in WARPS]
         found += [(like(first, first.kwargs, num_stages=stages), False) for stages in STAGES]
         found += [(like(first, first.kwargs, maxnreg=registers), False) for registers in REGISTERS]
     return found
