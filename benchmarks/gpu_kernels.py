@@ -1,24 +1,26 @@
-"""Step 3 of `gpu_check.py`: each kernel in each configuration, and the ops against other ways to compute them."""
+"""Step 3 of `gpu_check.py`: each kernel at each stage of TransNeXt-Tiny, as it is and in every variant."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import flex_attention
 
-from attention_forms import Inputs, make_inputs, op, with_flex, with_sdpa
-from gpu_report import Report, time_us
-from transnext.ops import depthwise_conv_gelu_gate
+from attention_forms import Inputs, make_inputs
+from gpu_report import Report, first_line, free_memory, time_us
+from gpu_variants import Variant, applied, variants
 from transnext.ops.triton import attention, gate
 from transnext.ops.triton.launch import Launch, noted_launches
 
 INPUT_SETS = 3
 """Sets of tensors that are taken in turn, so that a set is not still in the L2 cache."""
 
-COMPARED_BATCH = 16
-"""Images where all ways to compute attention are compared: SDPA's bias and FlexAttention's keys are large."""
+SETTLED_FOR = 10.0
+"""Seconds for which a time of kernels as they are stands; then they are timed again, as the GPU may have drifted."""
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class Stage(NamedTuple):
@@ -42,6 +44,12 @@ class Stage(NamedTuple):
     ratio: int
     F: int
 
+    @property
+    def programs(self) -> int:
+        """Images x heads x tiles of 32 pooled keys."""
+        P = max(1, self.H // self.ratio) * max(1, self.W // self.ratio)
+        return self.B * self.M * -(-P // 32)
+
 
 STAGES = [
     Stage("224 stage 1", 128, 56, 56, 3, 8, 384),
@@ -51,23 +59,19 @@ STAGES = [
     Stage("800x1216 stage 1", 2, 200, 304, 3, 8, 384),
     Stage("800x1216 stage 2", 2, 100, 152, 6, 4, 768),
     Stage("800x1216 stage 3", 2, 50, 76, 12, 2, 768),
+    Stage("800x1216 stage 4", 2, 25, 38, 0, 1, 1536),
 ]
-DRY_STAGES = [Stage("dry", 1, 8, 8, 1, 4, 16)]
+DRY_STAGE = Stage("dry", 1, 8, 4, 1, 4, 16)
 
 
-def time_all(report: Report, seconds: float) -> None:
-    """Kernels one by one, then the ops."""
-    stages = DRY_STAGES if report.dry else STAGES
-    parts = {"3 kernels": (0.6, kernels), "3 ops": (0.4, ops)}
-    for name, share in report.shares(seconds, {name: part for name, (part, _) in parts.items()}):
-        with report.guarded(name, share):
-            for stage in stages:
-                parts[name][1](report, stage)
+def stage_named(name: str) -> Stage:
+    """The stage that tables call so."""
+    return next(stage for stage in (*STAGES, DRY_STAGE) if stage.name == name)
 
 
-def tensors_of_gate(stage: Stage, device: torch.device) -> list[Tensor]:
+def tensors_of_gate(stage: Stage, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> list[Tensor]:
     """Map, weight and bias."""
-    x = torch.randn(stage.B, stage.H, stage.W, 2 * stage.F, device=device, dtype=torch.bfloat16)
+    x = torch.randn(stage.B, stage.H, stage.W, 2 * stage.F, device=device, dtype=dtype)
     return [x, torch.randn(stage.F, 1, 3, 3, device=device) / 3, torch.randn(stage.F, device=device)]
 
 
@@ -77,116 +81,168 @@ def arguments_of(inputs: Inputs) -> list[Any]:
     return [*(t.detach() for t in inputs.tensors.values()), H, W, P_h, P_w]
 
 
-def launches_of(stage: Stage, device: torch.device) -> list[Launch]:
-    """Launches of forward and backward passes on tensors of their own: made once, so that each finds what it reads.
+def launches_of(stage: Stage, device: torch.device, op: str, dtype: torch.dtype = torch.bfloat16) -> list[Launch]:
+    """Launches of an op, forward and backward, on tensors of their own: made once, so that each finds what it reads.
 
     Places in tables are among that: a kernel that finds them unset reads anywhere.
+
+    Args:
+        stage: Sizes.
+        device: Of the tensors.
+        op: "attention", of which stages without heads have none, or "gate".
+        dtype: Of maps.
     """
     with noted_launches() as noted:
-        if stage.M:
-            inputs = make_inputs(stage.B, stage.H, stage.W, stage.M, stage.ratio, torch.bfloat16, str(device))
+        if op == "gate":
+            x, weight, bias = tensors_of_gate(stage, device, dtype)
+            out = gate.forward(x, weight, bias)
+            gate.backward(torch.randn_like(out), x, weight, bias)
+        elif stage.M:
+            inputs = make_inputs(stage.B, stage.H, stage.W, stage.M, stage.ratio, dtype, str(device))
             arguments = arguments_of(inputs)
-            attention.forward(*arguments)
-            attention.backward(torch.randn_like(arguments[0]), *arguments)
-        x, weight, bias = tensors_of_gate(stage, device)
-        gate.forward(x, weight, bias)
-        gate.backward(x[..., : stage.F].contiguous(), x, weight, bias)
+            results = attention.forward_training(*arguments)
+            attention.backward_training(torch.randn_like(arguments[0]), *results, *arguments)
     for launch in noted:
         launch.make(launch.kernel.configs[0])
     return noted
 
 
-def kernels(report: Report, stage: Stage) -> None:
-    """Every kernel in every configuration, beside the time that its tensors take to and from memory once."""
-    bandwidth = next((row["TB_per_s"] for row in report.tables.get("ceilings", []) if "TB_per_s" in row), None)
-    sets = [launches_of(stage, report.device) for _ in range(1 if report.dry else INPUT_SETS)]
-    seen = set()
-    for place, launch in enumerate(sets[0]):
-        kernel = launch.kernel
-        if kernel in seen:
-            continue  # the pieces of the gradient of the bias are alike
-        seen.add(kernel)
-        same = [noted[place] for noted in sets]
-        times = []
-        for config in kernel.configs[:1] if report.dry else kernel.configs:
+class Timer:
+    """Times of kernels and of their variants; it keeps the tensors of the stages that it has met.
 
-            def run(same: list[Launch] = same, config: Any = config) -> None:
-                for one in same:
-                    one.make(config)
+    Args:
+        report: Where rows go.
+    """
 
-            times.append(time_us(run, report.dry, per_call=len(same)))
-        moved = sum(t.nbytes for t in {t.data_ptr(): t for t in launch.tensors}.values())
-        least = moved / bandwidth / 1e6 if bandwidth else None
-        best = min(range(len(times)), key=times.__getitem__)
-        report.row(
-            "B kernels",
-            kernel=kernel.function.__name__,
-            stage=stage.name,
-            us_first=round(times[0], 1),
-            us_best=round(times[best], 1),
-            best=str(kernel.configs[best]),
-            dram_us=None if least is None else round(least, 1),
-            of_dram=None if least is None else f"{least / times[best]:.0%}",
-            launches=sum(one.kernel is kernel for one in sets[0]),
-        )
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._sets: dict[tuple[str, str, str], list[list[Launch]]] = {}
+        self._before: dict[tuple[Any, ...], tuple[float, float]] = {}
 
+    def sets(self, stage: Stage, op: str, maps: str) -> list[list[Launch]]:
+        """Launches of an op as it is, on several sets of tensors."""
+        key = (stage.name, op, maps)
+        if key not in self._sets:
+            self._sets[key] = self._make(stage, op, maps)
+        return self._sets[key]
 
-def ops(report: Report, stage: Stage) -> None:
-    """Attention and gate, forward and both ways, by the kernels and by others."""
-    kind = str(report.device)
-    small = stage._replace(B=min(stage.B, COMPARED_BATCH))
-    options: dict[str, Any] = {"backend": "aot_eager"} if report.dry else {}
-    if stage.M:
-        inputs = make_inputs(small.B, stage.H, stage.W, stage.M, stage.ratio, torch.bfloat16, kind)
-        flex = flex_attention if report.dry else torch.compile(flex_attention, dynamic=False)
-        prepare: dict[str, Callable[[], Callable[[], Tensor]]] = {
-            "kernels": lambda: partial(op, inputs, "fused"),
-            "reference": lambda: partial(op, inputs, "reference"),
-            "reference, compiled": lambda: torch.compile(lambda: op(inputs, "reference"), dynamic=False, **options),
-            "SDPA": lambda: with_sdpa(inputs),
-            "FlexAttention": lambda: with_flex(inputs, flex),
-        }
-        compare(report, "attention", small, prepare, list(inputs.tensors.values()))
-    leaves = [t.requires_grad_() for t in tensors_of_gate(small, report.device)]
+    def _make(self, stage: Stage, op: str, maps: str) -> list[list[Launch]]:
+        number = 1 if self._report.dry else INPUT_SETS
+        return [launches_of(stage, self._report.device, op, DTYPES[maps]) for _ in range(number)]
 
-    def reference() -> Tensor:
-        return depthwise_conv_gelu_gate(*leaves, backend="reference")
+    def time(self, sets: Sequence[Sequence[Launch]], kernels: Sequence[str]) -> float:
+        """Microseconds that all launches of some kernels take together; 0 where there are none."""
+        wanted = [[one for one in noted if one.kernel.function.__name__ in kernels] for noted in sets]
+        if not wanted[0]:
+            return 0.0
 
-    prepare = {
-        "kernels": lambda: partial(depthwise_conv_gelu_gate, *leaves, backend="fused"),
-        "reference": lambda: reference,
-        "reference, compiled": lambda: torch.compile(reference, dynamic=False, **options),
-    }
-    compare(report, "gate", small, prepare, leaves)
+        def run() -> None:
+            for noted in wanted:
+                for launch in noted:
+                    launch.make(launch.kernel.configs[0])
 
+        return time_us(run, self._report.dry, per_call=len(wanted), milliseconds=4)
 
-def compare(
-    report: Report,
-    name: str,
-    stage: Stage,
-    prepare: dict[str, Callable[[], Callable[[], Tensor]]],
-    leaves: list[Tensor],
-) -> None:
-    """A row for each way, and how far its result is from the first one's."""
-    expected = None
-    for way, make in prepare.items():
-        row: dict[str, Any] = {"op": name, "stage": stage.name, "images": stage.B, "way": way}
+    def before(self, stage: Stage, variant: Variant) -> float:
+        """Microseconds of the kernels of a variant as they are."""
+        key = (stage.name, variant.maps, variant.kernels)
+        known = self._before.get(key)
+        if known is None or time.monotonic() - known[1] > SETTLED_FOR:
+            time_now = self.time(self.sets(stage, variant.op, variant.maps), variant.kernels)
+            self._before[key] = known = (time_now, time.monotonic())
+        return known[0]
+
+    def variant(self, stage: Stage, variant: Variant) -> None:
+        """A row: the variant at a stage; what it cannot be launched for is the row's error."""
+        row: dict[str, Any] = {"variant": variant.name, "stage": stage.name}
         try:
-            function = make()
+            before = self.before(stage, variant)
+            if not before:
+                return  # the stage has no such kernels
+            with applied(variant, stage.programs):
+                if variant.constants or variant.splits is not None or variant.precision is not None:
+                    sets = self._make(stage, variant.op, variant.maps)
+                else:
+                    sets = self.sets(stage, variant.op, variant.maps)
+                after = self.time(sets, variant.kernels)
+            row |= {
+                "us_before": round(before, 2),
+                "us_after": round(after, 2),
+                "gain": f"{1 - after / before:+.1%}",
+            }
+        except Exception as error:  # more than the GPU has, or what Triton cannot compile
+            row["error"] = first_line(error)
+        self._report.row("B variants", **row)
 
-            def forward(function: Callable[[], Tensor] = function) -> Tensor:
-                with torch.no_grad():
-                    return function()
+    def kernels(self, stage: Stage, bandwidth: float | None) -> None:
+        """A row for each kernel as it is, beside the time that its tensors take to and from memory once.
 
-            def both(function: Callable[[], Tensor] = function) -> None:
-                out = function()
-                torch.autograd.grad(out, leaves, torch.ones_like(out), allow_unused=True)
+        Args:
+            stage: Sizes.
+            bandwidth: Of memory, TB/s.
+        """
+        for op in ("attention", "gate"):
+            sets = self.sets(stage, op, "bf16")
+            for kernel in dict.fromkeys(one.kernel for one in sets[0]):
+                name = kernel.function.__name__
+                of_kernel = [one for one in sets[0] if one.kernel is kernel]
+                found = self.time(sets, (name,))
+                moved = sum(t.nbytes for one in of_kernel for t in {t.data_ptr(): t for t in one.tensors}.values())
+                least = moved / bandwidth / 1e6 if bandwidth else None
+                self._report.row(
+                    "B kernels",
+                    kernel=name,
+                    stage=stage.name,
+                    us=round(found, 1),
+                    dram_us=None if least is None else round(least, 1),
+                    of_dram=None if least is None else f"{least / found:.0%}",
+                    launches=len(of_kernel),
+                )
 
-            out = forward().float()
-            expected = out if expected is None else expected
-            row["difference"] = f"{float((out - expected).norm() / expected.norm()):.1e}"
-            row["forward_us"] = round(time_us(forward, report.dry), 1)
-            row["both_us"] = round(time_us(both, report.dry), 1)
-        except Exception as error:  # what one way cannot do is no reason to leave the others out
-            row["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        report.row("C ops", **row)
+
+def parts() -> dict[str, Callable[[Report, str], None]]:
+    """What a process that times kernels can be told."""
+    timers: list[Timer] = []
+
+    def timer(report: Report) -> Timer:
+        if not timers:
+            timers.append(Timer(report))
+        return timers[0]
+
+    def time_kernels(report: Report, rest: str) -> None:
+        bandwidth, _, name = rest.partition(" ")
+        timer(report).kernels(stage_named(name), float(bandwidth) or None)
+
+    def time_variant(report: Report, rest: str, stages: Sequence[str]) -> None:
+        variant = variants()[rest]
+        for name in ["dry"] if report.dry else stages:
+            timer(report).variant(stage_named(name), variant)
+            if not report.device_answers():
+                return
+
+    def forget(report: Report, _: str) -> None:
+        timers.clear()
+        free_memory()
+
+    return {
+        "kernels": time_kernels,
+        "variant": partial(time_variant, stages=[s.name for s in STAGES if s.name.startswith("224")]),
+        "variant-large": partial(time_variant, stages=[s.name for s in STAGES if s.name.startswith("800")]),
+        "forget": forget,
+    }
+
+
+def list_all(report: Report, _: str) -> None:
+    """A row for each stage and for each variant there is."""
+    for stage in [DRY_STAGE] if report.dry else STAGES:
+        report.row("stages", stage=stage.name, attention=bool(stage.M))
+    for one in variants().values():
+        report.row(
+            "variants",
+            name=one.name,
+            what=one.what,
+            state=one.state,
+            op=one.op,
+            kernels=list(one.kernels),
+            is_config=one.config is not None and not one.constants,
+        )

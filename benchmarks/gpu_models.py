@@ -4,15 +4,10 @@ A process compiles what it will measure as soon as it is started, is stopped whi
 it is told to: one at a time, and some of convnext's again at the end, which shows how far the GPU drifted.
 """
 
-import json
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -20,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 import transnext  # noqa: F401 - registers the models
-from gpu_report import Report, spread
+from gpu_report import Report, first_line, free_memory, is_told_something, spread
+from transnext.models.macs import count_macs
 
-MODELS = ("transnext_tiny", "convnext_tiny", "swin_tiny_patch4_window7_224")
 DRY_MODELS: dict[str, dict[str, Any]] = {
     "transnext_pico": {
         "embed_dims": (24, 48),
@@ -30,81 +25,15 @@ DRY_MODELS: dict[str, dict[str, Any]] = {
         "depths": (1, 1),
         "mlp_ratios": (2, 2),
         "sr_ratios": (4, 1),
-        "img_size": 32,
+        "img_size": 16,
     },
     "test_convnext": {},
 }
+DRY_SIDES = {"transnext_pico": 16, "test_convnext": 32}
 LARGE = (800, 1216)
 STEPS = 20
-
-
-class Workers:
-    """The processes, one a model.
-
-    Args:
-        report: Where results go, and their logs.
-    """
-
-    def __init__(self, report: Report) -> None:
-        self.report = report
-        names = DRY_MODELS if report.dry else MODELS
-        self._read: dict[str, int] = {}
-        self._processes = {name: self._start(name) for name in names}
-
-    def _start(self, name: str) -> "subprocess.Popen[str]":
-        script = Path(__file__).with_name("gpu_check.py")
-        command = [sys.executable, "-u", str(script), "--worker", name, "--out", str(self.report.out)]
-        if self.report.dry:
-            command.append("--dry")
-        with self._file(name, "txt").open("w") as log, self._file(name, "jsonl").open("w") as rows:
-            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=rows, stderr=log, text=True)
-
-    def _file(self, name: str, kind: str) -> Path:
-        """Where a process writes: its rows, "jsonl", or what goes wrong, "txt"."""
-        return self.report.out / f"{name}.{kind}"
-
-    def pause(self) -> None:
-        """Stops all of them where they are."""
-        for process in self._processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGSTOP)
-
-    def close(self) -> None:
-        """Ends all of them."""
-        for process in self._processes.values():
-            process.kill()
-            process.wait()
-
-    def measure_all(self, seconds: float) -> None:
-        """Has one after the other measure."""
-        names = list(self._processes)
-        parts = {**{f"5 {name} all": 1.0 for name in names}, f"5 {names[1]} again": 0.2}
-        for step, share in self.report.shares(seconds, parts):
-            _, name, part = step.split()
-            with self.report.guarded(step, share):
-                self._measure(name, part)
-            if self._processes[name].poll() is None:
-                self._processes[name].send_signal(signal.SIGSTOP)
-
-    def _measure(self, name: str, part: str) -> None:
-        process = self._processes[name]
-        if process.poll() is not None:
-            raise RuntimeError(f"the process ended with status {process.returncode}: see {name}.txt")
-        assert process.stdin is not None
-        process.send_signal(signal.SIGCONT)
-        process.stdin.write(f"{part}\n")
-        process.stdin.flush()
-        while True:
-            ended = process.poll() is not None
-            rows = self._file(name, "jsonl").read_text().split("\n")[self._read.get(name, 0) : -1]
-            self._read[name] = self._read.get(name, 0) + len(rows)
-            for cells in map(json.loads, rows):
-                if cells.get("done") == part:
-                    return
-                self.report.row("D models", **cells)
-            if ended:
-                raise RuntimeError(f"the process ended with status {process.returncode}: see {name}.txt")
-            time.sleep(0.05)
+LEAST = 3.0
+"""Seconds without which a mode is not begun."""
 
 
 class Model:
@@ -112,34 +41,41 @@ class Model:
 
     Args:
         name: Of timm.
+        kind: "eager", or "compiled", which may take long and has a process of its own.
         dry: Whether this is a rehearsal on the CPU.
     """
 
-    def __init__(self, name: str, dry: bool) -> None:
+    def __init__(self, name: str, kind: str, dry: bool) -> None:
         self.name, self.dry = name, dry
         self.device = torch.device("cpu" if dry else "cuda")
         options = DRY_MODELS[name] if dry else {}
         self.model = timm.create_model(name, **options).to(self.device)
         self.half = timm.create_model(name, **options).to(self.device, torch.bfloat16).eval()
-        self.batch, side = (1, 32) if dry else (128, 224)
+        self.batch, side = (1, DRY_SIDES[name]) if dry else (128, 224)
         self.x = torch.randn(self.batch, 3, side, side, device=self.device)
         self.target = torch.randint(0, self.model.num_classes, (self.batch,), device=self.device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=True)
+        self.gmacs = round((count_macs(self.half, (3, side, side)) or 0.0) / 1e9, 6)
+        half, one = self.x.bfloat16(), self.x[:1].bfloat16()
         compiler: dict[str, Any] = {"backend": "aot_eager"} if dry else {}
         with_graphs = compiler if dry else {"mode": "reduce-overhead"}
-        self.modes: dict[str, Callable[[], object]] = {
-            "bfloat16 eager": self.infer(self.half, self.x.bfloat16()),
+        eager: dict[str, Callable[[], object]] = {
+            "bfloat16 eager": self.infer(self.half, half),
             "autocast eager": self.infer(self.model, self.x, autocast=True),
-            "batch 1 eager": self.infer(self.half, self.x[:1].bfloat16()),
-            "batch 1 graph": self.captured(self.half, self.x[:1].bfloat16()),
+            "batch 1 eager": self.infer(self.half, one),
+            "batch 1 graph": self.captured(self.half, one),
             "training eager": self.training(self.model),
-            "bfloat16 compiled": self.infer(torch.compile(self.half, **compiler), self.x.bfloat16()),
-            "training compiled": self.training(torch.compile(self.model, **compiler)),
-            "bfloat16 compiled, graph": self.infer(torch.compile(self.half, **with_graphs), self.x.bfloat16()),
+            "bfloat16 eager, channels_last": self.infer(self.half, half.to(memory_format=torch.channels_last)),
         }
-        if dry:
-            for mode in ("autocast eager", "batch 1 eager", "bfloat16 compiled", "training eager"):
-                del self.modes[mode]
+        compiled: dict[str, Callable[[], object]] = {
+            "bfloat16 compiled, graph": self.infer(torch.compile(self.half, **with_graphs), half),
+            "training compiled": self.training(torch.compile(self.model, **compiler)),
+            "bfloat16 compiled": self.infer(torch.compile(self.half, **compiler), half),
+        }
+        self.modes = eager if kind == "eager" else compiled
+        if dry:  # the rest does the same, for which this would take too long
+            kept = ("bfloat16 eager", "batch 1 graph", "training compiled")
+            self.modes = {mode: run for mode, run in self.modes.items() if mode in kept}
         self.first: dict[str, float] = {}
         self.errors: dict[str, str] = {}
 
@@ -195,46 +131,57 @@ class Model:
         """bfloat16."""
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    def prepare(self) -> None:
-        """Calls every mode for the first time, which compiles it."""
-        for mode, run in self.modes.items():
-            began = time.monotonic()
-            try:
-                for _ in range(1 if self.dry else 3):
-                    run()
-                if not self.dry:
-                    torch.cuda.synchronize()
-                    torch.cuda.empty_cache()  # others are on the GPU, too
-            except Exception as error:
-                self.errors[mode] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-                print(f"{mode}: {error}", file=sys.stderr)
-            self.first[mode] = time.monotonic() - began
+    def prepare(self, mode: str) -> None:
+        """Calls a mode for the first time, which compiles it."""
+        if mode in self.first:
+            return
+        began = time.monotonic()
+        self.first[mode] = 0.0
+        try:
+            for _ in range(1 if self.dry else 3):
+                self.modes[mode]()
+            if not self.dry:
+                torch.cuda.synchronize()
+                free_memory()
+        except Exception as error:
+            self.errors[mode] = first_line(error)
+            self.optimizer.zero_grad()
+            free_memory()
+        self.first[mode] = time.monotonic() - began
 
     def measure(self, mode: str) -> dict[str, Any]:
         """A row: images a second, milliseconds, memory, launched kernels, and how long the first calls took."""
+        self.prepare(mode)
         cells: dict[str, Any] = {"model": self.name, "mode": mode, "first_s": round(self.first[mode], 1)}
         if mode in self.errors:
             return {**cells, "error": self.errors[mode]}
         run = self.modes[mode]
-        times = self.times(run)
-        middle, low, high = spread(times)
+        middle, low, high = spread(self.times(run))
         images = 1 if mode.startswith("batch 1") else self.batch
         cells |= {
             "images_per_s": round(images * 1e3 / middle, 1),
             "p10_to_p90": f"{images * 1e3 / high:.0f}..{images * 1e3 / low:.0f}",
             "ms": round(middle, 2),
+            "gmacs": self.gmacs,
         }
+        return {**cells, **self.memory_and_launches(run)}
+
+    def memory_and_launches(self, run: Callable[[], object]) -> dict[str, Any]:
+        """Cells of the peak of memory of a call, and of the kernels that it launches."""
         if self.dry:
-            return cells
+            return {}
         torch.cuda.reset_peak_memory_stats()
         run()
         torch.cuda.synchronize()
-        cells["peak_GB"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            run()
-            torch.cuda.synchronize()
-        on_gpu = [e.name for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-        cells["launches"] = sum(not name.startswith("Mem") for name in on_gpu)
+        cells: dict[str, Any] = {"peak_GB": round(torch.cuda.max_memory_allocated() / 1e9, 2)}
+        try:
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+                run()
+                torch.cuda.synchronize()
+            on_gpu = [e.name for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+            cells["launches"] = sum(not name.startswith("Mem") for name in on_gpu) or "not counted"
+        except RuntimeError as error:  # where the profiler may not look at the GPU
+            cells["launches"] = first_line(error)
         return cells
 
     def times(self, run: Callable[[], object]) -> list[float]:
@@ -254,7 +201,7 @@ class Model:
 
     def large(self) -> dict[str, Any]:
         """A row of feature maps of 800x1216, forward and backward, as a detector has it."""
-        size = (32, 32) if self.dry else LARGE
+        size = (DRY_SIDES[self.name],) * 2 if self.dry else LARGE
         options = {"img_size": size} if "swin" in self.name else {}
         options |= {**DRY_MODELS[self.name], "out_indices": (0, 1)} if self.dry else {}
         model = timm.create_model(self.name, features_only=True, **options).to(self.device).train()
@@ -265,25 +212,48 @@ class Model:
                 loss = sum(f.float().square().mean() for f in model(x))
             loss.backward()
 
-        middle, *_ = spread(self.times(run))
-        return {"model": self.name, "mode": f"{size[0]}x{size[1]} features", "ms": round(middle, 2)}
+        middle, low, high = spread(self.times(run))
+        cells = {"model": self.name, "mode": f"{size[0]}x{size[1]} features, forward and backward"}
+        return {
+            **cells,
+            "ms": round(middle, 2),
+            "p10_to_p90": f"{low:.2f}..{high:.2f} ms",
+            **self.memory_and_launches(run),
+        }
 
 
-def work(name: str, dry: bool) -> None:
-    """What a process does: compiles, then reads from standard input what to measure."""
-    torch.manual_seed(0)
-    model = Model(name, dry)
-    model.prepare()
-    for line in sys.stdin:
-        part = line.strip()
-        for mode in list(model.modes)[:2] if part == "again" else model.modes:
-            if part == "again" and "eager" not in mode:
+def parts(which: str) -> dict[str, Callable[[Report, str], None]]:
+    """What the process of a model can be told; `which` is its name and a kind of modes."""
+    name, kind = which.split()
+    made: list[Model] = []
+
+    def model(report: Report) -> Model:
+        if not made:
+            torch.manual_seed(0)
+            made.append(Model(name, kind, report.dry))
+        return made[0]
+
+    def prepare(report: Report, _: str) -> None:
+        for mode in model(report).modes:
+            if is_told_something():
+                return
+            model(report).prepare(mode)
+
+    def hold(report: Report, _: str) -> None:
+        """Nothing: that it was told is what it is for."""
+
+    def measure(report: Report, _: str) -> None:
+        for mode in model(report).modes:
+            if report.left() < LEAST:
+                report.row("cut", part=f"{name}, {mode}", why="no time was left")
                 continue
-            cells = model.measure(mode)
-            print(json.dumps({**cells, "mode": f"{mode}, again" if part == "again" else mode}), flush=True)
-        if part != "again" and not name.startswith("convnext"):
-            try:
-                print(json.dumps(model.large()), flush=True)
-            except Exception as error:
-                print(json.dumps({"model": name, "mode": "features", "error": str(error)[:200]}), flush=True)
-        print(json.dumps({"done": part}), flush=True)
+            report.row("D models", **model(report).measure(mode))
+
+    def again(report: Report, _: str) -> None:
+        mode = "bfloat16 eager"
+        report.row("D models", **{**model(report).measure(mode), "mode": f"{mode}, again"})
+
+    def large(report: Report, _: str) -> None:
+        report.row("D models", **model(report).large())
+
+    return {"prepare": prepare, "hold": hold, "measure": measure, "again": again, "large": large}

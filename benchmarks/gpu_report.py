@@ -1,100 +1,129 @@
-"""What the steps of `gpu_check.py` share: results that are on the disk after each of them, deadlines, times."""
+"""What the processes of `gpu_check.py` share: rows for the one that started them, deadlines, times."""
 
 import json
+import os
+import select
 import signal
 import statistics
+import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
+BROKEN = 3
+"""Exit status of a process that can do nothing more with its GPU, and has said so."""
+
 
 class Deadline(BaseException):
-    """The time of a step is over; no library that catches errors keeps it for itself."""
+    """The time of a part is over; no library that catches errors keeps it for itself."""
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Raises `Deadline` in what takes longer."""
+
+    def stop(*_: object) -> None:
+        raise Deadline(f"not ready after {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(0.1, seconds))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class Report:
-    """Rows of tables, written to `results.json` as they come.
+    """Where a process leaves its rows.
 
     Args:
-        out: Folder of the file.
-        budget: Seconds for everything.
+        stream: Who started the process reads lines of JSON from there.
+        out: Folder of results.
         dry: Whether this is a rehearsal on the CPU.
     """
 
-    def __init__(self, out: Path, budget: float, dry: bool) -> None:
+    def __init__(self, stream: TextIO, out: Path, dry: bool) -> None:
         self.out, self.dry = out, dry
         self.device = torch.device("cpu" if dry else "cuda")
-        self.tables: dict[str, list[dict[str, Any]]] = {}
-        self._began = time.monotonic()
-        self._ends = self._began + budget
-        out.mkdir(parents=True, exist_ok=True)
-
-    @staticmethod
-    def shares(seconds: float, parts: dict[str, float]) -> Iterator[tuple[str, float]]:
-        """Names and seconds of the parts of something that takes `seconds`; what one leaves goes to the next ones."""
-        ends = time.monotonic() + seconds
-        left = sum(parts.values())
-        for name, part in parts.items():
-            yield name, max(0.1, (ends - time.monotonic()) * part / left)
-            left -= part
+        self._stream = stream
+        self._ends = 0.0
 
     def left(self) -> float:
-        """Seconds left of everything."""
+        """Seconds left of the part that is being done."""
         return self._ends - time.monotonic()
 
     def row(self, table: str, **cells: Any) -> None:
-        """Adds a row, shows it and saves all there are."""
-        self.tables.setdefault(table, []).append(cells)
-        print(f"{time.monotonic() - self._began:6.1f} s  {table}: {', '.join(f'{k} {v}' for k, v in cells.items())}")
-        temporary = self.out / "results.json.new"
-        temporary.write_text(json.dumps(self.tables, indent=1))
-        temporary.replace(self.out / "results.json")
+        """Adds a row to a table."""
+        self._send(table=table, row=cells)
 
-    @contextmanager
-    def guarded(self, name: str, seconds: float) -> Iterator[None]:
-        """A step: whatever goes wrong in it, or takes it longer than `seconds`, is a row, and the next one begins."""
+    def serve(self, parts: Mapping[str, Callable[["Report", str], None]]) -> None:
+        """Does what standard input says, until it ends: lines with a part and seconds; the first word tells what.
 
-        def stop(*_: object) -> None:
-            raise Deadline(f"not ready after {seconds:.0f} s")
-
-        began = time.monotonic()
-        before = signal.signal(signal.SIGALRM, stop)
-        outer = signal.setitimer(signal.ITIMER_REAL, max(0.1, seconds))[0]
-        error = ""
-        try:
-            yield
-        except (Exception, Deadline) as e:
-            error = f"{type(e).__name__}: {e}".splitlines()[0][:300]
-            if not isinstance(e, Deadline):
+        Whatever goes wrong is reported. After a deadline, and where the GPU no longer answers, the process ends: an
+        illegal access leaves nothing of use, and something that was interrupted may have left a lock or a capture.
+        """
+        for line in sys.stdin:
+            order = json.loads(line)
+            word, _, rest = order["part"].partition(" ")
+            began, error, last = time.monotonic(), "", False
+            self._ends = began + order["seconds"]
+            try:
+                with deadline(order["seconds"]):
+                    parts[word](self, rest)
+            except (Exception, Deadline) as e:
+                error, last = first_line(e), isinstance(e, Deadline)
+                print(f"in {order['part']}:", file=sys.stderr)
                 traceback.print_exc()
-        finally:
-            # What was left of a step around this one goes on.
-            passed = time.monotonic() - began
-            signal.setitimer(signal.ITIMER_REAL, max(0.1, outer - passed) if outer else 0)
-            signal.signal(signal.SIGALRM, before)
-        if error or not outer:
-            self.row("steps", step=name, seconds=round(passed, 1), error=error)
+            last = last or not self.device_answers()
+            self._send(done=order["part"], seconds=round(time.monotonic() - began, 1), error=error, last=last)
+            if last:
+                os._exit(BROKEN)
 
-    def show(self, table: str, columns: Sequence[str]) -> None:
-        """Prints a table in Markdown."""
-        rows = self.tables.get(table, [])
-        print(f"\n{table}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-        for row in rows:
-            print(f"| {' | '.join(str(row.get(column, '')) for column in columns)} |")
+    def device_answers(self) -> bool:
+        """Tells if the GPU still takes orders of this process."""
+        if not torch.cuda.is_initialized():
+            return True
+        try:
+            torch.cuda.synchronize()
+        except Exception:
+            return False
+        return True
+
+    def _send(self, **message: Any) -> None:
+        self._stream.write(json.dumps(message) + "\n")
+        self._stream.flush()
 
 
-def time_us(function: Callable[[], object], dry: bool, per_call: int = 1) -> float:
+def is_told_something() -> bool:
+    """Tells if another order waits at standard input."""
+    return bool(select.select([sys.stdin.fileno()], [], [], 0)[0])
+
+
+def first_line(error: BaseException) -> str:
+    """Kind of an error and what it says, on one line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+
+
+def free_memory() -> None:
+    """Gives back to the GPU what nobody uses: other processes are on it, too."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def time_us(function: Callable[[], object], dry: bool, per_call: int = 1, milliseconds: float = 8) -> float:
     """Microseconds of a call on the GPU, median; in a CUDA graph, without the host's share, where it can be captured.
 
     Args:
         function: What is timed.
         dry: Whether it is called once and timed by the clock.
         per_call: How many of what is to be known one call makes.
+        milliseconds: Of a replay, of which there are ten, and of all that is timed where no graph can be made.
     """
     if dry:
         began = time.perf_counter()
@@ -103,11 +132,13 @@ def time_us(function: Callable[[], object], dry: bool, per_call: int = 1) -> flo
     import triton
 
     function()  # compiles
+    torch.cuda.synchronize()  # the graph is made on another stream
     try:
-        milliseconds = triton.testing.do_bench_cudagraph(function, rep=15, return_mode="median")
+        found = triton.testing.do_bench_cudagraph(function, rep=milliseconds, return_mode="median")
     except RuntimeError:  # not everything can be captured
-        milliseconds = triton.testing.do_bench(function, warmup=5, rep=15, return_mode="median")
-    return milliseconds * 1e3 / per_call
+        torch.cuda.synchronize()  # raises where that was not the reason
+        found = triton.testing.do_bench(function, warmup=5, rep=5 * milliseconds, return_mode="median")
+    return float(found) * 1e3 / per_call
 
 
 def spread(milliseconds: Sequence[float]) -> tuple[float, float, float]:

@@ -145,7 +145,7 @@ def attention_results(inputs: Inputs, backend: str, grad: Tensor | None = None) 
     out = aggregated_attention(**{**inputs, **leaves}, backend=backend)
     if grad is None:
         grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    gradients = torch.autograd.grad(out, list(leaves.values()), grad.to(out.dtype))
+    gradients = torch.autograd.grad(out, list(leaves.values()), grad.to(out))
     return {"out": out.detach(), **dict(zip(TENSORS, gradients, strict=True))}
 
 
@@ -155,7 +155,7 @@ def global_results(inputs: Inputs, backend: str, grad: Tensor | None = None) -> 
     out = global_attention(**{**inputs, **leaves}, backend=backend)
     if grad is None:
         grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    gradients = torch.autograd.grad(out, list(leaves.values()), grad.to(out.dtype))
+    gradients = torch.autograd.grad(out, list(leaves.values()), grad.to(out))
     return {"out": out.detach(), **dict(zip(GLOBAL_TENSORS, gradients, strict=True))}
 
 
@@ -166,7 +166,7 @@ def gate_results(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str, g
     out = depthwise_conv_gelu_gate(**{"bias": None, **leaves}, backend=backend)
     if grad is None:
         grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    gradients = torch.autograd.grad(out, list(leaves.values()), grad.to(out.dtype))
+    gradients = torch.autograd.grad(out, list(leaves.values()), grad.to(out))
     return {"out": out.detach(), **dict(zip(leaves, gradients, strict=True))}
 
 

@@ -5,8 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+
+from tests.helpers.attention_cases import attention_inputs, attention_results, gate_inputs, gate_results
 
 pytest.importorskip("triton")
 
@@ -34,22 +38,36 @@ def test_rehearsal(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, str(SCRIPT), "--dry", "--out", str(out)]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.splitlines()[-1] == "0 checks or steps failed"
-    tables = json.loads((out / "results.json").read_text())
+    assert run.returncode == 0, run.stdout + run.stderr + (out / "log.txt").read_text()
+    assert run.stdout.splitlines()[-1] == "0 checks or steps failed; 0 were cut"
+    assert {path.name for path in out.iterdir()} == {"results.json", "log.txt"}
+    tables: dict[str, list[dict[str, Any]]] = json.loads((out / "results.json").read_text())
     steps = {row["step"].split()[0] for row in tables["steps"]}
-    assert {step[0] for step in steps} == set("01235")
+    assert steps == {
+        *("ceilings", "list", "checks", "compiled", "sanitizer", "values", "bits", "graphs", "mixed", "check"),
+        *("opcheck", "compile", "kernels", "ways", "counters", "measure", "again", "large"),
+    }
     assert all(row["passed"] in (True, "") for row in tables["A correctness"])
-    assert {row["kernel"] for row in tables["compiled"]} == {"gate_forward"}
-    assert len({row["kernel"] for row in tables["B kernels"]}) == 9
+    checked = {row["check"] for row in tables["A correctness"]}
+    assert {"variant B3 single 16-bit weights", "variant C4 2 splits", "opcheck"} <= checked
+    compiled, refused = tables["compiled"]
+    assert compiled["registers"] > 0
+    assert "sm_12" in refused["error"]
+    assert len({row["kernel"] for row in tables["B kernels"]}) == 11
+    assert [row["variant"] for row in tables["B variants"]] == ["B3 single 16-bit weights", "C4 2 splits"]
+    assert all(row["us_after"] > 0 for row in tables["B variants"])
     ways = {row["way"]: row for row in tables["C ops"] if row["op"] == "attention"}
     assert "backward on CPU" in ways.pop("FlexAttention")["error"]
     assert all("error" not in row for row in [*ways.values(), *tables["D models"]])
-    assert all(float(row["difference"]) < 0.02 for row in tables["C ops"])
+    assert all(float(row["difference"]) < 0.02 for row in tables["C ops"] if "error" not in row)
     modes = {(row["model"], row["mode"]) for row in tables["D models"]}
     assert ("transnext_pico", "training compiled") in modes
     assert ("test_convnext", "bfloat16 eager, again") in modes
-    for table in tables:
+    assert "ncu" in tables["E counters"][0]["error"] or "rehearsal" in tables["E counters"][0]["error"]
+    assert {row["verdict"] for row in tables["D decisions"]} <= {"keep", "drop"}
+    states = {row["state"] for row in tables["variants"]}
+    assert {"open", "adopted"} < states
+    for table in tables.keys() - {"variants", "checks", "stages"}:
         assert f"\n{table}\n" in run.stdout
 
 
@@ -59,3 +77,24 @@ def test_not_without_a_gpu(tmp_path: Path) -> None:
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1] == "there is no GPU that PyTorch can use: --dry rehearses on the CPU"
+
+
+def test_budget_is_above_0(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--out", str(tmp_path / "out"), "--budget", "0"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stderr.splitlines()[-1].endswith("--budget is 0: expected seconds above 0")
+
+
+def test_checks_follow_the_device() -> None:
+    """Nothing is left on the CPU: on a device without numbers that would be an error, as it is on a GPU."""
+    meta = torch.device("meta")
+    inputs = {
+        name: value.to(meta, torch.bfloat16)
+        if isinstance(value, torch.Tensor)
+        else type(value)(*(None if t is None else t.to(meta) for t in value[:3]), value[3])
+        for name, value in attention_inputs(6, 5, 3, 2, D=8).items()
+    }
+    assert {t.device for t in attention_results(inputs, "reference").values()} == {meta}
+    x, weight, bias = (t.to(meta, torch.bfloat16) for t in gate_inputs(1, 4, 5, 8))
+    assert {t.device for t in gate_results(x, weight, bias, "reference").values()} == {meta}

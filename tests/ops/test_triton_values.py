@@ -112,6 +112,19 @@ def test_float32_gradients_of_16_bit_maps(dtype: torch.dtype) -> None:
     assert found["query_embedding"].dtype == torch.float32
 
 
+def test_weights_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `benchmarks/gpu_check.py` times: one product where there are two, with the error of a 16-bit number."""
+    inputs = cast(attention_inputs(4, 6, 2, 3, D=24, M=1), torch.float32)
+    inputs |= {name: inputs[name].bfloat16() for name in MAPS}
+    usual = results_in_triton(inputs)
+    monkeypatch.setattr(attention, "product_precision", lambda dtype: "tf32")
+    found = results_in_triton(inputs)
+    for name in ("query_embedding", "learnable_tokens"):  # float32, through which weights of pooled keys pass or not
+        difference = (found[name] - usual[name]).norm() / usual[name].norm()
+        assert 1e-5 < difference < 1e-2, name
+    assert (found["out"] - usual["out"]).float().norm() < 1e-2 * usual["out"].float().norm()
+
+
 def test_loss_that_is_scaled() -> None:
     """Gradients of logits that are far beyond the range of float16, whose maps and results are not."""
     inputs = cast(attention_inputs(4, 5, 2, 2, D=8, M=1), torch.float16)

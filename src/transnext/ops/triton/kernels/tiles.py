@@ -308,11 +308,17 @@ def key_factors(factors, p, P4):
 def weighted_sum(weights, rows, total, PRECISION: tl.constexpr, BOUNDED: tl.constexpr):
     """`total` plus products `[A, D]` of weights `[A, B]` float32 and rows `[B, D]` as they come.
 
-    16-bit rows are multiplied as they are, by weights that are the sum of two 16-bit numbers: 2e-6 of error. float16
-    has a short range, and takes part where weights are BOUNDED, by 2 ** 14 or so and not all tiny.
+    16-bit rows are multiplied as they are, by weights that are the sum of two 16-bit numbers: 2e-6 of error. Where
+    PRECISION is "tf32", which nothing asks for but a measurement, weights are rounded to one. float16 has a short
+    range, and takes part where weights are BOUNDED, by 2 ** 14 or so and not all tiny.
     """
     if rows.dtype == tl.float32 or (rows.dtype == tl.float16 and not BOUNDED):
         return tl.dot(weights, rows.to(tl.float32), total, input_precision=PRECISION)
+    if PRECISION == "tf32":
+        weights = rounded(weights, rows.dtype)
+        if INTERPRETED:
+            weights, rows = weights.to(tl.float32), rows.to(tl.float32)
+        return tl.dot(weights, rows, total)
     high, low = halves(weights, rows.dtype)
     if INTERPRETED:
         high, low, rows = high.to(tl.float32), low.to(tl.float32), rows.to(tl.float32)
