@@ -1,4 +1,4 @@
-"""The way of blocks on GPUs, on kernels that Triton interprets: the same numbers as the plain way, in fewer launches."""
+"""The way of blocks on GPUs, on kernels that Triton interprets: the numbers of the plain way, in fewer launches."""
 
 import copy
 import pickle
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tests.helpers.error_budget import GRADIENT_FLOOR, VALUE_FLOOR, check_tensor
 from tests.helpers.small_transnext import small_model
 from transnext import TransNeXt
-from transnext.models import gpu
+from transnext.models import gpu, position_bias
 from transnext.models.layers import Block
 
 pytest.importorskip("triton")
@@ -231,6 +231,76 @@ def test_gradients_are_of_the_modules_parameters(on_gpu: list[int]) -> None:
     assert [name for name, _ in model.named_parameters()] == names
     assert all(p.grad is not None for name, p in model.named_parameters() if not name.startswith("head"))
     assert seen == [q.shape]
+
+
+@pytest.mark.parametrize("mode", ["extrapolate", "interpolate"])
+@pytest.mark.parametrize("chunk", [1, position_bias.MAX_CHUNK_ENTRIES])
+def test_tables_of_several_blocks(chunk: int, mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of each block, and gradients of each block's MLP, to the last digits of float64."""
+    monkeypatch.setattr(position_bias, "MAX_CHUNK_ENTRIES", chunk)
+    model, x = network(depths=(3, 1), bias_mode=mode).train().double(), torch.randn(1, 7, 5, 16).double()
+    mixers: list[Any] = [block.attn for block in model.stages[0].blocks]
+    found, expected = gpu._biases(mixers, x), [mixer.bias_of(x) for mixer in mixers]
+    parameters = [p for m in mixers for p in (*m.cpb_fc1.parameters(), *m.cpb_fc2.parameters())]
+    gradients = []
+    for biases in (found, expected):
+        for bias, other in zip(biases, expected, strict=True):
+            torch.testing.assert_close(bias.table, other.table, rtol=1e-12, atol=1e-12)
+            assert bias.table.shape == other.table.shape
+            assert torch.equal(bias.rows.taps, other.rows.taps)
+            assert torch.equal(bias.cols.taps, other.cols.taps)
+        total = sum((bias.table * (i + 1)).sin().sum() for i, bias in enumerate(biases))
+        gradients.append(torch.autograd.grad(total, parameters))
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
+def test_tables_of_blocks_that_differ(on_gpu: list[int]) -> None:
+    model, x = network(), image()
+    model.stages[0].blocks[1].attn.bias_mode = "interpolate"
+    with torch.no_grad():
+        found, expected = model.forward_features(x), plain(lambda: model.forward_features(x))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_that_others_wait_for_come_with_each_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where processes share them, those of the first block's table do not wait for the last block's."""
+    model, x = network(depths=(3, 1)), torch.randn(1, 7, 5, 16)
+    mixers: list[Any] = [block.attn for block in model.stages[0].blocks]
+
+    def nodes_below() -> int:
+        bias = gpu._biases(mixers, x)[0]
+        seen, left = set(), [bias.table.grad_fn]
+        while left:
+            node = left.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                left += [parent for parent, _ in node.next_functions]
+        return sum(type(node).__name__ == "AccumulateGrad" for node in seen)
+
+    assert nodes_below() == 3 * 4
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    assert nodes_below() == 4
+
+
+def test_coordinates_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network().train()
+    mixer, calls = model.stages[0].blocks[0].attn, []
+    position_bias._remembered_coordinates.cache_clear()
+    usual = position_bias.log_spaced
+    monkeypatch.setattr(position_bias, "log_spaced", lambda *args: calls.append(args) or usual(*args))
+    for _ in range(2):
+        for size in ((7, 5), (5, 7)):
+            x = torch.randn(1, *size, 16)
+            gpu._biases([mixer], x)
+            mixer.backend = "reference"
+            mixer.bias_of(x)
+    assert len(calls) == 2  # of 5 and of 7 rows or columns
+    monkeypatch.setattr(position_bias, "is_capturing", lambda: True)
+    monkeypatch.setattr(position_bias, "_remembered_coordinates", lambda *_: pytest.fail("they were remembered"))
+    monkeypatch.setattr(position_bias, "_remembered_axis", lambda *_: pytest.fail("an axis was remembered"))
+    gpu._biases([mixer], x)
+    assert len(calls) == 4
 
 
 def test_a_block_by_itself(on_gpu: list[int]) -> None:

@@ -16,9 +16,9 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from transnext.models.attention import AggregatedAttention, GlobalCosineAttention, aggregate, attend_globally
+from transnext.models.attention import AggregatedAttention, GlobalCosineAttention, Mixer, aggregate, attend_globally
 from transnext.models.layers import Block, ConvGLU, DepthwiseGate
-from transnext.models.position_bias import PositionBias
+from transnext.models.position_bias import PositionBias, position_biases
 from transnext.models.weight_cache import PLAIN_TENSORS, global_hooks, is_untouched
 from transnext.ops import depthwise_conv_gelu_gate
 from transnext.ops.backend import why_not_fused
@@ -85,10 +85,15 @@ def _is_plain(block: Block, device: torch.device) -> bool:
     attn = block.attn
     if block.norm1.weight is None or block.norm2.weight is None or attn.backend == "reference":
         return False
+    if attn.cpb_fc1.bias is None or attn.cpb_fc2.bias is None or not _of_one_dtype(attn.cpb_fc1, attn.cpb_fc2):
+        return False
     if not isinstance(attn, AggregatedAttention):
         return True
-    joined = (attn.q, attn.kv, attn.sr)
-    return attn.norm.weight is not None and len({p.dtype for m in joined for p in m.parameters()}) == 1
+    return attn.norm.weight is not None and _of_one_dtype(attn.q, attn.kv, attn.sr)
+
+
+def _of_one_dtype(*layers: nn.Module) -> bool:
+    return len({p.dtype for layer in layers for p in layer._parameters.values() if p is not None}) == 1
 
 
 def run_blocks(blocks: Iterable[Any], x: Tensor) -> Tensor:
@@ -102,9 +107,8 @@ def run_blocks(blocks: Iterable[Any], x: Tensor) -> Tensor:
     mixers: list[Any] = [block.attn for block in blocks]
     if not blocks:
         return x
-    tables = [mixer.bias_of(x) for mixer in mixers]
-    for block, table, projections in zip(blocks, tables, _projections(mixers, x), strict=True):
-        x = x + _drop(block.drop_path, _mix(block.attn, block.norm1(x), table, projections))
+    for block, position, projections in zip(blocks, _biases(mixers, x), _projections(mixers, x), strict=True):
+        x = x + _drop(block.drop_path, _mix(block.attn, block.norm1(x), position, projections))
         x = x + _drop(block.drop_path, _conv_glu(block.mlp, block.norm2(x)))
     return x
 
@@ -135,6 +139,29 @@ def _drop(module: Any, x: Tensor) -> Tensor:
     active = module.training and (type(module) is DropPath or getattr(module, "p", 0.0) > 0)
     dropped: Tensor = module(x) if active else x
     return dropped
+
+
+def _biases(mixers: Sequence[Mixer], x: Tensor) -> list[PositionBias]:
+    """Position bias of each mixer, of all of them at once where they are alike."""
+
+    def together(*some: Mixer) -> list[PositionBias]:
+        first, mlps = some[0], [(mixer.cpb_fc1, mixer.cpb_fc2) for mixer in some]
+        return position_biases(mlps, x, *first.bias_sizes(x), first.geometry, first.bias_mode)
+
+    kinds = {
+        (m.num_heads, m.geometry, m.bias_mode, m.bias_sizes(x), m.cpb_fc1.weight.shape, m.cpb_fc1.weight.dtype)
+        for m in mixers
+    }
+    if len(kinds) == 1 and not _gradients_are_shared():
+        return together(*mixers)
+    return [bias for mixer in mixers for bias in together(mixer)]
+
+
+def _gradients_are_shared() -> bool:
+    """Tells if other processes wait for gradients: those of what several blocks share come after the last block's."""
+    if not torch.is_grad_enabled() or not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return False
+    return torch.distributed.get_world_size() > 1
 
 
 def _projections(mixers: Sequence[Any], x: Tensor) -> Sequence[Projections | None]:
