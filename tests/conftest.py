@@ -142,12 +142,17 @@ def interpreted_kernels() -> Iterator[None]:
     """The ops run the kernels for GPUs on CPU tensors, below the dispatcher as on a GPU, by Triton's interpreter."""
     if not HAS_TRITON:
         pytest.skip("Triton is not installed")
-    from transnext.ops.triton import attention, gate, launch
+    from transnext.ops.triton import attention, gate, gelu_pool, launch
 
     if not launch.INTERPRETED:
         pytest.skip("on a GPU test_gpu.py runs the same kernels through the ops")
     library = torch.library.Library("transnext", "IMPL")
-    for name, module in (("aggregated_attention", attention), ("depthwise_conv_gelu_gate", gate)):
+    modules = {
+        "aggregated_attention": attention,
+        "depthwise_conv_gelu_gate": gate,
+        "gelu_average_pool": gelu_pool,
+    }
+    for name, module in modules.items():
         library.impl(name, module.forward, "CPU", allow_override=True)
         library.impl(f"{name}_backward", module.backward, "CPU", allow_override=True)
     library.impl("aggregated_attention_training", attention.forward_training, "CPU")

@@ -22,6 +22,7 @@ from transnext.models.position_bias import PositionBias, position_biases
 from transnext.models.weight_cache import PLAIN_TENSORS, global_hooks, is_untouched
 from transnext.ops import depthwise_conv_gelu_gate
 from transnext.ops.backend import why_not_fused
+from transnext.ops.gelu_pool import gelu_average_pool
 
 DEVICES = {"cuda"}
 """Types of device on which blocks go this way; AMD GPUs are "cuda" too."""
@@ -121,7 +122,7 @@ def _mix(attn: Any, x: Tensor, position: PositionBias, projections: Projections 
         # Queries, keys, values and what is pooled, from one product.
         weight, bias = _joined([attn]) if projections is None else projections
         q, k, v, z = F.linear(x, weight, bias).unflatten(-1, (4, attn.num_heads, -1)).unbind(-3)
-        pooled = attn.norm(attn.pool(F.gelu(z.flatten(-2))))
+        pooled = attn.norm(gelu_average_pool(z.flatten(-2), attn.pool_size((x.shape[1], x.shape[2]))))
         k_pool, v_pool = attn.kv(pooled).unflatten(-1, (2, attn.num_heads, -1)).unbind(-3)
         out = aggregate(attn, q, k, v, k_pool, v_pool, position)
     return _drop(attn.proj_drop, attn.proj(out))

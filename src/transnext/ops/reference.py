@@ -224,6 +224,12 @@ def adaptive_average_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
 
 
+def gelu_average_pool(x: Tensor, P_h: int, P_w: int) -> Tensor:
+    """Adaptive average pooling of what GELU makes of a map, `[B, H, W, C]` to `[B, P_h, P_w, C]`."""
+    activated = F.gelu(as_dtype(x, at_least_float32(x.dtype)))
+    return as_dtype(adaptive_average_pool(activated, (P_h, P_w)), x.dtype)
+
+
 def position_bias_table(
     rows: Tensor, columns: Tensor, fc1: Tensor, bias1: Tensor | None, fc2: Tensor, bias2: Tensor | None
 ) -> Tensor:
