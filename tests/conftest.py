@@ -142,7 +142,7 @@ def interpreted_kernels() -> Iterator[None]:
     """The ops run the kernels for GPUs on CPU tensors, below the dispatcher as on a GPU, by Triton's interpreter."""
     if not HAS_TRITON:
         pytest.skip("Triton is not installed")
-    from transnext.ops.triton import attention, gate, gelu_pool, launch
+    from transnext.ops.triton import add_norm, attention, gate, gelu_pool, launch
 
     if not launch.INTERPRETED:
         pytest.skip("on a GPU test_gpu.py runs the same kernels through the ops")
@@ -151,6 +151,7 @@ def interpreted_kernels() -> Iterator[None]:
         "aggregated_attention": attention,
         "depthwise_conv_gelu_gate": gate,
         "gelu_average_pool": gelu_pool,
+        "add_layer_norm": add_norm,
     }
     for name, module in modules.items():
         library.impl(name, module.forward, "CPU", allow_override=True)

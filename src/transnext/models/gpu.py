@@ -21,6 +21,7 @@ from transnext.models.layers import Block, ConvGLU, DepthwiseGate
 from transnext.models.position_bias import PositionBias, position_biases
 from transnext.models.weight_cache import PLAIN_TENSORS, global_hooks, is_untouched
 from transnext.ops import depthwise_conv_gelu_gate
+from transnext.ops.add_norm import add_layer_norm
 from transnext.ops.backend import why_not_fused
 from transnext.ops.gelu_pool import gelu_average_pool
 
@@ -108,10 +109,23 @@ def run_blocks(blocks: Iterable[Any], x: Tensor) -> Tensor:
     mixers: list[Any] = [block.attn for block in blocks]
     if not blocks:
         return x
+    branch: Tensor | None = None  # what is still to be added to the map
     for block, position, projections in zip(blocks, _biases(mixers, x), _projections(mixers, x), strict=True):
-        x = x + _drop(block.drop_path, _mix(block.attn, block.norm1(x), position, projections))
-        x = x + _drop(block.drop_path, _conv_glu(block.mlp, block.norm2(x)))
-    return x
+        x, normed = _add_norm(x, branch, block.norm1)
+        branch = _drop(block.drop_path, _mix(block.attn, normed, position, projections))
+        x, normed = _add_norm(x, branch, block.norm2)
+        branch = _drop(block.drop_path, _conv_glu(block.mlp, normed))
+    return x + branch
+
+
+def _add_norm(x: Tensor, branch: Tensor | None, norm: Any) -> tuple[Tensor, Tensor]:
+    """The sum of the map and a branch, and its norm, in the dtype in which it will be multiplied."""
+    if branch is None:
+        return x, norm(x)
+    kind = x.device.type
+    autocast = torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if autocast else torch.promote_types(x.dtype, branch.dtype)
+    return add_layer_norm(x, branch, norm.weight, norm.bias, norm.eps, dtype)
 
 
 def _mix(attn: Any, x: Tensor, position: PositionBias, projections: Projections | None) -> Tensor:

@@ -5,7 +5,8 @@ says all of it: checks, schema, gradient, cost. `cpu` has the compiled kernels, 
 which run.
 """
 
-from transnext.ops import bias_table as bias_table  # the ops that models alone use are registered, too
+from transnext.ops import add_norm as add_norm  # the ops that models alone use are registered, too
+from transnext.ops import bias_table as bias_table
 from transnext.ops import gelu_pool as gelu_pool
 from transnext.ops import products as products
 from transnext.ops.attention import aggregated_attention

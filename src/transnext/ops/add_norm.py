@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from transnext.ops import reference
-from transnext.ops.register import LIBRARY, OPS, Gradients, define, plain_gradients, register_triton
+from transnext.ops.register import LIBRARY, OPS, Gradients, define, register_triton
 
 
 def add_layer_norm(
@@ -55,24 +55,16 @@ def _(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, branch, weight, bias, ctx.eps, ctx.dtype = inputs
+    x, branch, weight, bias, ctx.eps, _ = inputs
     ctx.save_for_backward(output[0], weight, bias)
     ctx.dtypes = x.dtype, branch.dtype
 
 
 def _backward(ctx: Any, grad_total: Tensor, grad_normed: Tensor) -> Gradients:
     total, weight, bias = ctx.saved_tensors
-    if torch.is_grad_enabled():
-        # The sum is a result of this op: through it the gradient's own gradient finds the way to both maps.
-        tensors = (total, weight, bias)
-        found: Gradients = plain_gradients(reference.layer_norm, tensors, (ctx.eps, ctx.dtype), grad_normed)
-        of_total, of_weight, of_bias = found
-        assert of_total is not None  # it has a gradient, or nobody would ask
-        of_total = of_total + grad_total
-    else:
-        of_total, of_weight, of_bias = OPS.add_layer_norm_backward(
-            grad_total, grad_normed, total, weight, bias, ctx.eps
-        )
+    # A gradient that is to be differentiated finds the way to both maps through the sum, a result of this op.
+    gradient = reference.add_layer_norm_gradient if torch.is_grad_enabled() else OPS.add_layer_norm_backward
+    of_total, of_weight, of_bias = gradient(grad_total, grad_normed, total, weight, bias, ctx.eps)
     of_x, of_branch = (of_total.to(dtype) for dtype in ctx.dtypes)
     return of_x, of_branch, of_weight, None if bias is None else of_bias, None, None
 
