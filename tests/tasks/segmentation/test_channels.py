@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -18,9 +19,11 @@ from transnext.data.preprocessing import Preprocessing
 from transnext.data.segmentation.checks import check_segmentation
 from transnext.data.segmentation.opening import open_checked, open_segmentation
 from transnext.data.transforms import Normalise
+from transnext.models.checkpoint import save_checkpoint
 from transnext.predict import Segmenter
 from transnext.tasks.segmentation.config import SegmentationConfig
 from transnext.tasks.segmentation.images import MapImages
+from transnext.tasks.segmentation.starting import fresh_net
 from transnext.tasks.segmentation.task import Segmentation
 
 rasterio = pytest.importorskip("rasterio")
@@ -204,3 +207,31 @@ def test_training_evaluating_and_predicting_from_the_command(tmp_path: Path, cap
     ):  # fmt: skip
         assert run("segment", *arguments, "--device", "cpu") == 2
         assert line in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_first_weights_for_rgb_are_repeated_over_the_channels(tmp_path: Path, count: int) -> None:
+    """Red, green, blue, red, ..., scaled: where no colour weighs more, all channels the same look as in RGB."""
+    torch.manual_seed(0)
+    classifier = timm.create_model("transnext_pico", num_classes=3)
+    metadata = {"architecture": "transnext_pico", "model_args": {"num_classes": 3}}
+    save_checkpoint(tmp_path / "c.safetensors", classifier.state_dict(), metadata)
+    config = TrainConfig.of("segmentation", data="", checkpoint=str(tmp_path / "c.safetensors"), image_size=64)
+    net, said = fresh_net(config, ["a", "b"], in_chans=count)
+    assert "c.safetensors" in said[0]
+    rgb, _ = fresh_net(config, ["a", "b"])
+    own, theirs = net.backbone.net.state_dict(), rgb.backbone.net.state_dict()
+    differ = [name for name in own if own[name].shape != theirs[name].shape]
+    assert differ == ["stages.0.patch_embed.proj.weight"]
+    assert all(torch.equal(own[name], theirs[name]) for name in own if name not in differ)
+    assert net.backbone.args()["in_chans"] == count
+    weights = theirs[differ[0]]
+    expected = weights.sum(1, keepdim=True) if count == 1 else weights[:, [i % 3 for i in range(count)]] * 3 / count
+    torch.testing.assert_close(own[differ[0]], expected)
+    if count == 4:
+        return
+    image = torch.rand(1, 1, 64, 64)
+    with torch.inference_mode():
+        maps = [one.backbone.eval()(image.expand(-1, n, -1, -1)) for one, n in ((net, count), (rgb, 3))]
+    for one, other in zip(*maps, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
