@@ -23,7 +23,7 @@ def named(counts: dict[str, int]) -> dict[str, int]:
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_inference(stage: int) -> None:
-    """At most 12 launches a block, at an odd size too; large tables are computed in pieces, a launch or four for each."""
+    """At most 12 launches a block, at an odd size too; large tables are computed in pieces."""
     for size in ((224, 224), (67, 98)):
         found = launches_of_a_block(stage=stage, size=size)
         assert named(found.forward) == OF_A_BLOCK
