@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.helpers.error_budget import GRADIENT_FLOOR, VALUE_FLOOR, check_tensor
+from tests.helpers.error_budget import check_budget
 from tests.helpers.small_transnext import small_model
 from transnext import TransNeXt
 from transnext.models import gpu, position_bias
@@ -51,9 +51,9 @@ def network(**options: Any) -> TransNeXt:
     return model.eval()
 
 
-def image(height: int = 12, width: int = 20, batch: int = 1) -> Tensor:
+def image(height: int = 12, width: int = 20, batch: int = 1, seed: int = 0) -> Tensor:
     """Maps of 3x5 and 2x3 pixels: bins of two widths."""
-    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
 def results(model: TransNeXt, x: Tensor, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
@@ -76,13 +76,18 @@ def plain(function: Callable[[], Any]) -> Any:
         return function()
 
 
-def check(found: dict[str, Tensor], usual: list[dict[str, Tensor]], exact: dict[str, Tensor]) -> None:
-    """Holds results to the budget: twice the error of one of the usual ways."""
-    for name in exact:
-        errors = [float((way[name] - exact[name]).norm()) for way in usual]
-        worst = usual[errors.index(max(errors))][name]
-        check_tensor(found[name], worst, exact[name], VALUE_FLOOR if name == "out" else GRADIENT_FLOOR)
+def check(
+    found: dict[str, Tensor], ways: list[dict[str, Tensor]], exact: dict[str, Tensor], others: list[dict[str, Tensor]]
+) -> None:
+    """Holds results to the budget: twice the error of the plain ways, of which the worse one counts."""
+    worst = {name: max((way[name] for way in ways), key=lambda t: float((t - exact[name]).norm())) for name in exact}
     assert found.keys() == exact.keys()
+    # What is added to all logits of a query changes nothing: that gradient is 0, and its rounding errors are luck.
+    for name in [name for name in exact if name.startswith("stages.1") and name.endswith("cpb_fc2.bias")]:
+        assert found[name].norm() <= 1e-5 * exact[name.replace("bias", "weight")].norm()
+        for results in (found, worst, exact, *others):
+            del results[name]
+    check_budget(found, worst, exact, others)
 
 
 @pytest.mark.parametrize(("training", "mode"), [(True, "extrapolate"), (False, "interpolate"), (False, "linear")])
@@ -94,9 +99,9 @@ def test_values_and_gradients(training: bool, mode: Any, on_gpu: list[int]) -> N
     usual = [plain(lambda: results(model, x))]
     model.backend = "reference"
     usual.append(results(model, x))
-    exact = results(model.double(), x.double())
+    exact, *others = (results(model.double(), image(seed=seed).double()) for seed in range(4))
     assert on_gpu == [2, 2]
-    check(found, usual, exact)
+    check(found, usual, exact, others)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

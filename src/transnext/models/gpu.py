@@ -29,15 +29,18 @@ DEVICES = {"cuda"}
 """Types of device on which blocks go this way; AMD GPUs are "cuda" too."""
 
 _TENSORS = (*PLAIN_TENSORS, FakeTensor)
-_LINEAR, _NORM, _DROPOUT = {nn.Linear: 2}, {nn.LayerNorm: 2}, {nn.Dropout: 0}
-_OF_BLOCKS: dict[str, dict[type[nn.Module], int]] = {
+_Kinds: TypeAlias = dict[type[nn.Module], int]
+_LINEAR: _Kinds = {nn.Linear: 2}
+_NORM: _Kinds = {nn.LayerNorm: 2}
+_DROPOUT: _Kinds = {nn.Dropout: 0}
+_OF_BLOCKS: dict[str, _Kinds] = {
     "norm1": _NORM,
     "norm2": _NORM,
     "drop_path": {nn.Identity: 0, DropPath: 0},
 }
-_OF_MIXERS = {"cpb_fc1": _LINEAR, "cpb_fc2": _LINEAR, "proj": _LINEAR, "proj_drop": _DROPOUT}
-_OF_AGGREGATED = {"q": _LINEAR, "kv": _LINEAR, "sr": {nn.Conv2d: 2}, "norm": _NORM}
-_OF_OTHERS: dict[type[nn.Module], tuple[int, dict[str, dict[type[nn.Module], int]]]] = {
+_OF_MIXERS: dict[str, _Kinds] = {"cpb_fc1": _LINEAR, "cpb_fc2": _LINEAR, "proj": _LINEAR, "proj_drop": _DROPOUT}
+_OF_AGGREGATED: dict[str, _Kinds] = {"q": _LINEAR, "kv": _LINEAR, "sr": {nn.Conv2d: 2}, "norm": _NORM}
+_OF_OTHERS: dict[type[nn.Module], tuple[int, dict[str, _Kinds]]] = {
     AggregatedAttention: (5, {**_OF_MIXERS, **_OF_AGGREGATED}),
     GlobalCosineAttention: (2, {**_OF_MIXERS, "qkv": _LINEAR}),
     ConvGLU: (0, {"fc1": _LINEAR, "dwconv": {DepthwiseGate: 2}, "fc2": _LINEAR, "drop": _DROPOUT}),
@@ -115,6 +118,7 @@ def run_blocks(blocks: Iterable[Any], x: Tensor) -> Tensor:
         branch = _drop(block.drop_path, _mix(block.attn, normed, position, projections))
         x, normed = _add_norm(x, branch, block.norm2)
         branch = _drop(block.drop_path, _conv_glu(block.mlp, normed))
+    assert branch is not None
     return x + branch
 
 

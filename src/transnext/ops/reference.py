@@ -227,9 +227,9 @@ def adaptive_average_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
     """LayerNorm over the last axis in at least float32, rounded to `dtype`."""
     wide = at_least_float32(x.dtype)
-    parameters = (None if p is None else as_dtype(p, wide) for p in (weight, bias))
+    wide_bias = None if bias is None else as_dtype(bias, wide)
     with no_autocast(x.device.type):
-        return as_dtype(F.layer_norm(as_dtype(x, wide), x.shape[-1:], *parameters, eps), dtype)
+        return as_dtype(F.layer_norm(as_dtype(x, wide), x.shape[-1:], as_dtype(weight, wide), wide_bias, eps), dtype)
 
 
 def add_layer_norm(
