@@ -160,6 +160,13 @@ class Kept:
         self, place: BlockPlace, mixer: AggregatedAttention | GlobalCosineAttention, norm: nn.Module, x: Tensor
     ) -> None:
         self.place, self.mixer, self.norm, self.x = place, mixer, norm, x
+        self._taken: Tensor | None = None
+
+    def take_keys(self, keys: Tensor) -> None:
+        """Keeps the keys beside the window that the block computes, `[B, h, w, M, D]`: to make them again takes the
+        whole map.
+        """
+        self._taken = keys.detach().clone()  # they may be part of something larger, which the block writes over
 
     @torch.no_grad()
     def softmax(self, rows: range, cols: range, images: slice = slice(None)) -> Softmax:
@@ -231,7 +238,11 @@ class Kept:
 
     @cached_property
     def _keys(self) -> Tensor:
-        """Unit vectors of the keys beside the window, `[B, M, D, P]`; the whole map goes into them, so they stay."""
+        """Unit vectors of the keys beside the window, `[B, M, D, P]`."""
+        if self._taken is not None:
+            keys, self._taken = self._taken, None
+            return _by_head(_unit(keys)).mT
+        # The block was run by something else than its mixer: the whole map goes into them.
         whole = self._normed(range(self.place.grid[0]), range(self.place.grid[1]), slice(None))
         if isinstance(self.mixer, GlobalCosineAttention):
             keys = self.mixer.qkv(whole).unflatten(-1, (3, self.mixer.num_heads, -1))[..., 1, :, :]
