@@ -258,13 +258,15 @@ class Kept:
         """Position bias of queries, `[M, N, K + P]`, -inf where a window reaches beyond the map."""
         mixer, bias = self.mixer, self._bias
         table = bias.table.to(at_least_float32(self.x.dtype))
-        beside = expand_bias_table(table, _part_of(bias.rows, rows), _part_of(bias.cols, cols)).flatten(3)
+        beside = expand_bias_table(table, _part_of(bias.rows, rows), _part_of(bias.cols, cols))  # [M, h, w, P_h, P_w]
         if isinstance(mixer, GlobalCosineAttention):
-            return beside.flatten(1, 2)
+            return beside.flatten(3).flatten(1, 2)
         inside = self._inside(rows, cols)
-        logits = beside.new_empty((len(beside), *inside.shape[:1], inside.shape[1] + beside.shape[-1]))
-        logits[..., : inside.shape[1]] = mixer.relative_pos_bias_local[:, None].where(inside, -math.inf)
-        logits.unflatten(1, beside.shape[1:3])[..., inside.shape[1] :] = beside  # copied once: it may be large
+        K = inside.shape[1]
+        logits = beside.new_empty((len(beside), len(inside), K + math.prod(self.place.keys)))
+        logits[..., :K] = mixer.relative_pos_bias_local[:, None].where(inside, -math.inf)
+        of_pooled = logits.unflatten(1, beside.shape[1:3])[..., K:].unflatten(-1, self.place.keys)
+        of_pooled.copy_(beside)  # copied once: it may be large
         return logits
 
     def _normed(self, rows: range, cols: range, images: slice) -> Tensor:
