@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import transnext  # noqa: F401  (registers the models)
 from tests.helpers.small_transnext import small_model
 from transnext.explain import Looked, attention_from, look
+from transnext.explain.weights import Kept
 from transnext.models import TransNeXt
 from transnext.ops import expand_bias_table
 from transnext.ops.reference import aggregated_attention_weights
@@ -162,6 +163,22 @@ def test_the_output_is_that_of_the_model_and_kernels_run():
     looked = look(model, images)
     assert torch.equal(looked.output, expected)
     assert looked.block(2, 0).local.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_keys_are_those_that_the_blocks_have_used(kind):
+    """So no query needs the whole map again, whatever way the blocks run."""
+    model, _, _ = looked_at(**MODELS[kind])
+    images = torch.randn(2, 3, 75, 131)
+    for dtype, bound in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
+        looked = look(model.to(dtype), images.to(dtype))
+        for place in looked.blocks:
+            kept = looked.kept(place.stage, place.block)
+            assert kept._taken is not None
+            again = Kept(place, kept.mixer, kept.norm, kept.x)  # which makes them anew
+            torch.testing.assert_close(kept._keys, again._keys, rtol=0.0, atol=bound)
+            assert kept._taken is None
+            assert kept.mixer.watch is None
 
 
 def test_images_of_a_batch_are_their_own():

@@ -331,7 +331,9 @@ def _keeping(net: TransNeXt, wanted: Collection[tuple[int, int]] | None = None) 
     def keep(stage: int, index: int, block: Block, args: tuple[Tensor, ...]) -> None:
         if any((k.place.stage, k.place.block) == (stage, index) for k in kept):
             raise ValueError("the model runs its blocks more than once for an image: look at one of its runs alone")
-        kept.append(_kept(net, stage, index, block, args[0].detach()))
+        found = _kept(net, stage, index, block, args[0].detach())
+        found.mixer.watch = found.take_keys
+        kept.append(found)
 
     handles = []
     try:
@@ -346,6 +348,8 @@ def _keeping(net: TransNeXt, wanted: Collection[tuple[int, int]] | None = None) 
     finally:
         for handle in handles:
             handle.remove()
+        for found in kept:
+            vars(found.mixer).pop("watch", None)
 
 
 def _kept(net: TransNeXt, stage: int, index: int, block: Block, x: Tensor) -> Kept:

@@ -34,9 +34,12 @@ class RegionAttention:
         self.place: BlockPlace = kept.place
         self.inside = inside
         self._kept, self._image = kept, slice(image, image + 1)
-        self.local, self.pooled = self._mean(
-            lambda rows, cols: tuple(part[0] for part in kept.softmax(rows, cols, self._image))
-        )
+
+        def softmax(rows: range, cols: range) -> tuple[Tensor, Tensor]:
+            found = kept.softmax(rows, cols, self._image)
+            return found.local[0], found.pooled[0]
+
+        self.local, self.pooled = self._mean(softmax)
 
     @property
     def fovea(self) -> Tensor:

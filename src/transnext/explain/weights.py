@@ -160,6 +160,13 @@ class Kept:
         self, place: BlockPlace, mixer: AggregatedAttention | GlobalCosineAttention, norm: nn.Module, x: Tensor
     ) -> None:
         self.place, self.mixer, self.norm, self.x = place, mixer, norm, x
+        self._taken: Tensor | None = None
+
+    def take_keys(self, keys: Tensor) -> None:
+        """Keeps the keys beside the window that the block computes, `[B, h, w, M, D]`: to make them again takes the
+        whole map.
+        """
+        self._taken = keys.detach().clone()  # they may be part of something larger, which the block writes over
 
     @torch.no_grad()
     def softmax(self, rows: range, cols: range, images: slice = slice(None)) -> Softmax:
@@ -231,7 +238,11 @@ class Kept:
 
     @cached_property
     def _keys(self) -> Tensor:
-        """Unit vectors of the keys beside the window, `[B, M, D, P]`; the whole map goes into them, so they stay."""
+        """Unit vectors of the keys beside the window, `[B, M, D, P]`."""
+        if self._taken is not None:
+            keys, self._taken = self._taken, None
+            return _by_head(_unit(keys)).mT
+        # The block was run by something else than its mixer: the whole map goes into them.
         whole = self._normed(range(self.place.grid[0]), range(self.place.grid[1]), slice(None))
         if isinstance(self.mixer, GlobalCosineAttention):
             keys = self.mixer.qkv(whole).unflatten(-1, (3, self.mixer.num_heads, -1))[..., 1, :, :]
@@ -247,13 +258,15 @@ class Kept:
         """Position bias of queries, `[M, N, K + P]`, -inf where a window reaches beyond the map."""
         mixer, bias = self.mixer, self._bias
         table = bias.table.to(at_least_float32(self.x.dtype))
-        beside = expand_bias_table(table, _part_of(bias.rows, rows), _part_of(bias.cols, cols)).flatten(3)
+        beside = expand_bias_table(table, _part_of(bias.rows, rows), _part_of(bias.cols, cols))  # [M, h, w, P_h, P_w]
         if isinstance(mixer, GlobalCosineAttention):
-            return beside.flatten(1, 2)
+            return beside.flatten(3).flatten(1, 2)
         inside = self._inside(rows, cols)
-        logits = beside.new_empty((len(beside), *inside.shape[:1], inside.shape[1] + beside.shape[-1]))
-        logits[..., : inside.shape[1]] = mixer.relative_pos_bias_local[:, None].where(inside, -math.inf)
-        logits.unflatten(1, beside.shape[1:3])[..., inside.shape[1] :] = beside  # copied once: it may be large
+        K = inside.shape[1]
+        logits = beside.new_empty((len(beside), len(inside), K + math.prod(self.place.keys)))
+        logits[..., :K] = mixer.relative_pos_bias_local[:, None].where(inside, -math.inf)
+        of_pooled = logits.unflatten(1, beside.shape[1:3])[..., K:].unflatten(-1, self.place.keys)
+        of_pooled.copy_(beside)  # copied once: it may be large
         return logits
 
     def _normed(self, rows: range, cols: range, images: slice) -> Tensor:

@@ -48,7 +48,13 @@ class Mixer(nn.Module):
         proj_drop: Dropout probability of the output.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
+
+    Attributes:
+        watch: Called with the keys beside the window, pooled or of all pixels, `[B, h, w, M, D]`, before they are used;
+            None for nobody.
     """
+
+    watch: Callable[[Tensor], None] | None = None
 
     def __init__(
         self,
@@ -310,6 +316,8 @@ def aggregate(
     Returns:
         `[B, H, W, C]`.
     """
+    if mixer.watch is not None:
+        mixer.watch(k_pool)
     out = aggregated_attention(
         q,
         k,
@@ -340,6 +348,8 @@ def attend_globally(mixer: GlobalCosineAttention, qkv: Tensor, position: Positio
         `[B, H, W, C]`.
     """
     q, k, v = _split_heads(qkv, 3, mixer.num_heads)
+    if mixer.watch is not None:
+        mixer.watch(k)
     out = global_attention(
         q,
         k,
