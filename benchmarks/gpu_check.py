@@ -254,8 +254,8 @@ def main() -> None:
             run.all()
         except SystemExit as stop:
             said = str(stop)
-        except Stopped as stop:
-            results.cut("whatever was left", str(stop))
+        except (Stopped, KeyboardInterrupt) as stop:
+            results.cut("whatever was left", str(stop) or "interrupted")
     if said:
         sys.exit(said)
     attempt(run.conclude, results)
@@ -268,7 +268,7 @@ def main() -> None:
     sys.exit(bool(counted))
 
 
-class Stopped(Exception):
+class Stopped(BaseException):
     """Someone wants the script to end: tables are printed, and processes ended, all the same."""
 
 
