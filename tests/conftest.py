@@ -25,6 +25,7 @@ from torch import nn  # noqa: E402
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported: its kernels then run on the CPU
 
+from transnext.ops.backend import HAS_TRITON  # noqa: E402
 from transnext.ops.bfloat16 import use_bfloat16_products  # noqa: E402
 from transnext.ops.register import CPU_KERNELS  # noqa: E402
 
@@ -134,3 +135,28 @@ def tar_folder(tmp_path, monkeypatch, png, tar) -> Callable[..., Path]:
         return folder
 
     return _tar_folder
+
+
+@pytest.fixture(scope="module")
+def interpreted_kernels() -> Iterator[None]:
+    """The ops run the kernels for GPUs on CPU tensors, below the dispatcher as on a GPU, by Triton's interpreter."""
+    if not HAS_TRITON:
+        pytest.skip("Triton is not installed")
+    from transnext.ops.triton import add_norm, attention, gate, gelu_pool, launch
+
+    if not launch.INTERPRETED:
+        pytest.skip("on a GPU test_gpu.py runs the same kernels through the ops")
+    library = torch.library.Library("transnext", "IMPL")
+    modules = {
+        "aggregated_attention": attention,
+        "depthwise_conv_gelu_gate": gate,
+        "gelu_average_pool": gelu_pool,
+        "add_layer_norm": add_norm,
+    }
+    for name, module in modules.items():
+        library.impl(name, module.forward, "CPU", allow_override=True)
+        library.impl(f"{name}_backward", module.backward, "CPU", allow_override=True)
+    library.impl("aggregated_attention_training", attention.forward_training, "CPU")
+    library.impl("aggregated_attention_training_backward", attention.backward_training, "CPU")
+    yield
+    library._destroy()

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from transnext.data import UnreadableImage, list_images, read_image, to_rgb
+from transnext.data.channels import Channels, read_channels
 from transnext.errors import one_line
 
 ImageLike = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray | torch.Tensor
@@ -112,6 +113,29 @@ def open_image(image: Any, min_side: int | None) -> Image.Image:
     if not isinstance(data, bytes):
         raise TypeError(f"a file open for reading text is not an image: give {ACCEPTED}")
     return read_image(data, min_side)
+
+
+def open_channels(image: Any, channels: int) -> Channels:
+    """One image as numbers of so many channels.
+
+    Args:
+        image: A path, or an array `[H, W, channels]` of uint8, uint16 or floats; of one channel also `[H, W]`.
+        channels: How many.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        TypeError: It is something else.
+        ValueError: An array has another shape or type.
+        UnreadableImage: It cannot be read, or has another number of channels.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return read_channels(os.fspath(image), channels)
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"{type(image).__name__}: the model takes {channels} channels: give paths or arrays [H, W, C]")
+    values = image[..., None] if image.ndim == 2 else image
+    if values.ndim != 3 or values.shape[2] != channels or not values.size:
+        raise ValueError(f"an array of shape {list(image.shape)}: the model takes [H, W, {channels}]")
+    return Channels.of(np.moveaxis(values, -1, 0))
 
 
 def _is_image(image: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from transnext.choices import DEFAULT_MODEL
 from transnext.data import Sample, Skipped, UnreadableImage, collate
-from transnext.inputs import ImageLike, name_of, one_by_one, open_image
+from transnext.inputs import ImageLike, name_of, one_by_one, open_channels, open_image
 from transnext.limits import check_number
 from transnext.loaded import load
 from transnext.tasks.classification.answers import ImagePrediction
@@ -24,7 +24,7 @@ class _Read(NamedTuple):
     """An image that could be read."""
 
     name: str
-    picture: Image.Image
+    picture: Any
     sample: Sample
 
 
@@ -155,6 +155,7 @@ class Predictor:
         self, images: ImageLike | Iterable[ImageLike], batch_size: int | None, options: dict[str, Any], strict: bool
     ) -> Iterator[Any]:
         task, preprocessing = self.loaded.task, self.loaded.preprocessing
+        channels = task.channels(preprocessing)
         if batch_size is None:
             batch_size = min(32, max(1, 32 * 224**2 // math.prod(preprocessing.input_size[1:])))
         numbered = enumerate(one_by_one(images))
@@ -163,7 +164,11 @@ class Predictor:
             for place, image in part:
                 name = name_of(image, place)
                 try:
-                    picture = open_image(image, task.min_side(preprocessing))
+                    picture: Any = (
+                        open_image(image, task.min_side(preprocessing))
+                        if channels is None
+                        else open_channels(image, channels)
+                    )
                     read.append(_Read(name, picture, task.sample(picture, preprocessing, place)))
                 except (OSError, ValueError) as error:
                     if strict:
@@ -267,20 +272,70 @@ class Segmenter(Predictor):
 
             self.loaded = looking_at(self.loaded, **looking)
 
-    def large(self, path: str | Path, *, tile: int = 512, overlap: float = 0.25, batch_size: int = 4) -> Any:
+    def panoptic(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        batch_size: int | None = None,
+        thing_classes: Collection[str] | None = None,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+    ) -> list[Any]:
+        """The segments of one image or several: objects, and areas of classes that have none. Of a Mask2Former.
+
+        The rules are the published ones: a pixel goes to the query whose score times mask is largest there, if the
+        mask is likely there; a query that keeps too little of its mask is left out.
+
+        Args:
+            images: As in a call.
+            batch_size: As in a call.
+            thing_classes: Names of the classes that have objects; by default those of the training data.
+            threshold: Probability of its class that a query has to exceed, 0..1.
+            mask_threshold: Probability of its mask from which on a pixel belongs to it, 0..1.
+            overlap_mask_area_threshold: Part of its mask that a query has to keep, 0..1.
+
+        Returns:
+            A `PanopticMap` for each image: `ids`, int32 `[H, W]`, and `segments_info`, as COCO's files have them.
+
+        Raises:
+            ValueError: The segmenter tells no segments, it is not known which classes have objects, a number is out of
+                range, or see a call.
+        """
+        return self(
+            images,
+            batch_size=batch_size,
+            panoptic=True,
+            thing_classes=thing_classes,
+            threshold=threshold,
+            mask_threshold=mask_threshold,
+            overlap_mask_area_threshold=overlap_mask_area_threshold,
+        )
+
+    def large(
+        self,
+        path: str | Path,
+        *,
+        output: str | Path | None = None,
+        tile: int = 512,
+        overlap: float = 0.25,
+        batch_size: int = 4,
+    ) -> Any:
         """The answer for a picture of any size, read from its file and looked at in tiles, which fade into one another.
 
-        Its pixels are taken as they are, not brought to the size of training. Memory is that of a few tiles and of the
-        map, a byte for each pixel.
+        Its pixels are taken as they are, not brought to the size of training. Memory is that of a few tiles, of the
+        scores of the rows that tiles have in common, and without `output` of the map, a byte for each pixel.
 
         Args:
             path: An image file, a TIFF or .npy, of 8 or 16 bits, with as many channels as the backbone takes.
+            output: File to which the map is written as it comes: .tif with its place on the ground (needs rasterio),
+                .png with a palette, or .npy. None to get it as an array.
             tile: Side of a tile, pixels, a multiple of 32.
             overlap: Share of a tile that it has in common with the next, 0..0.9.
             batch_size: Tiles that go through the model at once.
 
         Returns:
-            A `ClassMap`.
+            A `ClassMap`; with `output` a `WrittenMap`: its file, and the pixels of each class.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -291,5 +346,11 @@ class Segmenter(Predictor):
         from transnext.tasks.segmentation.asking import map_in_tiles
 
         return map_in_tiles(
-            self.loaded, str(path), tile=tile, overlap=overlap, batch_size=batch_size, device=self.device
+            self.loaded,
+            str(path),
+            tile=tile,
+            overlap=overlap,
+            batch_size=batch_size,
+            device=self.device,
+            output=None if output is None else Path(output),
         )

@@ -153,6 +153,7 @@ def arguments(here, detector, segmenter, monkeypatch):
         "detect eval": ["detector", str(here / "rectangles"), "--device", "cpu"],
         "detect predict": [str(here / "a.png"), "--model", "detector", "--device", "cpu"],
         "segment train": [str(here / "rectangles"), "--device", "cpu"],
+        "segment check": [str(here / "rectangles")],
         "segment eval": ["segmenter", str(here / "rectangles"), "--device", "cpu"],
         "segment predict": [
             *[str(here / "a.png"), "--model", "segmenter", "--device", "cpu"],

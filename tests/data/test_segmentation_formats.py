@@ -13,6 +13,7 @@ from tests.helpers.map_sets import SIZE, label_file, map_set, panoptic_set, patc
 from transnext.data import UnreadableImage
 from transnext.data.fingerprint import fingerprint
 from transnext.data.segmentation import aligned, check_segmentation, open_checked, open_segmentation
+from transnext.data.segmentation.pascal_voc import colour_of
 
 
 def kinds(root: Path, **options) -> dict[str, int]:
@@ -444,3 +445,72 @@ def test_class_files_that_are_refused(tmp_path, text: str, message: str) -> None
     with pytest.raises(ValueError, match=message) as error:
         read_class_file(tmp_path / "classes.json")
     assert "\n" not in str(error.value)
+
+
+def voc_set(root: Path, values: dict[str, np.ndarray], **lists: tuple[str, ...]) -> Path:
+    """Pascal VOC's folders: a picture and a label file in VOC's palette for each name, and lists."""
+    palette = [channel for value in range(256) for channel in colour_of(value)]
+    for i, (name, labels) in enumerate(values.items()):
+        picture(root / "JPEGImages" / f"{name}.jpg", (labels.shape[1], labels.shape[0]), seed=i)
+        label_file(root / "SegmentationClass" / f"{name}.png", labels, palette=palette)
+    for split, names in lists.items():
+        file = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(f"{name}\n" for name in names))
+    return root
+
+
+def test_the_palette_of_pascal_voc() -> None:
+    """As its development kit prints it."""
+    shown = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 7: (128, 128, 128), 8: (64, 0, 0), 15: (192, 128, 128),
+             20: (0, 64, 128), 255: (224, 224, 192)}  # fmt: skip
+    assert {value: colour_of(value) for value in shown} == shown
+
+
+def test_pascal_voc(tmp_path) -> None:
+    labels = {name: np.zeros((30, 40), np.uint8) for name in ("2007_1", "2007_2", "2007_3", "2007_4")}
+    labels["2007_1"][5:10] = 15
+    labels["2007_1"][10:12] = 255
+    labels["2007_2"][:, :10] = 20
+    labels["2007_3"][:15] = 1
+    root = tmp_path / "VOCdevkit" / "VOC2012"
+    voc_set(root, labels, train=("2007_1", "2007_2"), val=("2007_3",), trainval=("2007_1", "2007_2", "2007_3"))
+    (root / "SegmentationObject").mkdir()
+    label_file(root / "SegmentationObject" / "2007_1.png")
+    sources, report = open_checked(tmp_path)
+    assert report.format == "Pascal VOC"
+    assert {name: [Path(path).stem for path in source.paths] for name, source in sources.items()} == {
+        "train": ["2007_1", "2007_2"],
+        "val": ["2007_3"],
+    }
+    train = sources["train"]
+    assert len(train.classes) == 21
+    assert (train.classes[0], train.classes[15], train.classes[20]) == ("background", "person", "tvmonitor")
+    assert train.colours is not None
+    assert train.colours[15] == (192, 128, 128)
+    assert (train.target(0).read() == labels["2007_1"]).all()
+    assert train.pixels[0, [0, 15, 21]].tolist() == [23 * 40, 200, 80]
+    assert sources["val"].class_pixels()["aeroplane"] == 15 * 40
+
+
+def test_lists_of_pascal_voc_that_name_what_is_missing(tmp_path) -> None:
+    labels = {name: np.full((30, 40), i, np.uint8) for i, name in enumerate("abc")}
+    root = voc_set(tmp_path, labels, train=("a", "b", "gone"), val=("c",), test=("x", "y"))
+    (root / "SegmentationClass" / "b.png").unlink()
+    sources, report = open_checked(root)
+    assert {name: len(source) for name, source in sources.items()} == {"train": 1, "val": 1}
+    found = {finding.kind: finding.examples for finding in report.findings}
+    assert found["listed_missing"] == ("train: b", "train: gone")
+    assert found["split_unlabelled"] == ("test",)
+    # Not the values of all of Pascal VOC's classes: they may mean others.
+    assert sources["train"].classes == ("class 0", "class 2")
+    (root / "classes.txt").write_text("nothing\ncell\nedge\n")
+    assert open_segmentation(root)["val"].classes == ("nothing", "cell", "edge")
+
+
+def test_trainval_of_pascal_voc_alone_is_held_out_of(tmp_path) -> None:
+    labels = {f"n{i}": patches((0, 1, 20), seed=i) for i in range(10)}
+    sources = open_segmentation(voc_set(tmp_path, labels, trainval=tuple(labels)), 0.2, 1)
+    assert set(sources) == {"train", "val"}
+    assert sum(map(len, sources.values())) == 10
+    assert sources["val"].classes[20] == "tvmonitor"

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transnext.explain import overlay
+from tests.explain.test_look import looked_at
+from transnext.explain import attention_figure, overlay
 
 
 def test_overlay_has_the_size_of_the_image():
@@ -49,3 +50,15 @@ def test_bad_arguments():
         overlay(Image.new("RGB", (4, 4)), np.zeros((3, 4, 4)))
     with pytest.raises(ValueError, match="colormap"):
         overlay(Image.new("RGB", (4, 4)), np.zeros((4, 4)), colormap="nope")
+
+
+def test_a_figure_of_a_region_says_how_many_queries_it_is_of():
+    _, _, looked = looked_at((64, 96))
+    picture = Image.new("RGB", (96, 64), "grey")
+    figure = attention_figure(picture, looked, stage=1, block=0, box=(0, 0, 40, 64))
+    assert "mean of 40 queries of 8 x 12" in figure.get_suptitle()
+    titles = [ax.get_title(loc="left") for ax in figure.axes if ax.get_title(loc="left")]
+    share = looked.region(1, 0, box=(0, 0, 40, 64)).fovea.mean()
+    assert titles[:3] == ["picture", "attention", f"window, {share:.0%}"]
+    plain = attention_figure(picture, looked, (0.5, 0.5), stage=1, block=0)
+    assert "query (4, 6) of 8 x 12" in plain.get_suptitle()

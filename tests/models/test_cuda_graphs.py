@@ -37,6 +37,7 @@ def test_caches_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
         monkeypatch.setattr(position_bias, "_remembered_axis", lambda *_: pytest.fail("an axis was remembered"))
+        monkeypatch.setattr(position_bias, "_remembered_coordinates", lambda *_: pytest.fail("so were coordinates"))
         parameters = {p.data_ptr() for p in model.parameters()}
         for t in wrong:
             if t.data_ptr() not in parameters:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from transnext.ops.backend import HAS_TRITON
 from transnext.ops.register import CPU_KERNELS
 
 
@@ -28,22 +27,3 @@ def poisoned_memory() -> Iterator[None]:
     yield
     torch.use_deterministic_algorithms(False)
     torch.utils.deterministic.fill_uninitialized_memory = fill
-
-
-@pytest.fixture(scope="module")
-def interpreted_kernels() -> Iterator[None]:
-    """The ops run the kernels for GPUs on CPU tensors, below the dispatcher as on a GPU, by Triton's interpreter."""
-    if not HAS_TRITON:
-        pytest.skip("Triton is not installed")
-    from transnext.ops.triton import attention, gate, launch
-
-    if not launch.INTERPRETED:
-        pytest.skip("on a GPU test_gpu.py runs the same kernels through the ops")
-    library = torch.library.Library("transnext", "IMPL")
-    for name, module in (("aggregated_attention", attention), ("depthwise_conv_gelu_gate", gate)):
-        library.impl(name, module.forward, "CPU", allow_override=True)
-        library.impl(f"{name}_backward", module.backward, "CPU", allow_override=True)
-    library.impl("aggregated_attention_training", attention.forward_training, "CPU")
-    library.impl("aggregated_attention_training_backward", attention.backward_training, "CPU")
-    yield
-    library._destroy()

@@ -27,10 +27,16 @@ def ops_of_the_package() -> list[str]:
     return sorted(name.removeprefix("transnext::") for name in names if name.startswith("transnext::"))
 
 
-OPS_OF_TRITON = [n for n in ops_of_the_package() if n.startswith(("aggregated_attention", "depthwise_conv_gelu_gate"))]
-
-
-GPU_ONLY = [n for n in OPS_OF_TRITON if n.startswith("aggregated_attention_training")]
+GPU_ONLY = [
+    n
+    for n in ops_of_the_package()
+    if n.startswith(("aggregated_attention_training", "gelu_average_pool", "add_layer_norm"))
+]
+OPS_OF_TRITON = [
+    n
+    for n in ops_of_the_package()
+    if n in GPU_ONLY or n.startswith(("aggregated_attention", "depthwise_conv_gelu_gate"))
+]
 
 
 def tensors(*shapes: tuple[int, ...]) -> list[Tensor]:
@@ -110,6 +116,16 @@ CALLS: dict[str, Callable[[], list[list[Any]]]] = {
     ],
     "conv_glu_training": lambda: [tensors(*GLU), [t if t.ndim > 1 else None for t in tensors(*GLU)]],
     "conv_glu_training_backward": lambda: [glu_gradient(True), glu_gradient(False)],
+    "add_layer_norm": lambda: [
+        [*tensors((2, 3, 8), (2, 3, 8), (8,), (8,)), 1e-6, torch.float32],
+        [*tensors((2, 3, 5), (2, 3, 5), (5,)), None, 1e-6, torch.bfloat16],
+    ],
+    "add_layer_norm_backward": lambda: [
+        [*tensors((2, 3, 8), (2, 3, 8), (2, 3, 8), (8,), (8,)), 1e-6],
+        [*tensors((2, 3, 5), (2, 3, 5), (2, 3, 5), (5,)), None, 1e-6],
+    ],
+    "gelu_average_pool": lambda: [[*tensors((2, 5, 7, 8)), 2, 3], [*tensors((1, 2, 3, 5)), 3, 4]],
+    "gelu_average_pool_backward": lambda: [[*tensors((2, 2, 3, 8), (2, 5, 7, 8)), 2, 3]],
     "adaptive_average_pool": lambda: [[*tensors((2, 5, 7, 8)), 2, 3]],
 }
 

@@ -103,3 +103,18 @@ def pico_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
             main(["web", "--export", str(path)])
             assert list(folder.iterdir()) == [path]
     return path
+
+
+@pytest.fixture(scope="module")
+def opened(visit: Callable[..., Visit], pico_page: Path) -> Visit:
+    """A visit that tests share which look at numbers and not at what is shown."""
+    found = visit()
+    found.go(pico_page.as_uri())
+    return found
+
+
+@pytest.fixture
+def fresh(visit: Callable[..., Visit], pico_page: Path) -> Visit:
+    found = visit()
+    found.go(pico_page.as_uri())
+    return found

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from transnext.atomic import replacing
 from transnext.bench.results import BenchResults, Row
+from transnext.explain.figures import save_figure
 
 COLOURS = ("#0b63a0", "#c24a08", "#147a49", "#7a3fa0", "#8a6d00", "#b0266f", "#3f5a66", "#444444")
 """Of the lines, in the order of the models; the first three are those of the reports."""
@@ -41,8 +41,7 @@ def draw_cost(results: BenchResults, path: Path) -> None:
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, (title, value) in zip(axes, panels, strict=True):
         _panel(ax, results, title, value)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor="white")
+    save_figure(figure, path)
 
 
 def _panel(ax: Axes, results: BenchResults, title: str, value: Callable[[Row], float | None]) -> None:

@@ -1,12 +1,12 @@
 """Find objects in images: train, evaluate and use detectors."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from transnext.atomic import check_writable
-from transnext.cli.eval import check_splitting, measure
+from transnext.cli.eval import Measuring, Options, measure
 from transnext.cli.previewing import train_or_preview
 from transnext.config import TrainConfig
 from transnext.extras import require
@@ -39,47 +39,22 @@ def train(
 def evaluate(
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
-    splits: tuple[str, ...] = (),
-    image_size: int | None = None,
-    batch_size: int = 8,
-    workers: int = 1,
-    device: str = "auto",
-    val_fraction: float | None = None,
-    seed: int | None = None,
-    json_file: Path | None = None,
+    options: Options = Measuring(),  # noqa: B008 - it is frozen
 ) -> None:
     """Measure a detector on a data set: COCO's numbers for boxes and outlines, and the best threshold.
 
     Args:
         model: A run folder, a checkpoint of ours or of the released code, or the name of a released detector.
         data: A folder, a COCO file, a data.yaml, or scenes.
-        splits: Which splits; all by default.
-        image_size: Side that images are brought to, pixels; the trained one by default.
-        batch_size: Images in a forward pass.
-        workers: Processes that read images.
-        device: auto, cpu, cuda or mps.
-        val_fraction: Share held out where the data come without splits; by default as in training, for the data that
-            the model was trained on.
-        seed: Decides what is held out; by default as in training.
-        json_file: Also write the results, all of COCO's numbers, those of each class and the confusion, to this file.
+        options: What is measured, and how.
     """
-    check_splitting(val_fraction, seed)
-    if json_file is not None:
-        check_writable(json_file)
+    options.check()
     from transnext.engine.device import pick_device
     from transnext.predict import Detector
 
+    loaded = Detector(model, image_size=options.image_size, device=pick_device(options.device)).loaded
     measure(
-        model,
-        data,
-        splits,
-        loaded=Detector(model, image_size=image_size, device=pick_device(device)).loaded,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        val_fraction=val_fraction,
-        seed=seed,
-        json_file=json_file,
+        model, data, replace(options, batch_size=8 if options.batch_size is None else options.batch_size), loaded=loaded
     )
 
 

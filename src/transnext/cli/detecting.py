@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from transnext.atomic import check_writable, replacing, write_atomically
-from transnext.cli.pictures import existing_files, marked_folder, picture_files
+from transnext.cli.pictures import check_read, existing_files, marked_folder, picture_files, tell_skipped
 from transnext.data import Skipped
 from transnext.engine.device import pick_device
 from transnext.inputs import open_image
@@ -79,14 +79,10 @@ def detect(asked: Asked) -> None:
             counted, problem = _take(console, file, picture, answers, sinks)
             read += counted
             skipped += [] if problem is None else [problem]
-        if skipped and not read:
-            first = skipped[0]
-            raise ValueError(f"nothing could be read of {len(files)} files; the first: {first.name}: {first.reason}")
+        check_read(len(files), read, skipped)
     if asked.json_file is not None:
         write_atomically(asked.json_file, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
-    for problem in skipped:
-        line = f"skipped {problem.name}: {problem.reason}"
-        Console(stderr=True, soft_wrap=True).print(line, style="yellow", markup=False)
+    tell_skipped(skipped)
 
 
 def _files(asked: Asked) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,18 +18,49 @@ if TYPE_CHECKING:
     from transnext.tasks.task import Loaded
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """What of the data is measured, and how."""
+
+    splits: tuple[str, ...] = ()
+    """Which splits; all by default. Data without any are one, "all", unless the model was trained on them."""
+    image_size: int | None = None
+    """Side that images are brought to, pixels; the trained one by default."""
+    batch_size: int | None = None
+    """Images in a forward pass; by default 8, 128 for classifiers of 224 pixels, 1 where each is looked at often."""
+    workers: int = 1
+    """Processes that read images."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    val_fraction: float | None = None
+    """Share held out where the data come without splits; by default as in training, for the data that the model was
+    trained on."""
+    seed: int | None = None
+    """Decides what is held out; by default as in training."""
+    json_file: Path | None = None
+    """Also write the results, those of each class, the confusion and what they were measured with, to this file."""
+
+    def check(self) -> None:
+        """Refuses what cannot be meant, before the work.
+
+        Raises:
+            ValueError: A number is out of range.
+            OSError: The file cannot be written.
+        """
+        check_splitting(self.val_fraction, self.seed)
+        if self.json_file is not None:
+            check_writable(self.json_file)
+
+
+Options = Annotated[Measuring, tyro.conf.arg(name="")]
+"""Of each command that measures."""
+
+
 def evaluate(
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
-    splits: tuple[str, ...] = (),
-    image_size: int | None = None,
+    options: Options = Measuring(),
     flip: bool = False,
-    batch_size: int | None = None,
-    workers: int = 1,
-    device: str = "auto",
-    val_fraction: float | None = None,
-    seed: int | None = None,
-    json_file: Path | None = None,
 ) -> None:
     """Measure the accuracy of a classifier on a data set.
 
@@ -38,88 +70,43 @@ def evaluate(
         model: A run folder, a checkpoint, an exported file (.onnx, .xml, .pt2), or the name of a model with pretrained
             weights.
         data: A set by name (emoji), or a folder of images.
-        splits: Which splits; all by default. A folder of classes is one split, "all", unless the model was trained on
-            it.
-        image_size: Side of the square that images are brought to, pixels; the trained one by default.
+        options: What is measured, and how.
         flip: Average the probabilities of each image and its mirror image, which takes twice the time.
-        batch_size: Images in a forward pass; by default 128 of 224 pixels, fewer of larger ones.
-        workers: Processes that read images.
-        device: auto, cpu, cuda or mps.
-        val_fraction: Share held out where the data come without splits; by default as in training, for the data that
-            the model was trained on.
-        seed: Decides what is held out; by default as in training.
-        json_file: Also write the results, with confusion matrices and what they were measured with, to this file.
     """
-    check_splitting(val_fraction, seed)
-    if json_file is not None:
-        check_writable(json_file)
-
-    measure(
-        model,
-        data,
-        splits,
-        image_size=image_size,
-        flip=flip,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        val_fraction=val_fraction,
-        seed=seed,
-        json_file=json_file,
-    )
+    options.check()
+    measure(model, data, options, flip=flip)
 
 
-def measure(
-    model: str,
-    data: str,
-    splits: tuple[str, ...],
-    *,
-    loaded: "Loaded | None" = None,
-    image_size: int | None = None,
-    flip: bool = False,
-    batch_size: int | None = None,
-    workers: int = 1,
-    device: str = "auto",
-    val_fraction: float | None = None,
-    seed: int | None = None,
-    json_file: Path | None = None,
-) -> None:
+def measure(model: str, data: str, options: Measuring, *, loaded: "Loaded | None" = None, flip: bool = False) -> None:
     """Evaluates a model of any task, prints a table, and writes the results if that is asked for.
 
     Args:
-        model: As in `evaluate`, and so are the others.
+        model: As in `evaluate`.
         data: Images with what is to be found in them.
-        splits: Which.
-        loaded: The model, if it is open.
-        image_size: See `evaluate`.
+        options: What is measured, and how.
+        loaded: The model, if it is open, at its image size.
         flip: See `evaluate`.
-        batch_size: See `evaluate`.
-        workers: See `evaluate`.
-        device: See `evaluate`.
-        val_fraction: See `evaluate`.
-        seed: See `evaluate`.
-        json_file: See `evaluate`.
     """
     from transnext.engine.evaluation import Evaluator
     from transnext.tasks.table import results_table
 
     evaluator = Evaluator(
         loaded or model,
-        image_size=image_size,
+        image_size=None if loaded else options.image_size,
         flip=flip,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        device=options.device,
         quiet=False,
     )
-    val_fraction, seed = evaluator.splitting(data, splits, val_fraction, seed)
-    results = evaluator.run_splits(data, splits, val_fraction=val_fraction, seed=seed)
+    val_fraction, seed = evaluator.splitting(data, options.splits, options.val_fraction, options.seed)
+    results = evaluator.run_splits(data, options.splits, val_fraction=val_fraction, seed=seed)
     console = Console()
     console.print(results_table(results))
     print_skipped(console, (skipped for r in results for skipped in r.skipped))
-    if json_file is not None:
+    if options.json_file is not None:
         settings = {"model": model, "data": data, "flip": flip, "val_fraction": val_fraction, "seed": seed}
-        write_json(json_file, evaluator, settings, {"splits": {r.split: r.to_dict() for r in results}})
+        write_json(options.json_file, evaluator, settings, {"splits": {r.split: r.to_dict() for r in results}})
 
 
 def check_splitting(val_fraction: float | None, seed: int | None) -> None:

@@ -211,15 +211,16 @@ def write_figure(file: Path | None, figure: Callable[[], "Figure"], arrays: dict
     """
     if file is None:
         return
-    with replacing(file) as temporary:
-        if file.suffix == ARRAYS:
-            import numpy as np
+    if file.suffix == ARRAYS:
+        import numpy as np
 
-            with temporary.open("wb") as stream:
-                named: dict[str, Any] = {name: array.cpu().numpy() for name, array in arrays.items()}
-                np.savez(stream, **named)
-        else:
-            figure().savefig(temporary, format=file.suffix.removeprefix("."), facecolor="white")
+        with replacing(file) as temporary, temporary.open("wb") as stream:
+            named: dict[str, Any] = {name: array.cpu().numpy() for name, array in arrays.items()}
+            np.savez(stream, **named)
+    else:
+        from transnext.explain.figures import save_figure
+
+        save_figure(figure(), file)
     Console(highlight=False, soft_wrap=True).print(f"written: {file}", markup=False)
 
 

@@ -3,9 +3,15 @@
 import hashlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from transnext.data import Skipped
 
 _MAX_STEM = 133
 """Longest name of a picture before its ending, bytes: file systems take names of 255, some of 143."""
@@ -58,6 +64,29 @@ def picture_files(folder: Path, given: Sequence[str], found: Sequence[Sequence[s
         taken.add(key)
         pictures.append(picture)
     return pictures
+
+
+def check_read(files: int, read: int, skipped: Sequence["Skipped"]) -> None:
+    """Refuses files of which none could be read.
+
+    Args:
+        files: How many there were.
+        read: How many of them could be read.
+        skipped: The others.
+
+    Raises:
+        ValueError: It is all of them.
+    """
+    if skipped and not read:
+        first = skipped[0]
+        raise ValueError(f"nothing could be read of {files} files; the first: {first.name}: {first.reason}")
+
+
+def tell_skipped(skipped: Iterable["Skipped"]) -> None:
+    """Lists what could not be read, and why."""
+    for problem in skipped:
+        line = f"skipped {problem.name}: {problem.reason}"
+        Console(stderr=True, soft_wrap=True).print(line, style="yellow", markup=False)
 
 
 def marked_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from transnext.atomic import check_writable, replacing, write_atomically
 from transnext.choices import DEFAULT_MODEL
 from transnext.cli.main import TASK_OF
-from transnext.cli.pictures import marked_folder, picture_files
+from transnext.cli.pictures import existing_files, marked_folder, picture_files, tell_skipped
 
 if TYPE_CHECKING:
     from transnext.predict import ImagePrediction
@@ -53,14 +53,10 @@ def predict(
 
     from transnext.data import Skipped
     from transnext.engine.device import pick_device
-    from transnext.inputs import files_of, is_url
     from transnext.predict import Predictor
 
-    found = [files_of(given) for given in images]
+    found = existing_files(images)
     files = [file for group in found for file in group]
-    for file in files:
-        if not is_url(file) and not Path(file).exists():
-            raise FileNotFoundError(f"no file {file}")
     pictures = iter(() if look is None else picture_files(look, images, found, "-looks.png"))
     predictor = Predictor(model, image_size=image_size, device=pick_device(device))
     task = predictor.loaded.task.name
@@ -84,9 +80,7 @@ def predict(
         rows.append(result.to_dict())
     if json_file is not None:
         write_atomically(json_file, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
-    for problem in skipped:
-        line = f"skipped {problem.name}: {problem.reason}"
-        Console(stderr=True, soft_wrap=True).print(line, style="yellow", markup=False)
+    tell_skipped(skipped)
     if skipped and not rows:
         raise ValueError(f"none of the {len(files)} images could be read")
 

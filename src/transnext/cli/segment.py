@@ -1,6 +1,7 @@
 """Name the class of every pixel: train, evaluate and use segmenters."""
 
 import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,10 +9,37 @@ import tyro
 from rich.console import Console
 
 from transnext.atomic import check_writable, write_atomically
-from transnext.cli.eval import check_splitting, measure
+from transnext.cli.eval import Measuring, Options, measure
 from transnext.cli.previewing import train_or_preview
 from transnext.config import TrainConfig
 from transnext.tasks.segmentation.config import SegmentationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ways:
+    """How pictures are looked at."""
+
+    window: int | None = None
+    """Look at pictures in squares of this side, pixels of the scaled picture; 0 to see them whole; by default as in
+    training."""
+    window_stride: int | None = None
+    """From one window to the next, pixels; two thirds of a window by default."""
+    scales: tuple[float, ...] = ()
+    """Look at pictures in these sizes, relative to the one of --image-size; 1 by default."""
+    flip: bool = False
+    """Look at the mirror images, too."""
+    bias_mode: Literal["interpolate", "extrapolate"] | None = None
+    """How the position bias follows the size of images; by default as in training."""
+    bias_size: int | None = None
+    """With --bias-mode interpolate, the image side from which the bias is resized, pixels."""
+
+    def given(self) -> dict[str, Any]:
+        """Options of `Segmenter` about how to look at pictures; none if it is as in training."""
+        asked = {**asdict(self), "stride": self.window_stride, "scales": self.scales or None, "flip": self.flip or None}
+        return {name: value for name, value in asked.items() if value is not None and name != "window_stride"}
+
+
+Looks = Annotated[Ways, tyro.conf.arg(name="")]
 
 
 def train(
@@ -40,74 +68,32 @@ def train(
 def evaluate(
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
-    splits: tuple[str, ...] = (),
-    image_size: int | None = None,
-    window: int | None = None,
-    window_stride: int | None = None,
-    scales: tuple[float, ...] = (),
-    flip: bool = False,
-    bias_mode: Literal["interpolate", "extrapolate"] | None = None,
-    bias_size: int | None = None,
-    batch_size: int | None = None,
-    workers: int = 1,
-    device: str = "auto",
-    val_fraction: float | None = None,
-    seed: int | None = None,
-    json_file: Path | None = None,
+    options: Options = Measuring(),  # noqa: B008 - it is frozen
+    looking: Looks = Ways(),
 ) -> None:
     """Measure a segmenter on a data set: mIoU, accuracy, Dice and borders, in pixels of the pictures.
 
     Args:
         model: A run folder, a checkpoint of ours or of the released code, or the name of a released segmenter.
         data: A folder, or a COCO file.
-        splits: Which splits; all by default.
-        image_size: Side that images are brought to, pixels; the trained one by default.
-        window: Look at pictures in squares of this side, pixels of the scaled picture; 0 to see them whole; by
-            default as in training.
-        window_stride: From one window to the next, pixels; two thirds of a window by default.
-        scales: Look at pictures in these sizes, relative to the one of --image-size; 1 by default.
-        flip: Look at the mirror images, too.
-        bias_mode: How the position bias follows the size of images; by default as in training.
-        bias_size: With --bias-mode interpolate, the image side from which the bias is resized, pixels.
-        batch_size: Images in a forward pass; by default 8, and 1 where each is looked at more than once.
-        workers: Processes that read images.
-        device: auto, cpu, cuda or mps.
-        val_fraction: Share held out where the data come without splits; by default as in training, for the data that
-            the model was trained on.
-        seed: Decides what is held out; by default as in training.
-        json_file: Also write the results, those of each class and the confusion, to this file.
+        options: What is measured, and how.
+        looking: How pictures are looked at.
     """
-    check_splitting(val_fraction, seed)
-    if json_file is not None:
-        check_writable(json_file)
+    options.check()
     from transnext.engine.device import pick_device
     from transnext.predict import Segmenter
 
-    looking = _looking(window, window_stride, scales, flip, bias_mode, bias_size)
-    measure(
-        model,
-        data,
-        splits,
-        loaded=Segmenter(model, image_size=image_size, device=pick_device(device), **looking).loaded,
-        batch_size=(1 if looking else 8) if batch_size is None else batch_size,
-        workers=workers,
-        device=device,
-        val_fraction=val_fraction,
-        seed=seed,
-        json_file=json_file,
-    )
+    ways, device = looking.given(), pick_device(options.device)
+    loaded = Segmenter(model, image_size=options.image_size, device=device, **ways).loaded
+    batch_size = (1 if ways else 8) if options.batch_size is None else options.batch_size
+    measure(model, data, replace(options, batch_size=batch_size), loaded=loaded)
 
 
 def predict(
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")],
     model: str,
     image_size: int | None = None,
-    window: int | None = None,
-    window_stride: int | None = None,
-    scales: tuple[float, ...] = (),
-    flip: bool = False,
-    bias_mode: Literal["interpolate", "extrapolate"] | None = None,
-    bias_size: int | None = None,
+    looking: Looks = Ways(),
     tile: int | None = None,
     overlap: float | None = None,
     batch_size: int | None = None,
@@ -121,6 +107,11 @@ def predict(
     coco_file: Path | None = None,
     least_pixels: float = 0.0,
     leave_out: tuple[str, ...] = (),
+    panoptic: Path | None = None,
+    thing_classes: tuple[str, ...] | None = None,
+    threshold: float | None = None,
+    mask_threshold: float | None = None,
+    overlap_mask_area_threshold: float | None = None,
 ) -> None:
     """Name the class of every pixel of images.
 
@@ -131,13 +122,7 @@ def predict(
         model: A run folder, a checkpoint of ours or of the released code, an exported file, or the name of a released
             segmenter.
         image_size: Side that images are brought to, pixels; the trained one by default.
-        window: Look at pictures in squares of this side, pixels of the scaled picture; 0 to see them whole; by
-            default as in training.
-        window_stride: From one window to the next, pixels; two thirds of a window by default.
-        scales: Look at pictures in these sizes, relative to the one of --image-size; 1 by default.
-        flip: Look at the mirror images, too.
-        bias_mode: How the position bias follows the size of images; by default as in training.
-        bias_size: With --bias-mode interpolate, the image side from which the bias is resized, pixels.
+        looking: How pictures are looked at.
         tile: Read and look at pictures of any size in squares of this side, pixels, which fade into one another; their
             pixels are taken as they are, and may have 16 bits and more channels (TIFF, .npy).
         overlap: Share of a tile that it has in common with the next, 0..0.9; 0.25 by default.
@@ -152,6 +137,13 @@ def predict(
         coco_file: Also write the maps as a COCO data set.
         least_pixels: With --geojson-file leave out regions of a smaller area, pixels.
         leave_out: With --geojson-file leave out these classes, for example a background.
+        panoptic: Tell segments (objects, and areas of classes without objects) instead of classes, and write COCO
+            panoptic files, PNGs and a JSON, to this folder; --save then draws segments. For mask2former.
+        thing_classes: With --panoptic, classes that have objects; none after it for no class; by default those of the
+            training data.
+        threshold: With --panoptic, probability of its class that a query has to exceed, 0..1; 0.5 by default.
+        mask_threshold: With --panoptic, probability from which on a pixel is of a mask, 0..1; 0.5 by default.
+        overlap_mask_area_threshold: With --panoptic, part of its mask that a query has to keep, 0..1; 0.8 by default.
     """
     from transnext.cli.segmenting import Asked, segment
 
@@ -160,7 +152,7 @@ def predict(
             images=images,
             model=model,
             image_size=image_size,
-            looking=_looking(window, window_stride, scales, flip, bias_mode, bias_size),
+            looking=looking.given(),
             tile=tile,
             overlap=overlap,
             batch_size=batch_size,
@@ -174,6 +166,13 @@ def predict(
             coco_file=coco_file,
             least_pixels=least_pixels,
             leave_out=leave_out,
+            panoptic=panoptic,
+            segments={
+                "thing_classes": thing_classes,
+                "threshold": threshold,
+                "mask_threshold": mask_threshold,
+                "overlap_mask_area_threshold": overlap_mask_area_threshold,
+            },
         )
     )
 
@@ -182,6 +181,7 @@ def check(
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
     pixels: bool = True,
     reduce_zero_label: bool | None = None,
+    in_chans: int | None = None,
     json_file: Path | None = None,
 ) -> None:
     """List what is wrong with pictures and their maps of classes, and what training would do about it.
@@ -191,33 +191,14 @@ def check(
         pixels: Decode every picture, which finds damaged and repeated ones; --no-pixels is quicker.
         reduce_zero_label: In label files 0 means nothing and 1 is the first class; by default so in ADE20K, or as a
             class file says.
+        in_chans: Channels of the pictures; by default those that they have.
         json_file: Also write what was found to this file.
     """
     if json_file is not None:
         check_writable(json_file)
     from transnext.data.segmentation.checks import check_segmentation
 
-    report = check_segmentation(data, pixels=pixels, reduce_zero_label=reduce_zero_label)
+    report = check_segmentation(data, pixels=pixels, reduce_zero_label=reduce_zero_label, in_chans=in_chans)
     Console(soft_wrap=True, highlight=False).print(report.text(), markup=False)
     if json_file is not None:
         write_atomically(json_file, json.dumps(report.to_dict(), ensure_ascii=False, indent=1) + "\n")
-
-
-def _looking(
-    window: int | None,
-    stride: int | None,
-    scales: tuple[float, ...],
-    flip: bool,
-    bias_mode: str | None,
-    bias_size: int | None,
-) -> dict[str, Any]:
-    """Options of `Segmenter` about how to look at pictures; none if it is as in training."""
-    asked = {
-        "window": window,
-        "stride": stride,
-        "scales": scales or None,
-        "flip": flip or None,
-        "bias_mode": bias_mode,
-        "bias_size": bias_size,
-    }
-    return {name: value for name, value in asked.items() if value is not None}

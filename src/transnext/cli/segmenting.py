@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,17 @@ from typing import Any
 from rich.console import Console
 
 from transnext.atomic import check_writable, replacing, write_atomically
-from transnext.cli.pictures import existing_files, marked_folder, picture_files
+from transnext.cli.pictures import check_read, existing_files, marked_folder, picture_files, tell_skipped
 from transnext.data import Skipped, UnreadableImage
 from transnext.engine.device import pick_device
 from transnext.extras import require
-from transnext.inputs import open_image
+from transnext.inputs import open_channels, open_image
 from transnext.limits import check_number
 from transnext.predict import Segmenter
-from transnext.tasks.segmentation.answers import ClassMap
+from transnext.tasks.segmentation.answers import ClassMap, WrittenMap
+from transnext.tasks.segmentation.asking import things_of
 from transnext.tasks.segmentation.large import BATCH, OVERLAP, check_map_file, grid_for, write_map
+from transnext.tasks.segmentation.panoptic import PANOPTIC_NAME, PanopticMap, coco_panoptic, things_text
 from transnext.tasks.segmentation.writers import area_table, coco_masks, geojson
 
 
@@ -43,6 +45,8 @@ class Asked:
     coco_file: Path | None
     least_pixels: float
     leave_out: tuple[str, ...]
+    panoptic: Path | None
+    segments: dict[str, Any]
 
 
 def segment(asked: Asked) -> None:
@@ -55,38 +59,45 @@ def segment(asked: Asked) -> None:
     found = _files(asked)
     files = [file for group in found for file in group]
     segmenter = Segmenter(asked.model, image_size=asked.image_size, device=pick_device(asked.device), **asked.looking)
-    nowhere: list[Path | None] = [None] * len(files)
-    pictures = nowhere if asked.save is None else picture_files(asked.save, asked.images, found, "-classes.png")
-    maps = (
-        nowhere if asked.labels is None else picture_files(asked.labels, asked.images, found, f".{asked.label_format}")
-    )
+    things = _things(asked, segmenter)
+
+    def beside(folder: Path | None, ending: str) -> list[Any]:
+        return [None] * len(files) if folder is None else picture_files(folder, asked.images, found, ending)
+
+    pictures = beside(asked.save, "-classes.png" if asked.panoptic is None else "-segments.png")
+    maps = beside(asked.labels, f".{asked.label_format}")
+    segments = beside(None if asked.panoptic is None else asked.panoptic / PANOPTIC_NAME, ".png")
     console = Console(soft_wrap=True, highlight=False)
+    channels = segmenter.loaded.task.channels(segmenter.loaded.preprocessing)
+    if asked.panoptic is not None:
+        console.print(things_text(things, segmenter.loaded.class_names), markup=False)
     rows: list[dict[str, Any]] = []
     skipped: list[Skipped] = []
     with ExitStack() as stack:
         sinks = _sinks(stack, asked, segmenter.loaded.class_names)
-        for file, picture, labels, answer in zip(files, pictures, maps, _answers(asked, segmenter, files), strict=True):
+        panoptic = stack.enter_context(_panoptic(asked, segmenter, things))
+        answers = _answers(asked, segmenter, files, maps)
+        for file, picture, labels, ids, answer in zip(files, pictures, maps, segments, answers, strict=True):
             if isinstance(answer, Skipped):
                 skipped.append(answer)
                 continue
             console.print(f"{file}: {answer.text()}", markup=False)
             rows.append(answer.to_dict())
-            for sink in sinks:
-                sink(answer.name, answer.labels)
-            if picture is not None:
-                reason = _draw(file, answer, picture)
+            if isinstance(answer, PanopticMap):
+                panoptic(ids, answer)
+            elif isinstance(answer, ClassMap):
+                for sink in sinks:
+                    sink(answer.name, answer.labels)
+            if picture is not None and not isinstance(answer, WrittenMap):
+                reason = _draw(file, answer, picture, channels)
                 console.print(f"  drawn: {picture}" if reason is None else f"  not drawn: {reason}", markup=False)
-            if labels is not None:
+            if labels is not None and isinstance(answer, ClassMap):
                 marked_folder(labels.parent)
                 _write_labels(labels, answer)
-        if skipped and not rows:
-            first = skipped[0]
-            raise ValueError(f"nothing could be read of {len(files)} files; the first: {first.name}: {first.reason}")
+        check_read(len(files), len(rows), skipped)
     if asked.json_file is not None:
         write_atomically(asked.json_file, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
-    for problem in skipped:
-        line = f"skipped {problem.name}: {problem.reason}"
-        Console(stderr=True, soft_wrap=True).print(line, style="yellow", markup=False)
+    tell_skipped(skipped)
 
 
 def _files(asked: Asked) -> list[list[str]]:
@@ -96,7 +107,7 @@ def _files(asked: Asked) -> list[list[str]]:
     for output in (asked.json_file, asked.csv_file, asked.geojson_file, asked.coco_file):
         if output is not None:
             check_writable(output)
-    for folder in (asked.save, asked.labels):
+    for folder in (asked.save, asked.labels, asked.panoptic):
         if folder is not None:
             check_writable(folder, folder=True)
     if asked.geojson_file is None and (asked.least_pixels or asked.leave_out):
@@ -104,6 +115,7 @@ def _files(asked: Asked) -> list[list[str]]:
     check_number("least_pixels", asked.least_pixels, 0)
     if asked.labels is not None:
         check_map_file(asked.labels / f"a.{asked.label_format}")
+    _check_panoptic(asked)
     _check_tiles(asked)
     if asked.coco_file is not None:
         require("COCO files", "pycocotools", extra="segment")
@@ -126,14 +138,60 @@ def _check_tiles(asked: Asked) -> None:
         raise ValueError(f"with --tile pixels are taken as they are, once: leave out {listed}, or leave out --tile")
 
 
-def _answers(asked: Asked, segmenter: Segmenter, files: list[str]) -> Iterator[ClassMap | Skipped]:
+def _check_panoptic(asked: Asked) -> None:
+    """Refuses what segments do not go with, and what goes with segments alone."""
+    names = {name: value for name, value in asked.segments.items() if value is not None}
+    if asked.panoptic is None:
+        if names:
+            raise ValueError(f"--{next(iter(names)).replace('_', '-')} goes with --panoptic FOLDER")
+        return
+    others = {
+        "tile": asked.tile,
+        "labels": asked.labels,
+        "csv_file": asked.csv_file,
+        "geojson_file": asked.geojson_file,
+        "coco_file": asked.coco_file,
+    }
+    if given := [f"--{name.replace('_', '-')}" for name, value in others.items() if value is not None]:
+        raise ValueError(f"--panoptic tells segments instead of classes: leave out {', '.join(given)}")
+
+
+def _things(asked: Asked, segmenter: Segmenter) -> list[str]:
+    if asked.panoptic is None:
+        return []
+    segmenter.loaded.task.check(segmenter.loaded, panoptic=True, **asked.segments)
+    return things_of(segmenter.loaded, asked.segments["thing_classes"])
+
+
+@contextmanager
+def _panoptic(asked: Asked, segmenter: Segmenter, things: list[str]) -> Iterator[Any]:
+    """A function that takes a file and what is to be in it."""
+    if asked.panoptic is None:
+        yield None
+        return
+    # Pictures of ids are no images to be taken for such later.
+    marked_folder(asked.panoptic / PANOPTIC_NAME)
+    loaded = segmenter.loaded
+    with coco_panoptic(asked.panoptic, loaded.class_names, things, loaded.task.metadata.get("category_ids")) as add:
+        yield add
+
+
+def _answers(
+    asked: Asked, segmenter: Segmenter, files: list[str], maps: list[Path | None]
+) -> Iterator[ClassMap | WrittenMap | PanopticMap | Skipped]:
     if asked.tile is None:
-        yield from segmenter.stream(files, batch_size=asked.batch_size)
+        options = {} if asked.panoptic is None else {"panoptic": True, **asked.segments}
+        yield from segmenter.stream(files, batch_size=asked.batch_size, **options)
         return
     overlap, batch_size = OVERLAP if asked.overlap is None else asked.overlap, asked.batch_size or BATCH
-    for file in files:
+    # Where label files are all that is asked for, no map has to be in memory.
+    whole = any((asked.save, asked.csv_file, asked.geojson_file, asked.coco_file))
+    for file, labels in zip(files, maps, strict=True):
+        output = None if whole else labels
         try:
-            yield segmenter.large(file, tile=asked.tile, overlap=overlap, batch_size=batch_size)
+            if output is not None:
+                marked_folder(output.parent)
+            yield segmenter.large(file, output=output, tile=asked.tile, overlap=overlap, batch_size=batch_size)
         except (OSError, ValueError) as error:
             yield Skipped(file, error.reason if isinstance(error, UnreadableImage) else str(error))
 
@@ -164,10 +222,10 @@ def _sinks(stack: ExitStack, asked: Asked, classes: list[str]) -> list[Callable[
     return sinks
 
 
-def _draw(file: str, answer: ClassMap, picture: Path) -> str | None:
+def _draw(file: str, answer: ClassMap | PanopticMap, picture: Path, channels: int | None) -> str | None:
     """Writes a picture with its map over it, or says why there is nothing to draw on."""
     try:
-        shown = open_image(file, None)
+        shown = open_image(file, None) if channels is None else open_channels(file, channels).shown()
     except UnreadableImage as error:  # as tiles it was read: more channels, or an array
         return error.reason
     marked_folder(picture.parent)

@@ -8,8 +8,9 @@ where it lies alone, and every place of the input is known exactly in the pictur
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from transnext.choices import PlaceMode
+from transnext.data.channels import Channels, Picture
 from transnext.data.instances import InstanceBatch
 from transnext.data.preprocessing import Preprocessing
 from transnext.data.sample import Frame
@@ -85,30 +87,48 @@ class View:
             x0, x1 = self.size[1] - x1, self.size[1] - x0
         return np.stack([x0, y0, x1, y1], 1)
 
+    @overload
+    def of_picture(
+        self, picture: Image.Image, original: tuple[int, int], interpolation: str = ..., fill: Sequence[float] = ...
+    ) -> Image.Image: ...
+
+    @overload
+    def of_picture(
+        self, picture: Channels, original: tuple[int, int], interpolation: str = ..., fill: Sequence[float] = ...
+    ) -> Channels: ...
+
     def of_picture(
         self,
-        picture: Image.Image,
+        picture: Picture,
         original: tuple[int, int],
         interpolation: str = "bilinear",
-        fill: tuple[int, int, int] = (0, 0, 0),
-    ) -> Image.Image:
+        fill: Sequence[float] = (0, 0, 0),
+    ) -> Picture:
         """The input.
 
         Args:
-            picture: In mode `RGB`, perhaps shrunk by an integer factor when it was read.
+            picture: In mode `RGB`, or numbers; perhaps shrunk by an integer factor when it was read.
             original: `(H, W)` that it has unshrunk.
             interpolation: A name that `Preprocessing` knows; smoothed where the picture becomes smaller.
-            fill: Colour of what is not picture.
+            fill: Colour of what is not picture; of numbers the first, or one for each channel.
 
         Raises:
             ValueError: The picture has another size.
         """
+        if isinstance(picture, Channels):
+            fills = fill if len(fill) == len(picture.bands) else [fill[0]] * len(picture.bands)
+            return picture.mapped(lambda i, band: self._of_image(band, original, interpolation, fills[i]))
+        return self._of_image(picture, original, interpolation, tuple(map(int, fill)))
+
+    def _of_image(
+        self, picture: Image.Image, original: tuple[int, int], interpolation: str, fill: float | tuple[int, ...]
+    ) -> Image.Image:
         factor = reading_factor(original, (picture.height, picture.width))
         box = _within([edge / factor for edge in self.source], picture.width, picture.height)
         left, top, width, height = self.target
         part = picture.resize((width, height), _RESAMPLINGS[interpolation], box=box)
         if (height, width) != self.size:
-            part, inner = Image.new("RGB", self.size[::-1], fill), part
+            part, inner = Image.new(picture.mode, self.size[::-1], fill), part
             part.paste(inner, (left, top))
         return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.mirrored else part
 
@@ -201,17 +221,17 @@ def canvas_of(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int,
 
 
 def place(
-    picture: Image.Image, preprocessing: Preprocessing, original: tuple[int, int] | None = None
+    picture: Picture, preprocessing: Preprocessing, original: tuple[int, int] | None = None
 ) -> tuple[Tensor, Frame]:
     """The input that shows all of a picture, and how to get back.
 
     Args:
-        picture: In mode `RGB`.
+        picture: In mode `RGB`, or numbers.
         preprocessing: With a `crop_mode` of `PlaceMode`; `crop_pct` has no say.
         original: `(H, W)` of the picture before it was shrunk by an integer factor on reading; its own by default.
 
     Returns:
-        uint8 `[3, h, w]`, not padded, and its frame.
+        uint8 `[3, h, w]`, of numbers float32 `[C, h, w]`, not padded, and its frame.
 
     Raises:
         ValueError: The preprocessing cuts parts of pictures off, or the picture has another size.
@@ -219,14 +239,19 @@ def place(
     original = (picture.height, picture.width) if original is None else original
     view = whole_view(original, preprocessing)
     image = view.of_picture(picture, original, preprocessing.interpolation)
-    return to_bytes(image), Frame(original=original, to_original=view.to_original())
+    return to_tensor(image), Frame(original=original, to_original=view.to_original())
 
 
-def place_padded(picture: Image.Image, preprocessing: Preprocessing) -> Tensor:
+def place_padded(picture: Picture, preprocessing: Preprocessing) -> Tensor:
     """The input that shows all of a picture, uint8 `[3, H, W]`, on its canvas; see `place`."""
     image, _ = place(picture, preprocessing)
     height, width = canvas_of((image.shape[1], image.shape[2]), preprocessing)
     return F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1]))
+
+
+def to_tensor(picture: Picture) -> Tensor:
+    """An `RGB` image as uint8 `[3, H, W]`, numbers as float32 `[C, H, W]`."""
+    return picture.tensor() if isinstance(picture, Channels) else to_bytes(picture)
 
 
 def to_bytes(image: Image.Image) -> Tensor:

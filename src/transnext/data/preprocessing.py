@@ -28,6 +28,7 @@ class Preprocessing:
         crop_mode: "center" (resize the shorter side, keep the middle), "squash" or "border"; and for places in pictures
             "fit" (as large as it fits at the top left of `(H, W)`, the rest padded) or "shortest" (`(H, W)` are the
             short and the long side: the short one becomes `H`, unless the long one would exceed `W`).
+        numbers: Pictures are numbers of any number of channels (`transnext.data.channels`), not 8-bit RGB.
     """
 
     input_size: tuple[int, int, int]
@@ -36,6 +37,7 @@ class Preprocessing:
     interpolation: str
     crop_pct: float
     crop_mode: str
+    numbers: bool = False
 
     @classmethod
     def of_model(
@@ -66,6 +68,7 @@ class Preprocessing:
             interpolation=values["interpolation"],
             crop_pct=values["crop_pct"],
             crop_mode=values["crop_mode"],
+            numbers=bool(values.get("numbers", False)),
         )
 
     def resized(self, image_size: int) -> "Preprocessing":
@@ -99,7 +102,10 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints."""
-        return asdict(self)
+        values = asdict(self)
+        if not self.numbers:  # as in files that know no other pictures
+            del values["numbers"]
+        return values
 
     def transform(self) -> Transform:
         """From an RGB image to a uint8 tensor `[channels, H, W]`, always the same.
@@ -134,7 +140,7 @@ class Preprocessing:
 
     def normalise(self, device: torch.device | str = "cpu") -> Normalise:
         """From a batch of bytes to normalised float32."""
-        return Normalise(self.mean, self.std).to(device)
+        return Normalise(self.mean, self.std, self.numbers).to(device)
 
     def min_side(self) -> int:
         """The shorter side below which an image must not be shrunk when it is read, pixels."""
@@ -144,5 +150,9 @@ class Preprocessing:
 
 
 def picture(image: Tensor) -> Image.Image:
-    """What a transform gave, uint8 `[3, H, W]`, as an RGB image again."""
+    """What a transform gave, uint8 `[3, H, W]`, as an RGB image again; of numbers `[C, H, W]`, one for eyes."""
+    if image.is_floating_point():
+        from transnext.data.channels import shown_numbers
+
+        return shown_numbers(image)
     return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())

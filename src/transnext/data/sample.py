@@ -65,7 +65,7 @@ class Sample:
     """A transformed image.
 
     Attributes:
-        image: uint8 `[3, H, W]`, 0..255, RGB: a batch becomes numbers on the device.
+        image: uint8 `[3, H, W]`, 0..255, RGB: a batch becomes numbers on the device; or numbers, float32 `[C, H, W]`.
         target: What is to be found in it.
         index: Its place in the source.
         frame: How it relates to its picture, where answers have places.

@@ -149,14 +149,16 @@ class Normalise(nn.Module):
     Args:
         mean: Per channel, for values in 0..1.
         std: Per channel, for values in 0..1.
+        numbers: Images are numbers already, not bytes; what is not finite becomes the mean.
     """
 
     range: torch.Tensor
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], numbers: bool = False) -> None:
         super().__init__()
+        self.numbers = numbers
         # A divisor that lies on the device: by a number of Python's, GPUs multiply with its rounded inverse.
         for name, values in (("range", 255.0), ("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
@@ -167,6 +169,10 @@ class Normalise(nn.Module):
         Raises:
             ValueError: The images are of another dtype, and normalised perhaps.
         """
+        if self.numbers:
+            if images.dtype != torch.float32:
+                raise ValueError(f"images are {images.dtype}: expected torch.float32, numbers of each channel")
+            return ((images - self.mean) / self.std).nan_to_num_(0.0, 0.0, 0.0)
         if images.dtype != torch.uint8:
             raise ValueError(f"images are {images.dtype}: expected torch.uint8, 0..255")
         result = images.contiguous().float()

@@ -206,6 +206,23 @@ def open_windowed(path: str | os.PathLike[str], channels: int = 3) -> Iterator[W
         yield ArrayPicture(_decoded(name, channels), name)
 
 
+def needs_numbers(path: str) -> int | None:
+    """Channels of a TIFF file that 8-bit RGB cannot hold: more than four, or deeper ones, but for grey.
+
+    None for other files, and where rasterio is missing or cannot read it.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            if not file.read(8).startswith(_TIFF):
+                return None
+        with _raster(path) as raster:
+            count: int = raster.count
+            grey = count == 1 and set(raster.dtypes) <= {"uint8", "uint16"}
+            return None if grey or (count in (2, 3, 4) and set(raster.dtypes) == {"uint8"}) else count
+    except (OSError, ValueError):
+        return None
+
+
 def _check_upright(name: str) -> None:
     """Refuses a TIFF that is stored turned: windows of it would be, too, while pictures are shown upright elsewhere.
 

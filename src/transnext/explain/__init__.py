@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     )
     from transnext.explain.gradients import CAM_METHODS, class_activation, integrated_gradients
     from transnext.explain.receptive_field import ReceptiveField, artefact, measure_receptive_field
+    from transnext.explain.region import RegionAttention
     from transnext.explain.rollout import Rollout, roll_out
     from transnext.explain.targets import class_target, object_target, segment_target
     from transnext.explain.weights import PARTS, Attention, BlockPlace
@@ -30,6 +31,7 @@ __all__ = [
     "Faithfulness",
     "Looked",
     "ReceptiveField",
+    "RegionAttention",
     "Rollout",
     "artefact",
     "attention_figure",
@@ -64,6 +66,7 @@ __getattr__ = lazy_names(
         "Looked": "transnext.explain.attention",
         "PARTS": "transnext.explain.weights",
         "ReceptiveField": "transnext.explain.receptive_field",
+        "RegionAttention": "transnext.explain.region",
         "Rollout": "transnext.explain.rollout",
         "artefact": "transnext.explain.receptive_field",
         "attention_figure": "transnext.explain.figures",

@@ -4,7 +4,7 @@ Shape legend: `B` batch, `H W` image, `h w` feature map of the stage, `M` heads,
 positions, `P` pooled keys.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from transnext.explain.maps import nearest, on_image, query_map
+from transnext.explain.region import RegionAttention, queries_in_box, queries_in_mask
 from transnext.explain.weights import Attention, BlockPlace, Kept
 from transnext.models.attention import AggregatedAttention, GlobalCosineAttention
 from transnext.models.layers import Block
@@ -77,6 +78,42 @@ class Looked:
                 f"and {kept.place.grid[1]} columns, counted from 0"
             )
         return Attention(kept, self._image(image), range(row, row + 1), range(col, col + 1))
+
+    def region(
+        self,
+        stage: int,
+        block: int,
+        *,
+        box: Sequence[float] | None = None,
+        mask: Tensor | None = None,
+        image: int = 0,
+    ) -> RegionAttention:
+        """Attention of all queries of a block that lie in a region of the image, averaged: of a found object, say.
+
+        A query is a pixel `i` of a feature map, and stands in the middle of pixel `i * stride` of the image. Where none
+        is in the region, which may be smaller than the stride, it is the nearest one.
+
+        Args:
+            stage: As in `block`.
+            block: As in `block`.
+            box: x0, y0, x1, y1, pixels of the image as the network saw it, 0 at its left and upper edge.
+            mask: bool `[H, W]`, likewise, instead of a box.
+            image: Of the batch.
+
+        Raises:
+            ValueError: There is no such block or image, there are not one of `box` and `mask`, or there is nothing of
+                the image in it.
+        """
+        kept = self.kept(stage, block)
+        number, place = self._image(image), kept.place
+        if (box is None) == (mask is None):
+            raise ValueError("a region is either a box or a mask: give one of them")
+        if mask is not None:
+            inside = queries_in_mask(mask, place.stride, self.image_size, place.grid)
+        else:
+            assert box is not None
+            inside = queries_in_box(box, place.stride, self.image_size, place.grid)
+        return RegionAttention(kept, number, inside.to(kept.x.device))
 
     def nearest(self, stage: int, position: tuple[float, float]) -> tuple[int, int]:
         """Row and column of the pixel of a stage's feature map that is nearest to a place of the image.

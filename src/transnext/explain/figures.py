@@ -1,19 +1,24 @@
 """Pictures of where the model looks."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
+from torch import Tensor
 
+from transnext.atomic import replacing
 from transnext.explain.attention import Looked
 from transnext.explain.faithfulness import Faithfulness
 from transnext.explain.receptive_field import ReceptiveField
+from transnext.explain.region import RegionAttention
 from transnext.explain.rollout import Rollout
-from transnext.explain.weights import Part
+from transnext.explain.weights import Attention, Part
 
 COLORMAP = "inferno"
 """Perceptually uniform, dark where there is nothing to see."""
@@ -81,7 +86,18 @@ def _mark(image: Image.Image, position: tuple[float, float]) -> Image.Image:
     return Image.alpha_composite(image.convert("RGBA"), ring).convert("RGB")
 
 
-# Figures of matplotlib; whoever wants them in a file calls `savefig`, whose ending chooses PNG, SVG or PDF.
+# Figures of matplotlib.
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure on white, whole or not at all.
+
+    Args:
+        figure: The figure.
+        path: The file; its ending says which kind: .png, .svg or .pdf.
+    """
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.removeprefix("."), facecolor="white")
 
 
 def attention_figure(
@@ -92,8 +108,10 @@ def attention_figure(
     stage: int = 2,
     block: int = -1,
     head: int | None = None,
+    box: Sequence[float] | None = None,
+    mask: Tensor | None = None,
 ) -> Figure:
-    """Attention of one pixel, whole and in its parts.
+    """Attention of one pixel, or of all pixels of a region, whole and in its parts.
 
     Args:
         picture: What the network saw.
@@ -102,30 +120,38 @@ def attention_figure(
         stage: Which, from 0.
         block: Which within the stage.
         head: Which; the mean over all if None.
+        box: Of a region instead of the pixel; see `Looked.region`.
+        mask: Likewise.
 
     Raises:
-        ValueError: There is no such block, head or place.
+        ValueError: There is no such block, head, place or region.
     """
-    row, col = looked.nearest(stage, position)
-    attention = looked.query(stage, block, row, col)
+    attention: RegionAttention | Attention
+    draw: Callable[[Part, int | None], Tensor]
+    if box is None and mask is None:
+        row, col = looked.nearest(stage, position)
+        attention = looked.query(stage, block, row, col)
+        draw = partial(attention.map, row, col)
+        fovea, asked, marked = attention.fovea[:, 0], f"query ({row}, {col})", position
+    else:
+        attention = looked.region(stage, block, box=box, mask=mask)
+        draw = attention.map
+        fovea, asked, marked = attention.fovea, f"mean of {int(attention.inside.sum())} queries", None
     place = attention.place
-    fovea = attention.fovea[:, 0].mean() if head is None else attention.fovea[head, 0]
+    share = fovea.mean() if head is None else fovea[head]
     parts: dict[Part, str] = {"all": "attention"}
     if place.pool is not None:
         parts |= {
-            "local": f"window, {fovea:.0%}",
-            "pooled": f"pooled keys, {1 - fovea:.0%}",
+            "local": f"window, {share:.0%}",
+            "pooled": f"pooled keys, {1 - share:.0%}",
             "bonus": "query-learnable values",
         }
     parts["bias"] = "position bias alone"
-    heats = {
-        title: looked.on_image(attention.map(row, col, part, head), stage).cpu().numpy()
-        for part, title in parts.items()
-    }
+    heats = {title: looked.on_image(draw(part, head), stage).cpu().numpy() for part, title in parts.items()}
     heads = f"mean of {place.heads} heads" if head is None else f"head {head} of {place.heads}"
     grid = f"{place.grid[0]} x {place.grid[1]}"
-    title = f"Stage {place.stage}, block {place.block}, query ({row}, {col}) of {grid}, {heads}"
-    return heat_figure(picture, heats, title=title, position=position)
+    title = f"Stage {place.stage}, block {place.block}, {asked} of {grid}, {heads}"
+    return heat_figure(picture, heats, title=title, position=marked)
 
 
 def rollout_figure(
@@ -190,7 +216,8 @@ def receptive_field_figure(fields: Sequence[ReceptiveField]) -> Figure:
     for ax, field in zip(axes, fields, strict=True):
         ax.imshow(np.log10(field.energy.numpy().clip(1e-4)), cmap=COLORMAP, vmin=-4, vmax=0)
         lines = textwrap.wrap(field.caption(), 38)
-        lines.append(f"artefact {field.artefact:.2f} at stride {field.stride}")
+        found = f"artefact {field.artefact:.2f}" if field.has_room else "too small for an artefact"
+        lines.append(f"{found} at stride {field.stride}")
         lines.append(f"half of it in {field.side(0.5)}, 95 % in {field.side(0.95)} pixels")
         ax.set_title("\n".join(lines), loc="left", fontsize=8, color=TEXT)
         ax.set_axis_off()

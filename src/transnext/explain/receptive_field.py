@@ -37,6 +37,11 @@ class ReceptiveField:
         """See `artefact`."""
         return artefact(self.energy, self.stride)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the map is large enough for `artefact`."""
+        return _has_room(self.energy, self.stride)
+
     def side(self, share: float) -> int:
         """Side of the smallest square around the centre of the energy that holds a share of it, pixels."""
         rows, cols = (_from_centre(self.energy.sum(axis)) for axis in (1, 0))
@@ -104,7 +109,7 @@ def artefact(energy: Tensor, stride: int) -> float:
     Raises:
         ValueError: The map is smaller than four strides, or the stride below 2.
     """
-    if stride < 2 or min(energy.shape) < 4 * stride:
+    if not _has_room(energy, stride):
         raise ValueError(f"a map of {tuple(energy.shape)} has no room for strides of {stride} pixels: enlarge it")
     scores = []
     for axis in (0, 1):
@@ -116,6 +121,10 @@ def artefact(energy: Tensor, stride: int) -> float:
         folded /= torch.bincount(phases[known], minlength=stride).clamp(min=1)
         scores.append((folded.square().mean() / folded.mean().square()).item())
     return sum(scores) / 2
+
+
+def _has_room(energy: Tensor, stride: int) -> bool:
+    return stride >= 2 and min(energy.shape) >= 4 * stride
 
 
 def _from_centre(line: Tensor) -> Tensor:

@@ -27,6 +27,9 @@ INITIAL_TEMPERATURE = math.log(math.exp(1 / 0.24) - 1)
 Product: TypeAlias = Callable[[Any, Tensor], Tensor]
 """Stands for the call of a Linear or a 1x1 convolution with a map `[..., K]`, and gives `[..., N]`."""
 
+BiasSizes: TypeAlias = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""Rows and columns of queries, of keys, and of keys at the trained size."""
+
 
 def call(layer: nn.Module, x: Tensor) -> Tensor:
     """The `Product` of PyTorch: calls a Linear, or its replacement, or multiplies by an untouched convolution."""
@@ -81,9 +84,13 @@ class Mixer(nn.Module):
         nn.init.constant_(self.temperature, INITIAL_TEMPERATURE)
         trunc_normal_(self.query_embedding, std=0.02)
 
-    def _bias_of(
-        self, like: Tensor, size: tuple[int, int], key_size: tuple[int, int], trained_key_size: tuple[int, int]
-    ) -> PositionBias:
+    def bias_sizes(self, like: Tensor) -> BiasSizes:
+        """Rows and columns of a map `[B, H, W, C]`, of its keys, and of the keys at the trained size."""
+        raise NotImplementedError
+
+    def bias_of(self, like: Tensor) -> PositionBias:
+        """Position bias of the keys of a map, `[B, H, W, C]`; only its shape, dtype and device matter."""
+        size, key_size, trained_key_size = self.bias_sizes(like)
         compiling = torch.compiler.is_compiling()
         plain = type(like) is Tensor or compiling
         weights = untouched_weights(self.cpb_fc1, self.cpb_fc2) if plain else None
@@ -228,10 +235,10 @@ class AggregatedAttention(Mixer):
         k_pool, v_pool = _split_heads((product or call)(self.kv, pooled), 2, self.num_heads)
         return k_pool, v_pool
 
-    def bias_of(self, x: Tensor) -> PositionBias:
-        """Position bias of the pooled keys of `x`, `[B, H, W, C]`."""
-        size = (x.shape[1], x.shape[2])
-        return self._bias_of(x, size, self.pool_size(size), self.pool_size(self.geometry.trained_size))
+    def bias_sizes(self, like: Tensor) -> BiasSizes:
+        """Those of the map, of the pooled grid, and of the pooled grid at the trained size."""
+        size = (like.shape[1], like.shape[2])
+        return size, self.pool_size(size), self.pool_size(self.geometry.trained_size)
 
     def forward(self, x: Tensor, product: Product | None = None) -> Tensor:
         """`[B, H, W, C]` to `[B, H, W, C]`; `product` stands for the call of the Linears and of the convolution."""
@@ -262,10 +269,10 @@ class GlobalCosineAttention(Mixer):
         super().__init__(dim, num_heads, geometry, **options)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, device=options.get("device"), dtype=options.get("dtype"))
 
-    def bias_of(self, x: Tensor) -> PositionBias:
-        """Position bias of the pixels of `x`, `[B, H, W, C]`, against one another."""
-        size = (x.shape[1], x.shape[2])
-        return self._bias_of(x, size, size, self.geometry.trained_size)
+    def bias_sizes(self, like: Tensor) -> BiasSizes:
+        """Those of the map twice, whose pixels are the keys, and of the trained map."""
+        size = (like.shape[1], like.shape[2])
+        return size, size, self.geometry.trained_size
 
     def forward(self, x: Tensor, product: Product | None = None) -> Tensor:
         """`[B, H, W, C]` to `[B, H, W, C]`; `product` stands for the call of the Linears."""

@@ -14,6 +14,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from transnext.models import gpu
 from transnext.models.attention import AggregatedAttention, GlobalCosineAttention, aggregate, attend_globally, call
 from transnext.models.layers import Block, ConvGLU, DepthwiseGate
 from transnext.models.weight_cache import PLAIN_TENSORS, WeightCache, global_hooks, is_untouched
@@ -44,8 +45,9 @@ TRACED = "the network is being traced: a graph calls the ops"
 class FastBlock(Block):
     """A `Block` that runs on the kernels where it can; arguments are those of `Block`.
 
-    `backend` is "auto", "fused" (a ValueError where the CPU's kernels cannot run it) or "reference". On GPUs and in
-    graphs that PyTorch traces there are kernels for the ops alone, which then answer for themselves.
+    `backend` is "auto", "fused" (a ValueError where the CPU's kernels cannot run it) or "reference". GPUs have a way of
+    their own, `transnext.models.gpu`. In graphs that PyTorch traces there are kernels for the ops alone, which then
+    answer for themselves.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -55,6 +57,8 @@ class FastBlock(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, H, W, C]` to `[B, H, W, C]`."""
+        if gpu.goes((self,), x):
+            return gpu.run_blocks((self,), x)
         run, reason = _way(self, x)
         if reason is not None and reason != TRACED and x.is_cpu:
             use_fused(self.backend, reason)  # an error, if kernels were asked for

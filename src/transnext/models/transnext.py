@@ -15,6 +15,7 @@ from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
 from transnext.choices import Mode
+from transnext.models import gpu
 from transnext.models.attention import AggregatedAttention, GlobalCosineAttention, Mixer
 from transnext.models.fast import FastBlock
 from transnext.models.layers import Block, ConvGLU, DepthwiseGate, PatchEmbed
@@ -51,8 +52,11 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, H, W, C_in]` to the normed map `[B, ceil(H / stride), ceil(W / stride), C]`."""
         x = self.patch_embed(x)
+        recomputed = self.grad_checkpointing and torch.is_grad_enabled()
+        if not recomputed and gpu.goes(self.blocks, x, FastBlock):
+            return self.norm(gpu.run_blocks(self.blocks, x))
         for block in self.blocks:
-            x = checkpoint(block, x) if self.grad_checkpointing and torch.is_grad_enabled() else block(x)
+            x = checkpoint(block, x) if recomputed else block(x)
         return self.norm(x)
 
 

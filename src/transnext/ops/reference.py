@@ -224,6 +224,44 @@ def adaptive_average_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
 
 
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
+    """LayerNorm over the last axis in at least float32, rounded to `dtype`."""
+    wide = at_least_float32(x.dtype)
+    parameters = (None if p is None else as_dtype(p, wide) for p in (weight, bias))
+    with no_autocast(x.device.type):
+        return as_dtype(F.layer_norm(as_dtype(x, wide), x.shape[-1:], *parameters, eps), dtype)
+
+
+def add_layer_norm(
+    x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """A residual sum and its LayerNorm; arguments and results are those of `transnext.ops.add_norm`."""
+    total = x + branch
+    return total, layer_norm(total, weight, bias, eps, dtype)
+
+
+def add_layer_norm_gradient(
+    grad_total: Tensor, grad_normed: Tensor, total: Tensor, weight: Tensor, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the sum, of weight and of bias (empty if there is none), from those of sum and norm."""
+    dtype = at_least_float32(total.dtype)
+    x, of_normed = as_dtype(total, dtype), as_dtype(grad_normed, dtype)
+    variance, mean = torch.var_mean(x, -1, correction=0, keepdim=True)
+    inverse = (variance + eps).rsqrt()
+    unit = (x - mean) * inverse
+    g = of_normed * as_dtype(weight, dtype)
+    of_x = (g - g.mean(-1, keepdim=True) - unit * (g * unit).mean(-1, keepdim=True)) * inverse
+    of_weight = (of_normed * unit).flatten(0, -2).sum(0).to(weight.dtype)
+    of_bias = weight.new_empty(0) if bias is None else of_normed.flatten(0, -2).sum(0).to(bias.dtype)
+    return (of_x + grad_total).to(total.dtype), of_weight, of_bias
+
+
+def gelu_average_pool(x: Tensor, P_h: int, P_w: int) -> Tensor:
+    """Adaptive average pooling of what GELU makes of a map, `[B, H, W, C]` to `[B, P_h, P_w, C]`."""
+    activated = F.gelu(as_dtype(x, at_least_float32(x.dtype)))
+    return as_dtype(adaptive_average_pool(activated, (P_h, P_w)), x.dtype)
+
+
 def position_bias_table(
     rows: Tensor, columns: Tensor, fc1: Tensor, bias1: Tensor | None, fc2: Tensor, bias2: Tensor | None
 ) -> Tensor:

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from transnext.atomic import replacing
 from transnext.data.corruptions import SEVERITIES
+from transnext.explain.figures import save_figure
 from transnext.studies.corruptions import KINDS, RobustnessResult
 from transnext.studies.sizes import ScalePoint, ScaleResult
 
@@ -41,7 +41,7 @@ def draw_robustness(result: RobustnessResult, path: Path) -> None:
     axes[0].set_ylim(bottom=0)
     axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     figure.suptitle(f"Top-1 on {result.split} under corruption", x=0.01, ha="left", fontsize=11, color=TEXT)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_scales(result: ScaleResult, path: Path) -> None:
@@ -71,12 +71,7 @@ def draw_scales(result: ScaleResult, path: Path) -> None:
         if title == "Top-1":
             ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             ax.legend(frameon=False, fontsize=9, labelcolor=TEXT)
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.removeprefix("."), facecolor="white")
+    save_figure(figure, path)
 
 
 def _dress(ax: Axes, title: str, x_name: str) -> None:

@@ -13,6 +13,34 @@ MODULES = {
 """The recipes of each task; imported when they are needed."""
 
 
+OWN_DATA: dict[str, Any] = {
+    "model": "transnext_tiny",
+    "pretrained": True,
+    "head_size": "small",
+    "batch_size": 8,
+    "lr": 5e-4,
+    "backbone_lr": 0.25,
+    "warmup_epochs": 2,
+    "min_lr": 1e-6,
+    "drop_path": 0.1,
+    "ema": 0.998,
+    "workers": 2,
+}
+"""Of recipes for own boxes and own maps."""
+RELEASED: dict[str, Any] = {
+    "pretrained": True,
+    "head_size": "released",
+    "fit": "shortest",
+    "augment": "released",
+    "hflip": 0.5,
+    "batch_size": 16,
+    "weight_decay": 0.05,
+    "ema": 0.0,
+    "workers": 4,
+}
+"""Of the released detectors and segmenters."""
+
+
 def recipes_of(task: str) -> dict[str, Any]:
     """The recipes of a task by name: functions from the data, and a run folder, to a configuration."""
     found: dict[str, Any] = import_module(MODULES[task]).RECIPES

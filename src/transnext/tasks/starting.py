@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from timm.models import adapt_input_conv
 from torch import Tensor
 
 from transnext.config import TrainConfig
@@ -199,13 +200,16 @@ class Heads(Generic[Net]):
         return f"{said}{', ' + ', '.join(new) + ' are new' if new else ''}."
 
 
-def new_backbone(config: TrainConfig[Any], strides: Sequence[int], trained_side: int) -> tuple[Backbone, list[str]]:
+def new_backbone(
+    config: TrainConfig[Any], strides: Sequence[int], trained_side: int, in_chans: int = 3
+) -> tuple[Backbone, list[str]]:
     """The backbone of a run that starts from no whole network, and what is to be said of its weights.
 
     Args:
         config: Of the run.
         strides: Of the maps that its head takes, pixels.
         trained_side: See `Heads`.
+        in_chans: Channels of the pictures; weights of a first convolution for RGB are repeated over them, and scaled.
 
     Raises:
         FileNotFoundError: Its checkpoint is not there.
@@ -220,9 +224,18 @@ def new_backbone(config: TrainConfig[Any], strides: Sequence[int], trained_side:
             args |= {"img_size": trained_side, "bias_mode": "interpolate"}
         elif config.images.image_size is not None:
             args["img_size"] = config.images.image_size
-    backbone = Backbone(config.model, strides, pretrained=start.pretrained, **args)
+    own = args if in_chans == 3 else {**args, "in_chans": in_chans}
+    backbone = Backbone(config.model, strides, pretrained=start.pretrained, **own)
     if start.checkpoint is not None:
-        backbone.load_weights(start.checkpoint)
+        rgb = backbone if in_chans == 3 else Backbone(config.model, strides, **args)
+        rgb.load_weights(start.checkpoint)
+        if rgb is not backbone:
+            shapes = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
+            weights = {
+                name: tensor if tensor.shape == shapes[name] else adapt_input_conv(in_chans, tensor)
+                for name, tensor in rgb.state_dict().items()
+            }
+            backbone.load_state_dict(weights)
     first = "pretrained weights" if start.pretrained else start.checkpoint
     return backbone, [] if first is None else [f"The backbone begins with {first}, the rest with random weights."]
 

@@ -252,6 +252,10 @@ class Task(ABC):
         """
         return preprocessing.min_side()
 
+    def channels(self, preprocessing: Preprocessing) -> int | None:
+        """How many channels pictures to be asked about have that are read as numbers; None for 8-bit RGB."""
+        return None
+
     def inputs(self, images: Tensor, sizes: Tensor, preprocessing: Preprocessing) -> Tensor:
         """A batch of bytes as the numbers that the network takes.
 

@@ -141,6 +141,8 @@ def test_built_by_name_and_again() -> None:
 
 def test_panoptic() -> None:
     sizes: Tensor = torch.tensor([[50, 70]])
-    (found,) = panoptic(tiny_net().eval(), torch.randn(1, 3, 64, 96), sizes, threshold=0.0, overlap=0.0)
+    (found,) = panoptic(
+        tiny_net().eval(), torch.randn(1, 3, 64, 96), sizes, threshold=0.0, overlap_mask_area_threshold=0.0
+    )
     assert found.ids.shape == (50, 70)
     assert set(found.ids.unique().tolist()) <= {0, *(segment.id for segment in found.segments)}

@@ -89,6 +89,35 @@ def test_files_have_the_classes_of_python(loaded: Loaded, picture: Path, tmp_pat
         np.testing.assert_array_equal(labels, found.labels)
 
 
+@pytest.mark.parametrize("suffix", ["png", "npy", "tif"])
+def test_a_map_that_is_written_as_it_comes(
+    loaded: Loaded, picture: Path, tmp_path: Path, monkeypatch, suffix: str
+) -> None:
+    if suffix == "tif":
+        pytest.importorskip("rasterio")
+    segmenter = Segmenter(loaded)
+    whole = segmenter.large(picture, tile=64)
+    monkeypatch.setattr("transnext.tasks.segmentation.asking.map_of", None)  # no map in memory
+    written = segmenter.large(picture, output=tmp_path / f"m.{suffix}", tile=64)
+    assert written.path == tmp_path / f"m.{suffix}"
+    labels = np.load(written.path) if suffix == "npy" else np.asarray(Image.open(written.path))
+    np.testing.assert_array_equal(labels, whole.labels)
+    assert written.pixels.tolist() == whole.pixels.tolist()
+    assert written.text() == whole.text()
+    assert written.to_dict() == whole.to_dict()
+    with pytest.raises(ValueError, match="names no kind of map"):
+        segmenter.large(picture, output=tmp_path / "m.jpg", tile=64)
+
+
+def test_label_files_alone_hold_no_map_in_memory(picture: Path, tmp_path: Path, command, monkeypatch, capsys) -> None:
+    command(picture, "--tile", "64", "--labels", tmp_path / "a", "--csv-file", tmp_path / "a.csv")
+    said = capsys.readouterr().out
+    monkeypatch.setattr("transnext.tasks.segmentation.asking.map_of", None)
+    command(picture, "--tile", "64", "--labels", tmp_path / "b", "--json-file", tmp_path / "b.json")
+    assert capsys.readouterr().out == said
+    assert (tmp_path / "a" / "x.png").read_bytes() == (tmp_path / "b" / "x.png").read_bytes()
+
+
 def test_tiles_of_a_batch_are_as_alone(loaded: Loaded, picture: Path) -> None:
     watched = replace(loaded, model=Watched(loaded.model))
     alone = Segmenter(watched).large(picture, tile=64, batch_size=1)

@@ -126,6 +126,25 @@ def test_nothing_is_written_of_a_map_that_fails(tmp_path: Path) -> None:
         assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("suffix", ["png", "npy", "tif"])
+def test_memory_of_files_does_not_grow_with_the_height(tmp_path: Path, suffix: str) -> None:
+    if suffix == "tif":
+        pytest.importorskip("rasterio")
+    width = 4096
+
+    def peak(height: int) -> int:
+        bands = ((slice(row, row + 64), np.full((64, width), row // 64 % 5, np.uint8)) for row in range(0, height, 64))
+        tracemalloc.start()
+        try:
+            write_map(tmp_path / f"{height}.{suffix}", bands, (height, width), classes=5)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(64)  # imports
+    assert peak(8192) < peak(1024) + 2**20  # bytes; the larger map has 28 million more pixels
+
+
 def test_modes_of_the_caller_stay() -> None:
     of = picture(70, 130)
     for _ in bands_of(Looking(), of, normaliser(of), grid_for(of.size, 64)):

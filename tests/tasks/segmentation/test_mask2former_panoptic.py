@@ -42,8 +42,9 @@ def test_panoptic_segments_against_a_reference(seed: int) -> None:
     distance = np.sqrt((y - centres[:, :1, None]) ** 2 + (x - centres[:, 1:, None]) ** 2)
     masks = 1 / (1 + np.exp(distance - generator.uniform(3, 9, (8, 1, 1))))
     scores, labels = generator.uniform(0.5, 1, 8).round(3).tolist(), generator.integers(0, 3, 8).tolist()
+    parts = [(slice(first, min(first + 7, 20)), torch.from_numpy(masks[:, first : first + 7])) for first in (0, 7, 14)]
     found = segments_of_masks(
-        torch.from_numpy(masks), torch.tensor(scores, dtype=torch.float64), torch.tensor(labels), fuse={1}
+        parts, (20, 30), torch.tensor(scores, dtype=torch.float64), torch.tensor(labels), fuse={1}
     )
     ids, segments = reference_segments(masks, scores, labels, {1})
     assert found.ids.dtype == torch.int32
@@ -57,7 +58,9 @@ def test_fused_segments_keep_ids_apart() -> None:
     masks = torch.zeros(4, 4, 4)
     for query in range(4):
         masks[query, query] = 1
-    found = segments_of_masks(masks, torch.tensor([0.9, 0.8, 0.95, 0.7]), torch.tensor([0, 1, 0, 1]), fuse=(0,))
+    found = segments_of_masks(
+        [(slice(0, 4), masks)], (4, 4), torch.tensor([0.9, 0.8, 0.95, 0.7]), torch.tensor([0, 1, 0, 1]), fuse=(0,)
+    )
     assert found.ids[:, 0].tolist() == [1, 2, 1, 3]
     assert [(s.id, s.label, s.fused) for s in found.segments] == [(1, 0, True), (2, 1, False), (3, 1, False)]
     assert found.segments[0].score == pytest.approx(0.95)

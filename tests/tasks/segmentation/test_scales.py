@@ -100,6 +100,18 @@ def test_other_ways_to_a_size(mode: str) -> None:
     np.testing.assert_allclose(torch.cat(parts, 1).numpy(), looks.mean(0), atol=2e-5)
 
 
+def test_bytes_in_a_tensor_are_a_picture() -> None:
+    one, image = preprocessing(), picture()
+    tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    for options in ({}, {"ratios": (0.5, 1.5), "flip": False, "sums": True}):
+        expected = multi_scale_map(ASK, image, one, **options)
+        assert len(np.unique(expected)) > 1
+        np.testing.assert_array_equal(multi_scale_map(ASK, tensor, one, **options), expected)
+    for wrong in (tensor[:1], tensor / 255, tensor[None], tensor[:, :0]):
+        with pytest.raises(ValueError, match=r"is no picture: expected torch.uint8 \[3, H, W\]"):
+            multi_scale_map(ASK, wrong, one)
+
+
 def test_sizes_are_the_released_ones() -> None:
     one = preprocessing(size=(512, 2048))
     sizes = [scaled(one, ratio).input_size[1:] for ratio in RATIOS]

@@ -18,7 +18,8 @@ from transnext.data import Batch, Frame
 from transnext.data.preprocessing import Preprocessing
 from transnext.data.segmentation import open_segmentation
 from transnext.report.page import build_report
-from transnext.tasks.segmentation.draw import class_colours, draw_map, overlaid, write_label_file
+from transnext.tasks.segmentation.draw import class_colours, draw_map, overlaid
+from transnext.tasks.segmentation.large import write_map
 from transnext.tasks.segmentation.metrics import SegmentationMeter
 from transnext.tasks.segmentation.pictures import SIDE, chosen_images, compared, predicted_map
 from transnext.tasks.segmentation.present import sections_of
@@ -146,7 +147,7 @@ def test_drawing(tmp_path) -> None:
 
 def test_label_files_come_back(tmp_path) -> None:
     labels = np.random.default_rng(0).choice([0, 1, 2, 255], (31, 17)).astype(np.uint8)
-    write_label_file(tmp_path / "x.png", labels, class_colours(3))
+    write_map(tmp_path / "x.png", iter([(slice(0, len(labels)), labels)]), labels.shape, classes=3)
     image = Image.open(tmp_path / "x.png")
     assert image.mode == "P"
     assert (np.asarray(image) == labels).all()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from transnext.tasks.task import Asked, Loaded
 from transnext.web.server.app import create_app
 from transnext.web.server.guard import Access
 from transnext.web.server.models import WHOLE_ENTRIES, Model, _for_page
+from transnext.web.server.regions import Regions, shown_mask
 
 
 def see(client: TestClient, data: bytes, **wish: Any) -> dict[str, Any]:
@@ -49,6 +51,18 @@ def weights(client: TestClient, name: str, kind: str, **where: int) -> tuple[dic
     split = heads * queries * window**2
     local, pooled = numbers[:split], numbers[split:]
     return about, local.reshape(heads, queries, window**2), pooled.reshape(heads, queries, -1)
+
+
+def regions(client: TestClient, name: str, **where: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """What the server says of an object: which queries `[h, w]`, and maps of windows and pooled keys `[2, M, h, w]`."""
+    answer = client.get(f"/api/images/{name}/region", params=where)
+    assert answer.status_code == 200, answer.text
+    about = json.loads(answer.headers["X-Attention"])
+    numbers = np.frombuffer(answer.content, "<f4")
+    grid = tuple(about["grid"])
+    inside = numbers[: grid[0] * grid[1]].reshape(grid)
+    assert set(np.unique(inside)) <= {0, 1}
+    return about, inside.astype(bool), numbers[grid[0] * grid[1] :].reshape(2, about["heads"], *grid)
 
 
 def served(model: Model) -> TestClient:
@@ -192,6 +206,8 @@ def test_what_is_too_much_at_once_is_asked_for_query_by_query(client: TestClient
         ("attention?stage=0&block=99", "block is 99"),
         ("query?stage=0&block=0&y=16&x=0", r"the query is \(16, 0\)"),
         ("query?stage=0&block=0&y=-1&x=0", "y is '-1'"),
+        ("region?stage=0&block=0&object=0", "the answer has 0"),
+        ("region?stage=0&block=0&object=x", "object is 'x'"),
         ("figure?stage=0&block=0&y=64&x=0", r"the pixel is \(64, 0\)"),
         ("figure?stage=0&block=0&y=0&x=0&head=7", "head is 7"),
         ("figure?stage=0&block=0&y=0&x=0&format=exe", "format is 'exe': expected png or svg"),
@@ -243,7 +259,7 @@ def test_receptive_fields_are_those_of_python(client: TestClient, models: dict[s
     assert client.get("/api/erf").json()["artefact"] is None  # 64 pixels have no room for strides of 32
     figure = client.get("/api/erf", params={"size": 128, "format": "png"})
     assert figure.content.startswith(b"\x89PNG")
-    assert client.get("/api/erf", params={"format": "png"}).status_code == 400
+    assert client.get("/api/erf", params={"format": "png"}).content.startswith(b"\x89PNG")  # says so, too
     assert client.get("/api/erf", params={"format": "exe"}).status_code == 400
     net = models[DEFAULT_MODEL].net
     assert net is not None
@@ -263,9 +279,25 @@ def test_boxes_are_in_pixels_of_what_is_shown() -> None:
     asked = Asked(
         names=["image"], pictures=[], images=empty, sizes=torch.tensor([[80, 50]]), frames=[frame], inputs=empty
     )
-    answer, classes = _for_page(found, asked, (80, 50))
+    answer, classes, regions = _for_page(found, asked, (80, 50))
     assert answer == {"objects": [{"name": "cat", "score": 0.5, "box": [12.0, 14.0, 32.0, 38.0]}]}
     assert classes is None
+    assert regions.of(0, (96, 64)) == {"box": [12.0, 14.0, 32.0, 38.0]}
+
+
+def test_masks_are_in_pixels_of_what_is_shown() -> None:
+    """Each pixel that was shown has the value of the picture at its centre."""
+    mask = np.random.default_rng(0).random((100, 60)) < 0.5
+    matrix = np.array([[1.3, 0, -4.0], [0, 2.5, 5.0]])
+    mask_shown = shown_mask(mask, matrix, (37, 49))
+    region = Regions(boxes=[[0, 0, 1, 1]], masks=[mask_shown]).of(0, (64, 64))["mask"]
+    for y in range(64):
+        for x in range(64):
+            row, col = math.floor(2.5 * (y + 0.5) + 5), math.floor(1.3 * (x + 0.5) - 4)
+            row, col = min(max(row, 0), 99), min(max(col, 0), 59)
+            assert region[y, x] == (y < 37 and x < 49 and mask[row, col])
+    nothing = Regions(boxes=[[1, 2, 3, 4]], masks=[shown_mask(mask & False, matrix, (37, 49))])
+    assert nothing.of(0, (64, 64)) == {"box": [1, 2, 3, 4]}
 
 
 def detector() -> Loaded:
@@ -307,6 +339,27 @@ def test_objects_are_those_of_python_and_say_where_they_look() -> None:
         assert about["grid"] == seen["grid"][2]
         np.testing.assert_allclose(local.sum(-1) + pooled.sum(-1), 1, rtol=1e-5)
         assert client.get(f"/api/images/{seen['id']}/figure?stage=2&block=0&y=60&x=90").status_code == 200
+        # An object is asked about as a whole: the mean of the queries in its mask.
+        masks = [np.asarray(expected.mask[i]) for i in range(len(objects))]
+        assert min(mask.sum() for mask in masks) > 0
+        for number in (0, len(objects) - 1):
+            about, inside, maps = regions(client, seen["id"], stage=1, block=0, object=number)
+            rows = np.floor((8 * np.arange(8) + 0.5) * 61 / 64).astype(int)
+            cols = np.floor((8 * np.arange(12) + 0.5) * 90 / 94).astype(int)
+            np.testing.assert_array_equal(inside[:8, :12], masks[number][rows[:, None], cols.clip(max=89)])
+            _, local, pooled = weights(client, seen["id"], "attention", stage=1, block=0)
+            queries = [row * about["grid"][1] + col for row, col in np.argwhere(inside)]
+            assert queries
+            expected_maps = []
+            for query in queries:
+                near, far = (torch.tensor(part[:, query]).double() for part in (local, pooled))
+                row, col = divmod(query, about["grid"][1])
+                expected_maps.append(query_map(near, far.unflatten(-1, about["pool"]), row, col, tuple(about["grid"])))
+            mean = torch.stack(expected_maps).mean(0).numpy()
+            np.testing.assert_allclose(maps.sum(0), mean, atol=1e-6)
+        address = f"/api/images/{seen['id']}/figure?stage=2&block=0&y=60&x=90&object=0"
+        assert client.get(address).content.startswith(b"\x89PNG")
+        assert client.get(address.replace("object=0", "object=100")).status_code == 400
         assert see(client, data, size=96)["height"] == 96
         assert client.get("/api/erf", params={"size": 128}).status_code == 200
 
@@ -329,5 +382,12 @@ def test_maps_of_classes_are_those_of_python(metadata: dict[str, int]) -> None:
         for row in found["classes"]:
             colour = np.frombuffer(bytes.fromhex(row["colour"][1:]), np.uint8)
             np.testing.assert_array_equal((drawn == colour).all(-1), labels == expected.class_names.index(row["name"]))
+        for number, row in enumerate(found["classes"]):
+            _, inside, maps = regions(client, seen["id"], stage=0, block=0, object=number)
+            same = labels[::4, ::4] == expected.class_names.index(row["name"])
+            if same.any():
+                np.testing.assert_array_equal(inside[: same.shape[0], : same.shape[1]], same)
+            assert inside.sum() == max(1, same.sum())
+            np.testing.assert_allclose(maps.sum((0, 2, 3)), 1, rtol=1e-5)
         _, local, pooled = weights(client, seen["id"], "attention", stage=1, block=0)
         np.testing.assert_allclose(local.sum(-1) + pooled.sum(-1), 1, rtol=1e-5)

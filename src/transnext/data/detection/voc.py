@@ -51,28 +51,37 @@ def find_voc(root: Path) -> dict[str, VocSplit]:
     annotations = next((root / name for name in ("Annotations", "annotations") if _has_xml(root / name)), None)
     if annotations is not None:
         images = next((root / name for name in ("JPEGImages", "images", "Images") if (root / name).is_dir()), root)
-        lists = {}
-        for file in sorted((root / "ImageSets" / "Main").glob("*.txt")):
-            # Those of single classes are cat_train.txt, and trainval is both.
-            if "_" not in file.stem or split_of_folder(file.stem.split("_")[0]):
-                lists[split_of_folder(file.stem) or file.stem] = file
-        if "trainval" in lists and "train" not in lists:
-            lists["train"] = lists["trainval"]
-        if len(lists) > 1:
-            lists = {name: file for name, file in lists.items() if name not in _OTHER_LISTS}
+        lists = split_lists(root / "ImageSets" / "Main")
         if not lists:
             return {"train": VocSplit(images, annotations)}
-        alone = len(lists) == 1
-        return {
-            "train" if alone and name in _OTHER_LISTS else printable(name): VocSplit(images, annotations, _names(file))
-            for name, file in lists.items()
-        }
+        return {name: VocSplit(images, annotations, listed) for name, listed in lists.items()}
     if _has_xml(root):
         beside = root.parent / "JPEGImages"
         images = beside if root.name == "Annotations" and beside.is_dir() else root
         return {"train": VocSplit(images, root)}
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and split_of_folder(path.name)]
     return {split_of_folder(path.name) or "": VocSplit(path, path) for path in folders if _has_xml(path)}
+
+
+def split_lists(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Return what each split has, without extension, from the lists in a folder; `trainval` alone counts as `train`.
+
+    Raises:
+        ValueError: A list cannot be read.
+    """
+    lists = {}
+    for file in sorted(folder.glob("*.txt")):
+        # Those of single classes are cat_train.txt, and trainval is both.
+        if "_" not in file.stem or split_of_folder(file.stem.split("_")[0]):
+            lists[split_of_folder(file.stem) or file.stem] = file
+    if "trainval" in lists and "train" not in lists:
+        lists["train"] = lists["trainval"]
+    if len(lists) > 1:
+        lists = {name: file for name, file in lists.items() if name not in _OTHER_LISTS}
+    alone = len(lists) == 1
+    return {
+        "train" if alone and name in _OTHER_LISTS else printable(name): _names(file) for name, file in lists.items()
+    }
 
 
 def read_voc(splits: Mapping[str, VocSplit], root: Path, findings: Findings) -> list[RawSplit]:

@@ -17,25 +17,28 @@ def check_segmentation(
     pixels: bool = True,
     *,
     reduce_zero_label: bool | None = None,
+    in_chans: int | None = None,
 ) -> MapReport:
     """Check pictures with maps of classes.
 
     Args:
-        data: As in `open_segmentation`, and so are the next two and `reduce_zero_label`.
+        data: As in `open_segmentation`, and so are the next two, `reduce_zero_label` and `in_chans`.
         val_fraction: Share held out where the data come without splits.
         seed: Chooses what is held out.
         pixels: Whether to decode every picture, which finds damaged ones, and to compare their files, which finds
             duplicates. Label files are decoded in any case.
         reduce_zero_label: 0 stands for nothing.
+        in_chans: Channels of the pictures.
 
     Raises:
         FileNotFoundError: There is no such path.
         ValueError: There is something that cannot be left out; see `open_segmentation`.
         OSError: A file cannot be read.
     """
-    sources, report = open_checked(data, val_fraction, seed, reduce_zero_label=reduce_zero_label)
+    sources, report = open_checked(data, val_fraction, seed, reduce_zero_label=reduce_zero_label, in_chans=in_chans)
     if not pixels:
         return report
     more = Findings()
-    check_files({split: source.paths for split, source in sources.items()}, more)
+    channels = next(iter(sources.values())).channels
+    check_files({split: source.paths for split, source in sources.items()}, more, channels)
     return replace(report, findings=more.listed() + report.findings)

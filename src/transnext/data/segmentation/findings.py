@@ -19,6 +19,7 @@ KINDS: Mapping[str, Kind] = {
     "name_twice": Kind("files with the name of another but for the extension", "left out"),
     "label_missing": Kind("images without a label file", "dropped"),
     "image_missing": Kind("label files without an image", "left out"),
+    "listed_missing": Kind("names in a split's list without picture or label file", "left out"),
     "labels_two": Kind("images with more than one label file", "dropped"),
     "label_unreadable": Kind("label files that cannot be read", "image dropped"),
     "label_not_map": Kind("label files with too many colours or values for a map of classes", "image dropped"),

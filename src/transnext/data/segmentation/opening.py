@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from transnext.data.channels import MAX_CHANNELS, read_channels_header
 from transnext.data.detection.coco import find_coco
 from transnext.data.image_files import below_wrappers, log
+from transnext.data.images import UnreadableImage
 from transnext.data.names import printable
 from transnext.data.segmentation.class_files import find_class_file, read_class_file
 from transnext.data.segmentation.coco import class_table_of, is_panoptic, objects_as_maps
 from transnext.data.segmentation.findings import Findings, MapReport, SplitSummary
 from transnext.data.segmentation.pairs import Paired, find_cityscapes, find_folders
 from transnext.data.segmentation.panoptic import find_panoptic, panoptic_sources
+from transnext.data.segmentation.pascal_voc import FORMAT as VOC
+from transnext.data.segmentation.pascal_voc import find_voc, voc_table
 from transnext.data.segmentation.source import MapSource
 from transnext.data.segmentation.table import ClassTable
 from transnext.data.segmentation.vetting import looked_at, source_of, table_of
 from transnext.data.splits import held_out, ordered_names
+from transnext.data.windowed import needs_numbers
+from transnext.limits import check_number
 
 _LOOKED_FOR = (
     "pictures and label files (images/train with labels/train or masks, annotations, semantic; train/images with "
-    "train/labels; images with labels), Cityscapes (leftImg8bit with gtFine), COCO (annotations/panoptic_*.json or "
-    "instances_*.json with outlines)"
+    "train/labels; images with labels), Cityscapes (leftImg8bit with gtFine), Pascal VOC (JPEGImages, "
+    "SegmentationClass, ImageSets/Segmentation), COCO (annotations/panoptic_*.json or instances_*.json with outlines)"
 )
 _UNSAID = ("kept", "left out", "see a check")
 _RARE = 1e-3
@@ -37,15 +43,16 @@ def open_segmentation(
     seed: int = 0,
     *,
     reduce_zero_label: bool | None = None,
+    in_chans: int | None = None,
 ) -> dict[str, MapSource]:
     """Open pictures with maps of classes.
 
-    The layout is found by what is there: pictures and label files in folders, ADE20K and Cityscapes among them, COCO
-    panoptic JSON with its PNGs, or the outlines of COCO instances drawn over one another on a class `background`. What
-    values mean is read from a class file (`class_files.read_class_file`); without one every value is a class. 255 is
-    ignored, and so is what no class has. All label files are decoded once. Splits are those of the data, by their
-    customary names; where nothing but `train` is there, images are held out. What is wrong is dropped or ignored, and
-    logged in a line for each kind; `check_segmentation` lists it.
+    The layout is found by what is there: pictures and label files in folders, ADE20K and Cityscapes among them, Pascal
+    VOC's lists, COCO panoptic JSON with its PNGs, or the outlines of COCO instances drawn over one another on a class
+    `background`. What values mean is read from a class file (`class_files.read_class_file`); without one every value is
+    a class. 255 is ignored, and so is what no class has. All label files are decoded once. Splits are those of the
+    data, by their customary names; where nothing but `train` is there, images are held out. What is wrong is dropped or
+    ignored, and logged in a line for each kind; `check_segmentation` lists it.
 
     Args:
         data: A folder, or a COCO file.
@@ -53,6 +60,8 @@ def open_segmentation(
         seed: Chooses them.
         reduce_zero_label: 0 stands for nothing, and 1 is the first class: as ADE20K has it, and by default only such
             data; what a class file says comes before the layout, and this before both.
+        in_chans: Channels of the pictures; by default those of the first, if it is a TIFF that 8-bit RGB cannot hold,
+            else 3. Others than 3, and deeper ones, are read as numbers (`transnext.data.channels`).
 
     Returns:
         The splits in order, `train` first; all have the same classes.
@@ -62,7 +71,7 @@ def open_segmentation(
         ValueError: It is none of these layouts, a file is broken, or nothing is left of it.
         OSError: A file cannot be read.
     """
-    sources, report = open_checked(data, val_fraction, seed, reduce_zero_label=reduce_zero_label)
+    sources, report = open_checked(data, val_fraction, seed, reduce_zero_label=reduce_zero_label, in_chans=in_chans)
     for finding in report.findings:
         if not finding.action.startswith(_UNSAID):
             log(report.data, f"{finding.text} ({finding.examples[0]})")
@@ -75,7 +84,7 @@ def has_label_files(data: str | os.PathLike[str]) -> bool:
     if not os.path.isdir(path):  # noqa: PTH112 - a path that no system takes is no folder
         return False
     root, nowhere = below_wrappers(path), Findings()
-    return bool(find_panoptic(root)) or (find_cityscapes(root, nowhere) or find_folders(root, nowhere)) is not None
+    return bool(find_panoptic(root)) or _paired(root, nowhere) is not None
 
 
 def open_checked(
@@ -84,12 +93,14 @@ def open_checked(
     seed: int = 0,
     *,
     reduce_zero_label: bool | None = None,
+    in_chans: int | None = None,
 ) -> tuple[dict[str, MapSource], MapReport]:
     """Open as `open_segmentation` does, and return what was found instead of logging it."""
     if not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction must be at least 0 and less than 1, got {val_fraction}")
+    check_number("in_chans", 3 if in_chans is None else in_chans, 1, MAX_CHANNELS)
     findings = Findings()
-    found = _opened(Path(os.fspath(data)), reduce_zero_label, findings)
+    found = _opened(Path(os.fspath(data)), reduce_zero_label, in_chans, findings)
     sources = {name: found.sources[name] for name in ordered_names(list(found.sources)) if len(found.sources[name])}
     root = printable(found.root)
     if not sources:
@@ -122,35 +133,72 @@ class _Opened:
     sources: Mapping[str, MapSource]
 
 
-def _opened(path: Path, reduce_zero_label: bool | None, findings: Findings) -> _Opened:
+def _opened(path: Path, reduce_zero_label: bool | None, in_chans: int | None, findings: Findings) -> _Opened:
     where = printable(path)
     if os.path.isfile(path):  # noqa: PTH113 - a path that no system takes is not there, instead of an error
         if path.suffix.lower() != ".json":
             raise ValueError(f"{where} is neither a folder nor a COCO file (.json)")
         base = path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
         files = {"train": path}
+        _check_rgb(path, in_chans)
         return _panoptic(files, base, findings) if is_panoptic(path) else _instances(path, findings)
     if not os.path.isdir(path):  # noqa: PTH112
         raise FileNotFoundError(f"there is no folder or file {where}")
     root = below_wrappers(path)
     if panoptic := find_panoptic(root):
+        _check_rgb(path, in_chans)
         return _panoptic(panoptic, root, findings)
-    paired = find_cityscapes(root, findings) or find_folders(root, findings)
+    paired = _paired(root, findings)
     if paired is not None:
-        return _from_pairs(paired, root, reduce_zero_label, findings)
+        return _from_pairs(paired, root, reduce_zero_label, in_chans, findings)
     if find_coco(root):
+        _check_rgb(path, in_chans)
         return _instances(root, findings)
     lost = findings.worst()
     raise ValueError(f"{where} has no maps of classes that are known: looked for {_LOOKED_FOR}{lost and f'; {lost}'}")
 
 
-def _from_pairs(paired: Paired, root: Path, reduce_zero_label: bool | None, findings: Findings) -> _Opened:
-    seen = {split: looked_at(pairs, findings) for split, pairs in paired.pairs.items()}
+def _paired(root: Path, findings: Findings) -> Paired | None:
+    return find_cityscapes(root, findings) or find_voc(root, findings) or find_folders(root, findings)
+
+
+def _check_rgb(path: Path, in_chans: int | None) -> None:
+    if in_chans not in (None, 3):
+        raise ValueError(
+            f"in_chans is {in_chans}: pictures of {printable(path)} (COCO) are read as RGB, only those of folders with "
+            "label files as numbers"
+        )
+
+
+def _channels(paired: Paired, in_chans: int | None) -> int | None:
+    """Channels of pictures that are to be read as numbers; None for 8-bit RGB.
+
+    Raises:
+        ValueError: The first picture has other channels than it was said.
+    """
+    first = next(image for pairs in paired.pairs.values() for image, _ in pairs)
+    found = needs_numbers(first)
+    if in_chans is None or (found is None and in_chans == 3):
+        return found
+    try:
+        read_channels_header(first, in_chans)
+    except UnreadableImage as error:
+        raise ValueError(f"in_chans is {in_chans}, but {printable(first)}: {error.reason}") from None
+    return in_chans
+
+
+def _from_pairs(
+    paired: Paired, root: Path, reduce_zero_label: bool | None, in_chans: int | None, findings: Findings
+) -> _Opened:
+    channels = _channels(paired, in_chans)
+    seen = {split: looked_at(pairs, findings, channels) for split, pairs in paired.pairs.items()}
     if not any(seen.values()):
         raise ValueError(f"{printable(root)}: no image can be used: {findings.worst()}")
     table, reduce = paired.table, reduce_zero_label
     if table is None:
         table = _declared(paired, root)
+        if table is None and paired.format == VOC:
+            table = voc_table(seen)
         if reduce is None and table is None:
             reduce = paired.reduce_zero_label
         elif reduce is None and paired.reduce_zero_label and table is not None and not table.colours:
@@ -160,8 +208,11 @@ def _from_pairs(paired: Paired, root: Path, reduce_zero_label: bool | None, find
         table = table_of(seen, table, reduce, findings)
     except ValueError as error:
         raise ValueError(f"{printable(root)}: {error}") from None
-    sources = {split: source_of(pairs, table, str(root), findings) for split, pairs in seen.items()}
-    return _Opened(paired.format, root, table.convention, sources)
+    sources = {
+        split: replace(source_of(pairs, table, str(root), findings), channels=channels) for split, pairs in seen.items()
+    }
+    kind = paired.format if channels is None else f"{paired.format}, pictures of {channels} channels as numbers"
+    return _Opened(kind, root, table.convention, sources)
 
 
 def _declared(paired: Paired, root: Path) -> ClassTable | None:

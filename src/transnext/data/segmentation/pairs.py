@@ -52,14 +52,14 @@ def find_cityscapes(root: Path, findings: Findings) -> Paired | None:
         return None
     endings = [f"_{folder.name}_{kind}.png" for kind in ("labelTrainIds", "labelIds")]
     splits = _splits_of(images, folder)
-    files = {split: _listed(below) for split, (_, below) in splits.items()}
+    files = {split: listed(below) for split, (_, below) in splits.items()}
     train_ids = all(any(path.endswith(endings[0]) for path in paths) for paths in files.values())
     ending = endings[0] if train_ids else endings[1]
     pairs = {}
     for split, (pictures, labels) in splits.items():
         pairs[split] = _paired(
-            {_key(path, pictures).removesuffix("_leftImg8bit"): path for path in _listed(pictures)},
-            {_key(path, labels) + ".png": path for path in files[split] if path.endswith(ending)},
+            {key_of(path, pictures).removesuffix("_leftImg8bit"): path for path in listed(pictures)},
+            {key_of(path, labels) + ".png": path for path in files[split] if path.endswith(ending)},
             findings,
             ending=ending,
         )
@@ -81,16 +81,16 @@ def find_folders(root: Path, findings: Findings) -> Paired | None:
     splits = _found_splits(root)
     pairs: dict[str, list[tuple[str, str]]] = {}
     for split, (pictures, labels) in splits.items():
-        files = _listed(labels) if labels.is_dir() else []
+        files = listed(labels) if labels.is_dir() else []
         if not files:
             findings.add("split_unlabelled", split)
             continue
         recursive = pictures != root and not labels.is_relative_to(pictures)
-        listed = _listed(pictures) if recursive else _listed_flat(pictures)
+        shown = listed(pictures) if recursive else _listed_flat(pictures)
         if pictures == labels:
-            files = [path for path in listed if _is_mask(path)]
-            listed = [path for path in listed if not _is_mask(path)]
-        by_key = _by_key(listed, pictures, findings), _by_key(files, labels, findings)
+            files = [path for path in shown if _is_mask(path)]
+            shown = [path for path in shown if not _is_mask(path)]
+        by_key = _by_key(shown, pictures, findings), _by_key(files, labels, findings)
         pairs[split] = _paired(*by_key, findings, shorten=(_IMAGE_END, _LABEL_END))
     if not any(pairs.values()):
         return None
@@ -152,8 +152,8 @@ def _only(root: Path, names: frozenset[str]) -> Path | None:
     """The folder of one of some names that has pictures in it."""
     found = [folder for folder in _folders(root) if folder.name.lower() in names and _has_images(folder)]
     if len(found) > 1:
-        listed = " and ".join(printable(folder.name) for folder in found)
-        raise ValueError(f"{printable(root)} has {listed}: remove or rename one, so that it is clear which counts")
+        names_found = " and ".join(printable(folder.name) for folder in found)
+        raise ValueError(f"{printable(root)} has {names_found}: remove or rename one, so that it is clear which counts")
     return found[0] if found else None
 
 
@@ -204,7 +204,7 @@ def _by_key(paths: list[str], folder: Path, findings: Findings) -> dict[str, str
     """Files by their path from a folder without extension; of two that differ in that alone the first."""
     found: dict[str, str] = {}
     for path in paths:
-        if found.setdefault(_key(path, folder), path) != path:
+        if found.setdefault(key_of(path, folder), path) != path:
             findings.add("name_twice", printable(path))
     return found
 
@@ -213,11 +213,13 @@ def _is_mask(path: str) -> bool:
     return os.path.splitext(path)[0].lower().endswith("_mask")  # noqa: PTH122
 
 
-def _key(path: str, folder: Path) -> str:
+def key_of(path: str, folder: Path) -> str:
+    """The path of a file from a folder, without extension."""
     return os.path.splitext(os.path.relpath(path, folder))[0]  # noqa: PTH122 - per image
 
 
-def _listed(folder: Path) -> list[str]:
+def listed(folder: Path) -> list[str]:
+    """The images in a folder and below, sorted."""
     return sorted(FolderListing(str(folder)).below(str(folder), given=True))
 
 

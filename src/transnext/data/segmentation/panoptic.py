@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,7 +76,8 @@ def panoptic_sources(files: Mapping[str, Path], root: Path, findings: Findings) 
             raise ValueError(f"{printable(file)} has other categories than the file of {first[0]}")
         display = _colours(document["categories"], ids)
         entries = _entries(document, file, root, split, {number: label for label, number in enumerate(ids)}, findings)
-        sources[split] = _source(entries, tuple(names), display, str(root), findings)
+        source = _source(entries, tuple(names), display, str(root), findings)
+        sources[split] = replace(source, things=_things(document["categories"], ids), category_ids=tuple(ids))
     return sources
 
 
@@ -192,6 +194,13 @@ def _colours(categories: list[Any], ids: list[int]) -> Any:
     ):
         return None
     return tuple(tuple(colour) for colour in colours if colour is not None)
+
+
+def _things(categories: list[Any], ids: list[int]) -> tuple[bool, ...] | None:
+    """Of each class whether it has objects (`isthing`), None if that is not said of all."""
+    by_id = {whole(entry["id"]): entry.get("isthing") for entry in categories}
+    said = [by_id[number] for number in ids]
+    return tuple(map(bool, said)) if all(value in (0, 1) for value in said) else None
 
 
 def _id(value: Any) -> int | str | None:

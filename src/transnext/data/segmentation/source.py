@@ -6,12 +6,12 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
+from transnext.data.channels import read_channels
 from transnext.data.class_names import listing, matched_names
 from transnext.data.detection.source import DetectionSource
 from transnext.data.image_files import file_version, log
@@ -124,6 +124,9 @@ class MapSource:
         digests: uint64 `[images]`: hashes of what the maps are made of.
         groups: Images of the same group belong together; None if nothing is known of groups, "" for one by itself.
         relabel: The number here of each class in the files, 256 bytes; None if they are the same.
+        things: Of each class whether it has objects; None if the data do not say.
+        category_ids: Number of each class in COCO's files; None for other data.
+        channels: Pictures are numbers of so many channels; None for 8-bit RGB.
     """
 
     classes: tuple[str, ...]
@@ -136,13 +139,17 @@ class MapSource:
     digests: npt.NDArray[np.uint64]
     groups: PackedNames | None = None
     relabel: bytes | None = None
+    things: tuple[bool, ...] | None = None
+    category_ids: tuple[int, ...] | None = None
+    channels: int | None = None
 
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def load(self, index: int, min_side: int | None = None) -> Image.Image:
-        """Read image `index`, upright; see `Source`."""
-        return read_image(self.paths[index], min_side)
+    def load(self, index: int, min_side: int | None = None) -> Any:
+        """Read image `index`, upright; see `Source`. `Channels` if it has `channels`."""
+        path = self.paths[index]
+        return read_image(path, min_side) if self.channels is None else read_channels(path, self.channels)
 
     def target(self, index: int) -> LabelMap:
         """Return the map of image `index`, which decodes it when it is asked to."""
@@ -216,4 +223,12 @@ def aligned(source: MapSource, classes: Sequence[str]) -> MapSource:
         log(source.root, f"{share:.1%} of pixels ignored: the model does not know {listing(unknown)}")
     if source.relabel is not None:
         labels = labels[np.frombuffer(source.relabel, np.uint8)]
-    return replace(source, classes=tuple(classes), colours=None, pixels=pixels, relabel=labels.tobytes())
+    return replace(
+        source,
+        classes=tuple(classes),
+        colours=None,
+        pixels=pixels,
+        relabel=labels.tobytes(),
+        things=None,
+        category_ids=None,
+    )

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from transnext.data.annotation_values import roboflow_group
+from transnext.data.channels import read_channels_header
 from transnext.data.images import Header, UnreadableImage, read_header
 from transnext.data.names import PackedNames, printable
 from transnext.data.segmentation.findings import Findings
@@ -45,16 +47,17 @@ class SeenPair:
     seen: SeenMap
 
 
-def looked_at(pairs: Sequence[tuple[str, str]], findings: Findings) -> list[SeenPair]:
+def looked_at(pairs: Sequence[tuple[str, str]], findings: Findings, channels: int | None = None) -> list[SeenPair]:
     """Decode label files and read the heads of pictures; what does not fit is noted and left out.
 
     Args:
         pairs: Picture and label file.
         findings: What was wrong is noted here.
+        channels: Pictures are numbers of so many channels; None for 8-bit RGB.
     """
     with ThreadPoolExecutor(THREADS) as threads:
         parts = [pairs[i : i + _AT_ONCE] for i in range(0, len(pairs), _AT_ONCE)]
-        both = [one for part in threads.map(_both, parts) for one in part]
+        both = [one for part in threads.map(partial(_both, channels=channels), parts) for one in part]
     kept = []
     for (image, label), (header, seen) in zip(pairs, both, strict=True):
         if not isinstance(header, Header):
@@ -88,13 +91,15 @@ def fitting_turn(header: Header, size: tuple[int, int], turn: int) -> int | None
     return header.orientation if size == header.stored and turn == 1 else None
 
 
-def _both(pairs: Sequence[tuple[str, str]]) -> list[tuple[Header | str, SeenMap | tuple[str, str]]]:
-    return [(_header(image), look_at(label)) for image, label in pairs]
+def _both(
+    pairs: Sequence[tuple[str, str]], channels: int | None
+) -> list[tuple[Header | str, SeenMap | tuple[str, str]]]:
+    return [(_header(image, channels), look_at(label)) for image, label in pairs]
 
 
-def _header(path: str) -> Header | str:
+def _header(path: str, channels: int | None) -> Header | str:
     try:
-        return read_header(path)
+        return read_header(path) if channels is None else read_channels_header(path, channels)
     except FileNotFoundError:
         return "the file is gone"
     except UnreadableImage as error:

@@ -31,6 +31,8 @@ INLINE vf as_float(vi x) { return (vf)x; }
 INLINE vf select(vi mask, vf yes, vf no) { return as_float((mask & as_int(yes)) | (~mask & as_int(no))); }
 // NaN in `b` is kept: comparisons with NaN are false.
 INLINE vf maximum(vf a, vf b) { return a > b ? a : b; }  // one instruction, which `select` would not become
+INLINE vf minimum(vf a, vf b) { return a < b ? a : b; }
+INLINE vf magnitude(vf x) { return as_float(as_int(x) & 0x7fffffff); }
 
 INLINE float sum_lanes(vf x) {
   float total = 0;
@@ -106,7 +108,6 @@ INLINE Pair operator/(Pair x, Pair y) { return {x.a / y.a, x.b / y.b}; }
 INLINE Pair operator+(Pair x, float y) { return {x.a + y, x.b + y}; }
 INLINE Pair operator*(Pair x, float y) { return {x.a * y, x.b * y}; }
 INLINE PairMask operator<(Pair x, float y) { return {x.a < y, x.b < y}; }
-INLINE PairMask operator>(Pair x, float y) { return {x.a > y, x.b > y}; }
 INLINE Pair select(PairMask mask, Pair yes, Pair no) {
   return {select(mask.a, yes.a, no.a), select(mask.b, yes.b, no.b)};
 }
@@ -114,6 +115,8 @@ INLINE Pair select(PairMask mask, Pair yes, Pair no) {
 INLINE vf filled(vf, float x) { return broadcast(x); }
 INLINE Pair filled(Pair, float x) { return {broadcast(x), broadcast(x)}; }
 INLINE Pair maximum(Pair x, Pair y) { return {maximum(x.a, y.a), maximum(x.b, y.b)}; }
+INLINE Pair minimum(Pair x, Pair y) { return {minimum(x.a, y.a), minimum(x.b, y.b)}; }
+INLINE Pair magnitude(Pair x) { return {magnitude(x.a), magnitude(x.b)}; }
 // The float whose biased exponent stands in the last bits of another.
 INLINE vf power_in_last_bits(vf x) { return as_float(as_int(x) << 23); }
 INLINE Pair power_in_last_bits(Pair x) { return {power_in_last_bits(x.a), power_in_last_bits(x.b)}; }
@@ -158,7 +161,7 @@ INLINE vf first_lanes(vf x, int64_t count) {
 // them.
 template <class V>
 INLINE V normal_cdf(V x, V& exponential) {
-  const V size = select(x < 0.0f, x * -1.0f, x), a = select(size > 15.0f, filled(x, 15.0f), size);
+  const V a = minimum(filled(x, 15.0f), magnitude(x));
   exponential = exp2_nonpositive(a * a * (-0.5f * LOG2_E));
   V p = a * 1.36327312e-02f + 1.04482246e-01f;
   p = p * a + 3.34602498e-01f;

@@ -26,7 +26,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from transnext.ops.position_bias import axis_index
-from transnext.ops.triton import attention, gate
+from transnext.ops.triton import add_norm, attention, gate, gelu_pool
 from transnext.ops.triton.launch import Launch, noted_launches, options_of
 from transnext.ops.triton.machine_code import Usage, usage
 
@@ -197,7 +197,7 @@ class Compiled(NamedTuple):
 
 @lru_cache
 def launches(maps: str, stage: int) -> list[Launch]:
-    """The launches of attention and gate, forward and backward, batch 128; one for each kernel."""
+    """The launches of all ops, forward and backward, batch 128; one for each kernel."""
     (side, M, F), (dtype, _), (B, D, P) = STAGES[stage], MAPS[maps], (128, 24, 7)
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -214,6 +214,10 @@ def launches(maps: str, stage: int) -> list[Launch]:
         attention.backward_training(grad, *attention.forward_training(*arguments), *arguments)
         gate.forward(x, weight, bias)
         gate.backward(x[..., :F], x, weight, bias)
+        z = empty(B, side, side, 4, M * D, dtype=dtype).unbind(3)[3]
+        total, normed = add_norm.forward(z, z, empty(M * D), empty(M * D), 1e-6, dtype)
+        add_norm.backward(total, normed, total, empty(M * D), empty(M * D), 1e-6)
+        gelu_pool.backward(gelu_pool.forward(z, P, P), z, P, P)
     return list({launch.kernel: launch for launch in noted}.values())
 
 

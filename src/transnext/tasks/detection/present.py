@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -13,6 +12,7 @@ from transnext.report.charts import LINE_STYLES, Series, line_chart
 from transnext.report.confusion import MAX_CLASSES, confusion_of_split
 from transnext.report.parts import Section
 from transnext.report.pictures import inline_picture
+from transnext.report.tables import NO_SPLIT, class_table, rate_cell, scrolled, share_bar, split_folds, split_notes
 from transnext.report.text import count, escape, percent, percent_of
 from transnext.tasks.detection.coco_eval import AREAS, AT_50, CocoNumbers
 from transnext.tasks.detection.mistakes import KINDS, Mark, kinds_of_mistakes, surest_right, worst_false, worst_missed
@@ -72,7 +72,7 @@ def sections_of(results: Sequence[DetectionResult], classes: Sequence[str], look
 def precision_section(results: Sequence[DetectionResult]) -> str:
     """COCO's twelve numbers of each split, and a fold-out for its classes, the first that is not `train` open."""
     if not results:
-        return '<p class="note">No split was evaluated.</p>'
+        return NO_SPLIT
     columns: list[tuple[str, CocoNumbers]] = []
     for result in results:
         outlines = [] if result.masks is None else [(f"{result.split}, outlines", result.masks)]
@@ -82,23 +82,14 @@ def precision_section(results: Sequence[DetectionResult]) -> str:
     head = "".join(f'<th scope="col" class="n">{escape(title)}</th>' for title, _ in columns)
     rows = "".join(
         f'<tr><th scope="row">{escape(title.format(limit=limits))}</th>'
-        f"{''.join(_number(summary[key]) for summary in summaries)}</tr>"
+        f"{''.join(rate_cell(summary[key]) for summary in summaries)}</tr>"
         for key, title in TITLES.items()
     )
-    notes = "".join(
-        f'<p class="note">{escape(result.split)}: {escape(note)}.</p>' for result in results for note in result.notes
-    )
-    shown = next((result for result in results if result.split != "train"), results[0])
-    folds = "".join(
-        f'<details class="split"{" open=" + chr(34) + "open" + chr(34) if result is shown else ""}>'
-        f"<summary>{escape(result.split)} <small>{count(len(result.outcomes.object_label), 'object')} in "
-        f"{count(result.num_images, 'image')}</small></summary>{_class_table(result)}</details>"
-        for result in results
-    )
+    folds = split_folds(results, lambda one: count(len(one.outcomes.object_label), "object"), _class_table)
     return (
-        f"{_scrolled('Numbers of COCO', f'<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody>')}"
+        f"{scrolled('Numbers of COCO', f'<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody>')}"
         f'<p class="note">AP: average precision, AR: average recall, means over classes, as COCO defines them. A dash: '
-        f"no such object.</p>{notes}<h3>Classes</h3>{folds}"
+        f"no such object.</p>{split_notes(results)}<h3>Classes</h3>{folds}"
     )
 
 
@@ -111,39 +102,21 @@ def _class_table(result: DetectionResult) -> str:
     rows = []
     for label in order[:MAX_ROWS].tolist():
         own = class_numbers(numbers, label)
-        share = 0.0 if math.isnan(own["AP"]) else 100 * own["AP"]
-        bar = f'<span class="bar" style="--p:{share:.2f}%;--low:{share:.2f}%;--high:{share:.2f}%"><i></i><b></b></span>'
-        boxes = "" if result.masks is None else _number(class_numbers(result.boxes, label)["AP"])
-        areas = "".join(_number(own[f"AP_{area}"]) for area in AREAS[1:])
+        boxes = "" if result.masks is None else rate_cell(class_numbers(result.boxes, label)["AP"])
+        areas = "".join(rate_cell(own[f"AP_{area}"]) for area in AREAS[1:])
         rows.append(
             f'<tr><th scope="row">{escape(result.classes[label])}</th><td class="n">{int(objects[label]):,}</td>'
-            f"{_number(own['AP'])}<td>{bar}</td>{boxes}{_number(own['AP50'])}{areas}"
-            f"{''.join(_number(rate) for rate in at_threshold[label].tolist())}</tr>"
+            f"{rate_cell(own['AP'])}{share_bar(own['AP'])}{boxes}{rate_cell(own['AP50'])}{areas}"
+            f"{''.join(rate_cell(rate) for rate in at_threshold[label].tolist())}</tr>"
         )
     titles = ["Objects", "AP", "", *([] if result.masks is None else ["Box AP"]), "AP50"]
     titles += ["small", "medium", "large", "Precision", "Recall", "F1"]
-    head = "".join(
-        f'<th scope="col" class="n">{title}</th>' if title else '<th scope="col"><span class="hidden">Bar</span></th>'
-        for title in titles
-    )
     more, absent = len(order) - MAX_ROWS, len(objects) - len(present)
     notes = [f"Precision, recall and F1: with scores of at least {percent(result.threshold)}."]
     notes += [] if result.masks is None else ["AP is that of outlines."]
     notes += [f"{count(more)} more, better than these."] if more > 0 else []
     notes += [f"{count(absent)} {'class has' if absent == 1 else 'classes have'} no object."] if absent else []
-    body = f'<thead><tr><th scope="col">Class</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
-    return f'{_scrolled(f"Classes of {result.split}", body)}<p class="note">{" ".join(notes)}</p>'
-
-
-def _scrolled(label: str, body: str) -> str:
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}"><table class="numbers">{body}'
-        "</table></div>"
-    )
-
-
-def _number(fraction: float) -> str:
-    return f'<td class="n">{percent(fraction)}</td>'
+    return f'{class_table(f"Classes of {result.split}", titles, rows)}<p class="note">{" ".join(notes)}</p>'
 
 
 def curves_section(results: Sequence[DetectionResult]) -> str:
@@ -205,7 +178,7 @@ def _charts(result: DetectionResult) -> list[str]:
 def confusion_section(results: Sequence[DetectionResult], classes: Sequence[str]) -> str:
     """A fold-out for each split, the first open: classes and background."""
     if not results:
-        return '<p class="note">No split was evaluated.</p>'
+        return NO_SPLIT
     names = [*classes, "background"]
     parts = []
     for i, result in enumerate(results):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from transnext.config import TrainConfig
 from transnext.tasks.detection.config import DetectionConfig
+from transnext.tasks.recipes import OWN_DATA, RELEASED
 
 DetectionTraining = TrainConfig[DetectionConfig]
 Recipe = Callable[[str, str], DetectionTraining]
@@ -59,22 +60,12 @@ def own_boxes(data: str, output: str = "runs/own_boxes") -> DetectionTraining:
         task="detection",
         data=data,
         output=output,
-        model="transnext_tiny",
-        pretrained=True,
         detector="mask_rcnn",
-        head_size="small",
         image_size=640,
         augment="strong",
         epochs=60,
-        batch_size=8,
-        lr=5e-4,
-        backbone_lr=0.25,
-        warmup_epochs=2,
-        min_lr=1e-6,
-        drop_path=0.1,
-        ema=0.998,
         patience=15,
-        workers=2,
+        **OWN_DATA,
     )
 
 
@@ -111,21 +102,13 @@ def _coco(data: str, output: str, model: str, drop_path: float) -> DetectionTrai
         data=data,
         output=output,
         model=model,
-        pretrained=True,
-        head_size="released",
-        fit="shortest",
         image_size=800,
-        augment="released",
-        hflip=0.5,
         epochs=12,
-        batch_size=16,
         lr=1e-4,
         schedule="step",
         milestones=(11,),
-        weight_decay=0.05,
         drop_path=drop_path,
-        ema=0.0,
-        workers=4,
+        **RELEASED,
     )
 
 

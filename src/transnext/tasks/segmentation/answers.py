@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,42 @@ _AT_ONCE = 2**22
 """Pixels that are counted together."""
 
 
+class Shares:
+    """What a map says of its classes as a whole.
+
+    Attributes:
+        name: Path or address of the picture, or "image" and its place in the call.
+        class_names: Names of all classes.
+        size: `(H, W)` of the picture, pixels.
+        pixels: Pixels of each class, `[classes]`.
+    """
+
+    name: Any
+    class_names: Any
+    size: Any
+    pixels: Any
+
+    def text(self) -> str:
+        """Share of each class that is there, the largest first."""
+        total = self.size[0] * self.size[1]
+        there = [place for place in np.argsort(-self.pixels, kind="stable").tolist() if self.pixels[place]]
+        shares = [f"{printable(self.class_names[place])} {self.pixels[place] / total:.1%}" for place in there]
+        more = f" and {len(there) - _NAMED} more" if len(there) > _NAMED else ""
+        return ", ".join(shares[:_NAMED]) + more
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: the picture, and of each class that is there its pixels and their share."""
+        total = self.size[0] * self.size[1]
+        classes = [
+            {"class": name, "pixels": int(count), "share": int(count) / total}
+            for name, count in zip(self.class_names, self.pixels, strict=True)
+            if count
+        ]
+        return {"image": self.name, "size": list(self.size), "classes": classes}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ClassMap:
+class ClassMap(Shares):
     """Classes of the pixels of an upright picture.
 
     Attributes:
@@ -49,11 +84,7 @@ class ClassMap:
     @cached_property
     def pixels(self) -> npt.NDArray[np.int64]:
         """Pixels of each class, `[classes]`."""
-        counts = np.zeros(256, np.int64)
-        step = max(1, _AT_ONCE // max(1, self.labels.shape[1]))
-        for first in range(0, len(self.labels), step):  # `bincount` makes eight bytes of each
-            counts += np.bincount(self.labels[first : first + step].reshape(-1), minlength=256)
-        return counts[: len(self.class_names)]
+        return class_counts(self.labels)[: len(self.class_names)]
 
     def mask(self, class_name: str) -> npt.NDArray[np.bool_]:
         """Pixels of a class, bool `[H, W]`.
@@ -82,20 +113,30 @@ class ClassMap:
         colours = class_colours(len(self.class_names), self.colours)
         return draw_map(picture, self.labels, self.class_names, colours, opacity=opacity, legend=legend)
 
-    def text(self) -> str:
-        """Share of each class that is there, the largest first."""
-        there = [place for place in np.argsort(-self.pixels, kind="stable").tolist() if self.pixels[place]]
-        shares = [
-            f"{printable(self.class_names[place])} {self.pixels[place] / self.labels.size:.1%}" for place in there
-        ]
-        more = f" and {len(there) - _NAMED} more" if len(there) > _NAMED else ""
-        return ", ".join(shares[:_NAMED]) + more
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values: the picture, and of each class that is there its pixels and their share."""
-        classes = [
-            {"class": name, "pixels": int(count), "share": int(count) / self.labels.size}
-            for name, count in zip(self.class_names, self.pixels, strict=True)
-            if count
-        ]
-        return {"image": self.name, "size": list(self.size), "classes": classes}
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WrittenMap(Shares):
+    """Classes of the pixels of an upright picture, in a file.
+
+    Attributes:
+        name: Path of the picture.
+        path: Of the map, uint8 `[H, W]`: places in `class_names`.
+        size: `(H, W)`, pixels.
+        class_names: Names of all classes.
+        pixels: Pixels of each class, `[classes]`.
+    """
+
+    name: str
+    path: Path
+    size: tuple[int, int]
+    class_names: Sequence[str] = field(repr=False)
+    pixels: npt.NDArray[np.int64] = field(repr=False)
+
+
+def class_counts(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """How many pixels `[h, w]` have each value, `[256]`, in little memory: `bincount` makes eight bytes of each."""
+    counts = np.zeros(256, np.int64)
+    step = max(1, _AT_ONCE // max(1, labels.shape[1]))
+    for first in range(0, len(labels), step):
+        counts += np.bincount(labels[first : first + step].reshape(-1), minlength=256)
+    return counts

@@ -1,6 +1,9 @@
 """Asking a segmenter about pictures."""
 
+from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,24 +11,85 @@ import torch
 from torch import Tensor
 
 from transnext.data.windowed import Normaliser, open_windowed
-from transnext.tasks.segmentation.answers import ClassMap
-from transnext.tasks.segmentation.large import BATCH, bands_of, grid_for, map_of
+from transnext.limits import check_number
+from transnext.tasks.segmentation.answers import ClassMap, WrittenMap, class_counts
+from transnext.tasks.segmentation.large import BATCH, Bands, bands_of, check_map_file, grid_for, map_of, write_map
 from transnext.tasks.segmentation.looking import Looking
+from transnext.tasks.segmentation.panoptic import PanopticMap, checked_things
 from transnext.tasks.segmentation.placing import resize_scores
 from transnext.tasks.task import Asked, Loaded
 
+THRESHOLDS = ("threshold", "mask_threshold", "overlap_mask_area_threshold")
+"""Options of panoptic answers, 0..1; see `mask2former.panoptic.panoptic`."""
 
-def answers(loaded: Loaded, asked: Asked, confidence: bool = False) -> list[ClassMap]:
-    """The class of every pixel of each picture.
+
+def check_options(loaded: Loaded, options: dict[str, Any]) -> None:
+    """Refuses options that answers do not have, or that this segmenter does not.
+
+    Raises:
+        ValueError: It does so.
+    """
+    own = (*THRESHOLDS, "thing_classes")
+    if unknown := options.keys() - {"confidence", "panoptic", *own}:
+        raise ValueError(f"answers of a segmenter have no options {', '.join(sorted(unknown))}")
+    if not options.get("panoptic"):
+        if given := [name for name in own if options.get(name) is not None]:
+            raise ValueError(f"{given[0]} is {options[given[0]]}: it goes with panoptic answers")
+        return
+    if options.get("confidence"):
+        raise ValueError("panoptic answers tell the score of each segment: leave out confidence")
+    if not hasattr(loaded.model, "predict"):
+        kind = getattr(loaded.model, "segmenter", "an exported file")
+        raise ValueError(
+            f"{loaded.name} tells no segments ({kind}): panoptic answers are those of mask2former, not exported"
+        )
+    looking: Looking = getattr(loaded.task, "looking", None) or Looking.trained(loaded.task.metadata)
+    if replace(looking, bias_mode=None, bias_size=None) != Looking():
+        raise ValueError(
+            "panoptic answers look at a picture once, as a whole: leave out scales and flip, give window 0"
+        )
+    for name in THRESHOLDS:
+        if options.get(name) is not None:
+            check_number(name, options[name], 0, 1)
+    things_of(loaded, options.get("thing_classes"))
+
+
+def things_of(loaded: Loaded, given: Collection[str] | None = None) -> list[str]:
+    """Names of the classes of a segmenter that have objects.
+
+    Args:
+        loaded: The segmenter.
+        given: Those that are asked for; None for what its checkpoint says.
+
+    Raises:
+        ValueError: It does not say, or there is no such class.
+    """
+    things = loaded.task.metadata.get("thing_classes") if given is None else given
+    if things is None:
+        raise ValueError(
+            f"{loaded.name} does not say which classes have objects: give thing_classes, those names, or none of them "
+            "where all of a class is one segment"
+        )
+    return checked_things(things, loaded.class_names)
+
+
+def answers(
+    loaded: Loaded, asked: Asked, confidence: bool = False, panoptic: bool = False, **segments: Any
+) -> list[ClassMap] | list[PanopticMap]:
+    """The class of every pixel of each picture, or its segments.
 
     Args:
         loaded: The segmenter.
         asked: The pictures.
         confidence: Tell the probability of that class, too.
+        panoptic: Tell segments.
+        segments: `thing_classes` and `THRESHOLDS`, where they are to be others.
 
     Raises:
         ValueError: The outputs are not finite.
     """
+    if panoptic:
+        return _panoptic_answers(loaded, asked, **segments)
     task = loaded.task
     canvas = (asked.inputs.shape[2], asked.inputs.shape[3])
     scores = task.raw(loaded.model, asked.inputs, asked.sizes)
@@ -47,6 +111,35 @@ def answers(loaded: Loaded, asked: Asked, confidence: bool = False) -> list[Clas
     return found
 
 
+def _panoptic_answers(
+    loaded: Loaded, asked: Asked, thing_classes: Collection[str] | None = None, **thresholds: float | None
+) -> list[PanopticMap]:
+    from transnext.tasks.segmentation.mask2former.panoptic import panoptic
+
+    things = things_of(loaded, thing_classes)
+    net: Any = loaded.model
+    found = panoptic(
+        net,
+        asked.inputs,
+        asked.sizes,
+        originals=[frame.original for frame in asked.frames if frame is not None],
+        fuse=[place for place, name in enumerate(loaded.class_names) if name not in things],
+        **{name: value for name, value in thresholds.items() if value is not None},
+    )
+    return [
+        PanopticMap(
+            name=name,
+            ids=one.ids.cpu().numpy(),
+            segments=one.segments,
+            class_names=loaded.class_names,
+            thing_classes=things,
+            colours=loaded.task.metadata.get("class_colours"),
+            category_ids=loaded.task.metadata.get("category_ids"),
+        )
+        for name, one in zip(asked.names, found, strict=True)
+    ]
+
+
 def map_in_tiles(
     loaded: Loaded,
     path: str,
@@ -55,7 +148,8 @@ def map_in_tiles(
     overlap: float,
     batch_size: int = BATCH,
     device: torch.device | str = "cpu",
-) -> ClassMap:
+    output: Path | None = None,
+) -> ClassMap | WrittenMap:
     """The class of every pixel of a picture of any size, which is read and looked at in tiles.
 
     Pixels are taken as they are: neither the picture nor a tile is brought to the size of training. It may have 16 bits
@@ -68,6 +162,7 @@ def map_in_tiles(
         overlap: Share of a tile that it has in common with the next, 0..0.9.
         batch_size: Tiles that are asked about at once.
         device: Where the segmenter is.
+        output: File to which the map is written as it comes, see `write_map`; None for a map in memory.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -83,6 +178,8 @@ def map_in_tiles(
         raise ValueError(
             "in tiles a picture is looked at once, as it is: open the segmenter without window, stride, scales and flip"
         )
+    if output is not None:
+        check_map_file(output)
     preprocessing = loaded.preprocessing
     channels = preprocessing.input_size[0]
     if len(preprocessing.mean) != channels:
@@ -94,13 +191,19 @@ def map_in_tiles(
         normalise = Normaliser(picture, preprocessing.mean, preprocessing.std)
         grid = grid_for(picture.size, tile, overlap)
         bands = bands_of(loaded.model, picture, normalise, grid, batch_size=batch_size, device=device)
-        return ClassMap(
-            name=path,
-            labels=map_of(bands, picture.size),
-            class_names=loaded.class_names,
-            colours=loaded.task.metadata.get("class_colours"),
-            profile=picture.profile(),
-        )
+        colours, classes = loaded.task.metadata.get("class_colours"), loaded.class_names
+        if output is None:
+            labels = map_of(bands, picture.size)
+            return ClassMap(name=path, labels=labels, class_names=classes, colours=colours, profile=picture.profile())
+        counts = np.zeros(256, np.int64)
+
+        def counted() -> Bands:
+            for rows, part in bands:
+                counts[:] += class_counts(part)
+                yield rows, part
+
+        write_map(output, counted(), picture.size, classes=len(classes), colours=colours, profile=picture.profile())
+        return WrittenMap(name=path, path=output, size=picture.size, class_names=classes, pixels=counts[: len(classes)])
 
 
 def _placed(

@@ -36,6 +36,12 @@ class SegmentationConfig:
     """Factor of each class in cross-entropy and focal loss: none, data (rare ones weigh more), or a number for each."""
     reduce_zero_label: bool | None = None
     """In label files 0 means nothing and 1 is the first class; by default so in ADE20K, or as a class file says."""
+    in_chans: int | None = None
+    """Channels of the pictures. TIFFs of others than three, or of 16 bits, are read as numbers and normalised by their
+    own means; by default what the data have, where four channels of 8 bits are RGB and transparency."""
+    thing_classes: tuple[str, ...] | None = None
+    """Classes that have objects, for panoptic answers of mask2former; of the others all is one segment. By default as
+    COCO panoptic data say."""
     fit: PlaceMode = "fit"
     """How a picture comes to its size: fit keeps its shape and pads, squash does not, shortest has no common size."""
     augment: Preset = "light"
@@ -62,6 +68,7 @@ class SegmentationConfig:
         check_numbers(self, 0, 1, names=("color_jitter",))
         check_numbers(self, 0, 1, names=("max_class_share",), above=True)
         check_numbers(self, 32, MAX_SIDE, names=("crop", "window"))
+        check_numbers(self, 1, 256, names=("in_chans",))
         if self.window_stride is not None and (self.window is None or not 1 <= self.window_stride <= self.window):
             raise ValueError(
                 f"window_stride is {self.window_stride}: expected 1 to the side of the window, which is {self.window}"
@@ -72,6 +79,8 @@ class SegmentationConfig:
             raise ValueError(f"crop is {self.crop}, and augment none takes all of a picture: leave out one")
         if self.segmenter == "mask2former" and (self.loss != "cross_entropy" or self.class_weights != "none"):
             raise ValueError("mask2former has losses of its own: leave out loss and class_weights")
+        if self.thing_classes is not None and self.segmenter != "mask2former":
+            raise ValueError(f"thing_classes are given, and {self.segmenter} tells no segments: use mask2former")
         if self.loss == "dice" and self.class_weights != "none":
             raise ValueError("loss dice takes no class_weights: leave them out, or use cross_entropy+dice")
         weights = () if isinstance(self.class_weights, str) else self.class_weights

@@ -1,15 +1,13 @@
-"""Pictures of maps: laid over the picture, with a legend, and as label files with a palette."""
+"""Pictures of maps: laid over the picture, with a legend."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from transnext.atomic import replacing
 from transnext.data.names import printable
 from transnext.tasks.class_colours import Colour, colour_of, font_for
 from transnext.tasks.segmentation.net import IGNORED
@@ -68,6 +66,7 @@ def draw_map(
     opacity: float = OPACITY,
     legend: bool = True,
     least_side: int = 480,
+    nothing: str = "ignored",
 ) -> Image.Image:
     """A picture with a map over it and, on its right, a legend of the classes in it, the largest first.
 
@@ -79,6 +78,7 @@ def draw_map(
         opacity: Of the colours, 0..1.
         legend: Add the legend, with the share of the picture that each class has.
         least_side: A picture whose longer side is smaller, pixels, is enlarged by a whole number.
+        nothing: What the legend calls pixels of `IGNORED`.
 
     Raises:
         ValueError: See `overlaid`.
@@ -94,7 +94,7 @@ def draw_map(
     present = [place for place in np.argsort(-counts, kind="stable").tolist() if counts[place] and place != IGNORED]
     rows = [(printable(classes[place]), counts[place] / labels.size, colours[place].tolist()) for place in present]
     if counts[IGNORED]:
-        rows.append(("ignored", counts[IGNORED] / labels.size, None))
+        rows.append((nothing, counts[IGNORED] / labels.size, None))
     return _beside(image, rows)
 
 
@@ -120,24 +120,3 @@ def _beside(image: Image.Image, rows: Sequence[tuple[str, float, list[int] | Non
         draw.rectangle(box, fill=None if colour is None else (colour[0], colour[1], colour[2]), outline=_LIGHT)
         draw.text((left + size + pad, top + size / 2), text, fill=_LIGHT, font=font, anchor="lm")
     return canvas
-
-
-def write_label_file(path: str | Path, labels: Map, colours: Map) -> None:
-    """Writes a map as a PNG with a palette: its values are the classes, and viewers show their colours.
-
-    Args:
-        path: The file.
-        labels: `[H, W]`: classes, and `IGNORED`, which is shown white.
-        colours: uint8 `[classes, 3]`.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    image = Image.fromarray(np.ascontiguousarray(labels))
-    palette = np.zeros((256, 3), np.uint8)
-    palette[: len(colours)] = colours
-    if len(colours) <= IGNORED:
-        palette[IGNORED] = 255
-    image.putpalette(palette.reshape(-1).tolist())
-    with replacing(path) as temporary:
-        image.save(temporary, "PNG", optimize=True)

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from transnext.config import TrainConfig
+from transnext.data.channels import Channels, Picture
 from transnext.data.images import UnreadableImage
-from transnext.data.joint import canvas_of, place, place_padded, reading_factor, to_bytes
+from transnext.data.joint import canvas_of, place, place_padded, reading_factor, to_tensor
 from transnext.data.preprocessing import Preprocessing
 from transnext.data.sample import LabelledImages, Sample, Skipped, Source
 from transnext.tasks.segmentation.augment import Augmentation
@@ -44,8 +44,8 @@ class MapImages(LabelledImages):
     ) -> None:
         self.preprocessing = preprocessing
         self.augmentation = None if training is None else Augmentation.of(training.task, training.images)
-        red, green, blue = (round(255 * value) for value in preprocessing.mean)
-        self._fill = (red, green, blue)
+        mean = preprocessing.mean
+        self._fill = mean if preprocessing.numbers else tuple(round(255 * value) for value in mean)
         # Half of what evaluation leaves to spare goes to views that show a part larger.
         zoom = 1.0 if self.augmentation is None else max(1.0, self.augmentation.zoom / 2)
         min_side = int(preprocessing.min_side() * zoom)
@@ -70,18 +70,19 @@ class MapImages(LabelledImages):
         return self._training_sample(picture, labels, index, self.augmentation)
 
     def _training_sample(
-        self, picture: Image.Image, labels: npt.NDArray[np.uint8], index: int, augmentation: Augmentation
+        self, picture: Picture, labels: npt.NDArray[np.uint8], index: int, augmentation: Augmentation
     ) -> Sample:
         view = augmentation.view(labels, self.preprocessing)
         original = (labels.shape[0], labels.shape[1])
         shown = view.of_picture(picture, original, self.preprocessing.interpolation, self._fill)
         canvas = augmentation.canvas(self.preprocessing) or canvas_of(view.size, self.preprocessing)
-        image = to_bytes(augmentation.recoloured(shown))
+        # Colours are those of RGB: numbers stay as they are.
+        image = to_tensor(shown if isinstance(shown, Channels) else augmentation.recoloured(shown))
         return Sample(image, map_on_canvas(torch.from_numpy(view.of_map(labels)), canvas), index, canvas=canvas)
 
 
 def placed_sample(
-    picture: Image.Image,
+    picture: Picture,
     preprocessing: Preprocessing,
     index: int,
     labels: npt.NDArray[np.uint8] | None = None,
@@ -89,7 +90,7 @@ def placed_sample(
     """All of a picture as a network sees it, in evaluation or when it is asked.
 
     Args:
-        picture: In mode `RGB`, perhaps shrunk when it was read.
+        picture: In mode `RGB`, perhaps shrunk when it was read, or numbers.
         preprocessing: With a `crop_mode` that keeps all of a picture.
         index: Its place among the pictures.
         labels: Its map, `[H, W]` of the unshrunk picture, which becomes the target as it is.

@@ -5,10 +5,12 @@ Pixels are taken as they are: a picture is not resized.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,8 @@ from transnext.extras import require
 from transnext.limits import MAX_SIDE, check_number
 from transnext.tasks.class_colours import Colour
 from transnext.tasks.segmentation.blending import Ask, Block, asked, blended, places
-from transnext.tasks.segmentation.draw import class_colours, write_label_file
+from transnext.tasks.segmentation.draw import class_colours
+from transnext.tasks.segmentation.net import IGNORED
 from transnext.tasks.segmentation.placing import likeliest
 from transnext.tasks.tiling import Grid
 
@@ -33,6 +36,8 @@ BATCH = 4
 """Tiles that are asked about at once, unless another number is given."""
 SUFFIXES = (".npy", ".tif", ".tiff", ".png")
 """Of files that maps are written to."""
+_PNG_ROWS = 64
+"""Rows of a PNG that are packed together."""
 Map = npt.NDArray[np.uint8]
 Bands = Iterator[tuple[slice, Map]]
 
@@ -151,8 +156,8 @@ def write_map(
     """Writes a map as it comes, whole or not at all.
 
     Args:
-        path: .npy, an array uint8 `[H, W]`; .tif or .tiff, compressed, with its place on the ground; or .png, which is
-            held in memory before.
+        path: .npy, an array uint8 `[H, W]`; .tif or .tiff, compressed, with its place on the ground; or .png, whose
+            values are the classes and whose palette shows them, what is ignored white.
         bands: The map; see `bands_of`.
         size: `(H, W)`.
         classes: How many there are.
@@ -165,15 +170,15 @@ def write_map(
     """
     check_map_file(path)
     suffix = Path(path).suffix.lower()
-    if suffix == ".png":
-        write_label_file(Path(path), map_of(bands, size), class_colours(classes, colours))
-        return
     with replacing(path if isinstance(path, Path) else Path(os.fspath(path))) as temporary:
         if suffix == ".npy":
             labels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=size)
             for rows, part in bands:
                 labels[rows] = part
             labels.flush()
+        elif suffix == ".png":
+            with temporary.open("wb") as file:
+                _write_png(file, (part for _, part in bands), size, class_colours(classes, colours))
         else:
             with _tiff(temporary, size, profile or {}) as write:
                 for rows, part in bands:
@@ -211,6 +216,30 @@ def _bands(blocks: Iterator[Block], width: int) -> Bands:
         band[:, columns] = likeliest(scores).cpu().numpy()
         if columns.stop == width:
             yield rows, band
+
+
+def _write_png(file: IO[bytes], parts: Iterable[Map], size: tuple[int, int], colours: Map) -> None:
+    """Writes rows as they come: libraries want all of a PNG at once."""
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(colours)] = colours
+    if len(colours) <= IGNORED:
+        palette[IGNORED] = 255
+
+    def chunk(kind: bytes, content: bytes) -> None:
+        file.write(struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)))
+
+    file.write(b"\x89PNG\r\n\x1a\n")
+    chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], 8, 3, 0, 0, 0))  # 8 bits, a palette
+    chunk(b"PLTE", palette.tobytes())
+    packer = zlib.compressobj()
+    for part in parts:
+        for first in range(0, len(part), _PNG_ROWS):
+            # A zero before each row: its bytes are as they are.
+            rows = np.pad(part[first : first + _PNG_ROWS], ((0, 0), (1, 0)))
+            if content := packer.compress(rows.tobytes()):
+                chunk(b"IDAT", content)
+    chunk(b"IDAT", packer.flush())
+    chunk(b"IEND", b"")
 
 
 @contextmanager

@@ -38,6 +38,7 @@ class SegmentationObjective(Objective):
 
     def blank(self, device: torch.device) -> tuple[Tensor, Tensor, Any]:
         """See `Objective.blank`."""
-        images = torch.zeros(1, 3, _BLANK_SIDE, _BLANK_SIDE, dtype=torch.uint8, device=device)
+        channels, dtype = len(self.normalise.mean), torch.float32 if self.normalise.numbers else torch.uint8
+        images = torch.zeros(1, channels, _BLANK_SIDE, _BLANK_SIDE, dtype=dtype, device=device)
         maps = torch.full((1, _BLANK_SIDE, _BLANK_SIDE), IGNORED, dtype=torch.uint8, device=device)
         return images, torch.tensor([[_BLANK_SIDE, _BLANK_SIDE]], device=device), maps

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from transnext.data import Source, UnreadableImage
+from transnext.data.channels import Channels, Picture
 from transnext.data.joint import normalised_canvas, seen_size
 from transnext.explain.figures import on_white
 from transnext.tasks.segmentation.draw import overlaid
@@ -70,6 +71,7 @@ def compared(image: int, result: SegmentationResult, look: Look, colours: npt.ND
     if opened is None:
         return None
     picture, true = opened
+    shown = picture.shown() if isinstance(picture, Channels) else picture
     predicted = predicted_map(picture, look)
     if predicted.shape != true.shape:
         return None
@@ -81,7 +83,7 @@ def compared(image: int, result: SegmentationResult, look: Look, colours: npt.ND
         wrong = divmod(int(np.bincount(pairs).argmax()), 256)
     verdict = np.where(known, np.where(differs, 1, 0), 2).astype(np.uint8)
     paint = np.array([RIGHT, WRONG, UNKNOWN], np.uint8)
-    small = picture.copy()
+    small = shown.copy()
     small.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
     grey = small.convert("L").convert("RGB")
     return Compared(
@@ -92,7 +94,7 @@ def compared(image: int, result: SegmentationResult, look: Look, colours: npt.ND
     )
 
 
-def predicted_map(picture: Image.Image, look: Look) -> npt.NDArray[np.uint8]:
+def predicted_map(picture: Picture, look: Look) -> npt.NDArray[np.uint8]:
     """What a network says of a picture, uint8 `[H, W]`."""
     sample = placed_sample(picture, look.preprocessing, 0)
     device = next(look.net.parameters()).device
@@ -105,9 +107,10 @@ def predicted_map(picture: Image.Image, look: Look) -> npt.NDArray[np.uint8]:
         return np.asarray(class_map(scores, canvas, size, (picture.height, picture.width)).cpu().numpy())
 
 
-def _opened(source: Source, index: int) -> tuple[Image.Image, npt.NDArray[np.uint8]] | None:
+def _opened(source: Source, index: int) -> tuple[Picture, npt.NDArray[np.uint8]] | None:
     try:
-        return on_white(source.load(index)), source.target(index).read()
+        picture: Picture = source.load(index)
+        return picture if isinstance(picture, Channels) else on_white(picture), source.target(index).read()
     except (UnreadableImage, FileNotFoundError):
         return None
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from transnext.report.confusion import MAX_CLASSES, confusion_of_split
 from transnext.report.parts import Section
 from transnext.report.pictures import inline_picture
+from transnext.report.tables import NO_SPLIT, class_table, rate_cell, share_bar, split_folds, split_notes
 from transnext.report.text import count, escape, percent
 from transnext.tasks.segmentation.draw import class_colours
 from transnext.tasks.segmentation.measures import TOLERANCE
@@ -47,22 +48,13 @@ def sections_of(results: Sequence[SegmentationResult], classes: Sequence[str], l
 def classes_section(results: Sequence[SegmentationResult]) -> str:
     """A fold-out for the classes of each split, the first that is not `train` open."""
     if not results:
-        return '<p class="note">No split was evaluated.</p>'
-    shown = next((result for result in results if result.split != "train"), results[0])
-    folds = "".join(
-        f'<details class="split"{" open=" + chr(34) + "open" + chr(34) if result is shown else ""}>'
-        f"<summary>{escape(result.split)} <small>{count(result.pixels, 'labelled pixel')} in "
-        f"{count(result.num_images, 'image')}</small></summary>{_class_table(result)}</details>"
-        for result in results
-    )
-    notes = "".join(
-        f'<p class="note">{escape(result.split)}: {escape(note)}.</p>' for result in results for note in result.notes
-    )
+        return NO_SPLIT
+    folds = split_folds(results, lambda one: count(one.pixels, "labelled pixel"), _class_table)
     return (
         '<p class="lead">IoU: pixels that are of a class and named so, divided by those that are either. All numbers '
         "are of the pixels of all images together; means are over the classes that have one. Boundary F: of the pixels "
         f"at borders between classes, those within {percent(TOLERANCE, 2)} of the diagonal of a right one.</p>"
-        f"{folds}{notes}"
+        f"{folds}{split_notes(results)}"
     )
 
 
@@ -72,39 +64,27 @@ def _class_table(result: SegmentationResult) -> str:
     order = present[np.argsort(result.iou[present], kind="stable")]
     rows = []
     for label in order[:MAX_ROWS].tolist():
-        share = 100 * float(result.iou[label])
-        bar = f'<span class="bar" style="--p:{share:.2f}%;--low:{share:.2f}%;--high:{share:.2f}%"><i></i><b></b></span>'
+        iou = float(result.iou[label])
         numbers = (result.accuracy[label], result.dice[label], result.boundary_f[label])
         rows.append(
             f'<tr><th scope="row">{escape(result.classes[label])}</th>'
-            f"{_number(true[label] / max(1, result.pixels), 2)}{_number(float(result.iou[label]))}<td>{bar}</td>"
-            f"{''.join(_number(float(value)) for value in numbers)}</tr>"
+            f"{rate_cell(true[label] / max(1, result.pixels), 2)}{rate_cell(iou)}{share_bar(iou)}"
+            f"{''.join(rate_cell(float(value)) for value in numbers)}</tr>"
         )
     titles = ("Share of pixels", "IoU", "", "Accuracy", "Dice", "Boundary F")
-    head = "".join(
-        f'<th scope="col" class="n">{title}</th>' if title else '<th scope="col"><span class="hidden">Bar</span></th>'
-        for title in titles
-    )
     more, absent = len(order) - MAX_ROWS, len(result.classes) - len(present)
     notes = [f"{count(more)} more, better than these."] if more > 0 else []
     notes += (
         [f"{count(absent)} {'class is' if absent == 1 else 'classes are'} neither there nor found."] if absent else []
     )
-    body = f'<thead><tr><th scope="col">Class</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Classes of {escape(result.split)}">'
-        f'<table class="numbers">{body}</table></div>' + (f'<p class="note">{" ".join(notes)}</p>' if notes else "")
-    )
-
-
-def _number(fraction: float, digits: int = 1) -> str:
-    return f'<td class="n">{percent(fraction, digits)}</td>'
+    table = class_table(f"Classes of {result.split}", titles, rows)
+    return table + (f'<p class="note">{" ".join(notes)}</p>' if notes else "")
 
 
 def confusion_section(results: Sequence[SegmentationResult], classes: Sequence[str]) -> str:
     """A fold-out for each split, the first open."""
     if not results:
-        return '<p class="note">No split was evaluated.</p>'
+        return NO_SPLIT
     parts = []
     for i, result in enumerate(results):
         wrong = result.pixels - int(np.trace(result.confusion))

@@ -6,6 +6,7 @@ The numbers of the released ones are those of the configurations in the released
 from collections.abc import Callable
 
 from transnext.config import TrainConfig
+from transnext.tasks.recipes import OWN_DATA, RELEASED
 from transnext.tasks.segmentation.config import SegmentationConfig
 
 SegmentationTraining = TrainConfig[SegmentationConfig]
@@ -55,23 +56,13 @@ def own_masks(data: str, output: str = "runs/own_masks") -> SegmentationTraining
         task="segmentation",
         data=data,
         output=output,
-        model="transnext_tiny",
-        pretrained=True,
         segmenter="upernet",
-        head_size="small",
         loss="cross_entropy+dice",
         image_size=512,
         augment="light",
         epochs=80,
-        batch_size=8,
-        lr=5e-4,
-        backbone_lr=0.25,
-        warmup_epochs=2,
-        min_lr=1e-6,
-        drop_path=0.1,
-        ema=0.998,
         patience=20,
-        workers=2,
+        **OWN_DATA,
     )
 
 
@@ -103,22 +94,14 @@ def _ade20k(data: str, output: str, model: str, drop_path: float) -> Segmentatio
         data=data,
         output=output,
         model=model,
-        pretrained=True,
-        head_size="released",
-        fit="shortest",
         image_size=512,
-        augment="released",
-        hflip=0.5,
         # The released runs end after a number of updates; the last epoch is made whole.
         epochs=-(-_UPDATES // _UPDATES_OF_EPOCH),
-        batch_size=16,
         micro_batch_size=2,
         schedule="poly",
         min_lr=0.0,
-        weight_decay=0.05,
         drop_path=drop_path,
-        ema=0.0,
-        workers=4,
+        **RELEASED,
     )
 
 

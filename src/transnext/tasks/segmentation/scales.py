@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from transnext.data.joint import canvas_of, normalised_canvas, place, seen_size
 from transnext.data.preprocessing import Preprocessing
+from transnext.data.preprocessing import picture as from_bytes
 from transnext.limits import MAX_SIDE, check_number
 from transnext.models.attention import Mixer
 from transnext.models.position_bias import BiasMode
@@ -99,7 +100,7 @@ def scaled(preprocessing: Preprocessing, ratio: float) -> Preprocessing:
 
 def multi_scale_probabilities(
     ask: Looks,
-    picture: Image.Image,
+    picture: Image.Image | Tensor,
     preprocessing: Preprocessing,
     *,
     ratios: Sequence[float] = RATIOS,
@@ -114,7 +115,7 @@ def multi_scale_probabilities(
 
     Args:
         ask: Gives scores: a network in evaluation mode, or `partial(sliding_scores, network)`.
-        picture: In mode `RGB`.
+        picture: In mode `RGB`; or a tensor of its bytes, uint8 `[3, H, W]`, 0..255.
         preprocessing: With a `crop_mode` that keeps all of a picture; what ratio 1 stands for.
         ratios: Sizes, relative to that of the preprocessing.
         flip: Also look at the mirror image in each size.
@@ -129,22 +130,24 @@ def multi_scale_probabilities(
         ValueError: There is no ratio, or one is out of range; or see `place`.
     """
     sizes = _sizes(ratios, preprocessing)
+    shown = picture if isinstance(picture, Image.Image) else _picture(picture)
     normalise = preprocessing.normalise(device)
-    views: list[_View] = []
-    for one in sizes:
-        image, _ = place(picture, one)
-        size = (image.shape[1], image.shape[2])
-        both = torch.stack([image, image.flip(-1)]) if flip else image[None]
-        rows_columns = torch.tensor([size] * len(both), device=device)
-        with torch.inference_mode():
-            x = normalised_canvas(both.to(device), rows_columns, normalise, least=canvas_of(size, one))
-            views += _views(ask, x, rows_columns)
-    return _mean(views, (picture.height, picture.width), sums, values_at_once)
+
+    def inputs() -> Iterator[tuple[Tensor, tuple[int, int]]]:
+        for one in sizes:
+            image, _ = place(shown, one)
+            size = (image.shape[1], image.shape[2])
+            rows_columns = torch.tensor([size], device=device)
+            yield normalised_canvas(image[None].to(device), rows_columns, normalise, least=canvas_of(size, one)), size
+
+    with torch.inference_mode():
+        views = _views(ask, inputs(), flip)
+    return _mean(views, (shown.height, shown.width), sums, values_at_once)
 
 
 def multi_scale_map(
     ask: Looks,
-    picture: Image.Image,
+    picture: Image.Image | Tensor,
     preprocessing: Preprocessing,
     *,
     ratios: Sequence[float] = RATIOS,
@@ -153,12 +156,8 @@ def multi_scale_map(
     device: torch.device | str = "cpu",
 ) -> npt.NDArray[np.uint8]:
     """The likeliest class of every pixel of a picture, uint8 `[H, W]`; see `multi_scale_probabilities`."""
-    labels = np.empty((picture.height, picture.width), np.uint8)
-    for rows, probabilities in multi_scale_probabilities(
-        ask, picture, preprocessing, ratios=ratios, flip=flip, sums=sums, device=device
-    ):
-        labels[rows] = likeliest(probabilities).cpu().numpy()
-    return labels
+    parts = multi_scale_probabilities(ask, picture, preprocessing, ratios=ratios, flip=flip, sums=sums, device=device)
+    return np.concatenate([likeliest(probabilities).cpu().numpy() for _, probabilities in parts])
 
 
 def multi_scale_scores(
@@ -200,26 +199,48 @@ def _scores_of_inputs(
     canvas = seen_size((images.shape[2], images.shape[3]))
     for image, (rows, columns) in zip(images, sizes.tolist(), strict=True):
         with torch.inference_mode():
-            views: list[_View] = []
-            for ratio in ratios:
-                size = (max(1, int(rows * ratio + 0.5)), max(1, int(columns * ratio + 0.5)))
-                one = image[None, :, :rows, :columns]
-                if size != (rows, columns):
-                    one = F.interpolate(one, size=size, mode="bilinear", align_corners=False, antialias=True)
-                both = torch.cat([one, one.flip(-1)]) if flip else one
-                height, width = seen_size(size)
-                x = F.pad(both, (0, width - size[1], 0, height - size[0]))
-                views += _views(ask, x, torch.tensor([size] * len(x), device=x.device))
+            views = _views(ask, _in_sizes(image[None, :, :rows, :columns], ratios), flip)
             whole = torch.zeros(len(views[0].scores), *canvas, device=image.device)
             for part, mean in _mean(views, (rows, columns), sums, VALUES_AT_ONCE):
                 whole[:, part, :columns] = mean
         yield whole
 
 
-def _views(ask: Looks, images: Tensor, sizes: Tensor) -> list[_View]:
-    """What is said about an image and, if there are two, its mirror image."""
-    canvas, (height, width) = seen_size((images.shape[2], images.shape[3])), sizes[0].tolist()
-    return [_View(scores, canvas, (height, width), bool(i)) for i, scores in enumerate(ask(images, sizes))]
+def _in_sizes(image: Tensor, ratios: Sequence[float]) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+    """An image `[1, C, h, w]` in several sizes, each on its canvas, and what of that is image."""
+    rows, columns = image.shape[2:]
+    for ratio in ratios:
+        size = (max(1, int(rows * ratio + 0.5)), max(1, int(columns * ratio + 0.5)))
+        one = image
+        if size != (rows, columns):
+            one = F.interpolate(one, size=size, mode="bilinear", align_corners=False, antialias=True)
+        height, width = seen_size(size)
+        yield F.pad(one, (0, width - size[1], 0, height - size[0])), size
+
+
+def _views(ask: Looks, inputs: Iterable[tuple[Tensor, tuple[int, int]]], flip: bool) -> list[_View]:
+    """What is said about an image in several sizes `[1, C, H, W]`, 0 beyond the size of each, and about their mirror
+    images."""
+    views: list[_View] = []
+    for one, size in inputs:
+        canvas = (one.shape[2], one.shape[3])
+        other = torch.zeros_like(one)
+        other[..., : size[0], : size[1]] = one[..., : size[0], : size[1]].flip(-1)
+        both = torch.cat([one, other]) if flip else one
+        said = ask(both, torch.tensor([size] * len(both), device=both.device))
+        views += [_View(scores, canvas, size, bool(i)) for i, scores in enumerate(said)]
+    return views
+
+
+def _picture(image: Tensor) -> Image.Image:
+    """A picture of its bytes.
+
+    Raises:
+        ValueError: The tensor is none of a picture in RGB.
+    """
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or not image.numel():
+        raise ValueError(f"a tensor of {image.dtype} {list(image.shape)} is no picture: expected torch.uint8 [3, H, W]")
+    return from_bytes(image)
 
 
 def _mean(

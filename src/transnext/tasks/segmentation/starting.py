@@ -31,7 +31,10 @@ HEADS = Heads[SegmentationNet](
 
 
 def fresh_net(
-    config: TrainConfig[Any], classes: Sequence[str], class_weights: Sequence[float] | Tensor | None = None
+    config: TrainConfig[Any],
+    classes: Sequence[str],
+    class_weights: Sequence[float] | Tensor | None = None,
+    in_chans: int = 3,
 ) -> tuple[SegmentationNet, list[str]]:
     """The network to train.
 
@@ -40,6 +43,7 @@ def fresh_net(
             which the rows of classes of the same names are taken, too.
         classes: Names of the classes.
         class_weights: Factor of each class in the loss.
+        in_chans: Channels of the pictures.
 
     Returns:
         The network, and what is to be said of its first weights.
@@ -51,6 +55,11 @@ def fresh_net(
     own, checkpoint = config.task, config.start.checkpoint
     if checkpoint is not None and HEADS.starts_from(checkpoint):
         net, before = HEADS.opened(checkpoint, config)
+        theirs = net.backbone.args().get("in_chans", 3)
+        if theirs != in_chans:
+            raise ValueError(
+                f"{checkpoint} takes pictures of {theirs} channels, these have {in_chans}: begin with a classifier"
+            )
         size = head_size(
             net,
             get_args(HeadSize),
@@ -61,7 +70,7 @@ def fresh_net(
         net = HEADS.as_trained(net, config.start.drop_path)
         said = [HEADS.with_classes(net, before, classes, checkpoint)]
     else:
-        backbone, said = new_backbone(config, strides_of(own.segmenter), HEADS.trained_side)
+        backbone, said = new_backbone(config, strides_of(own.segmenter), HEADS.trained_side, in_chans)
         build = partial(build_net, own.segmenter, backbone, len(classes))
         net = build(size=own.head_size)
     if isinstance(net, UPerNet):

@@ -1,16 +1,16 @@
 """Segmentation as a task of the engine."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from transnext.config import TrainConfig
 from transnext.data import Batch, LabelledImages, Sample, Source
+from transnext.data.channels import Picture, statistics_of
 from transnext.data.joint import normalised_canvas
 from transnext.data.preprocessing import Preprocessing
 from transnext.data.segmentation.opening import open_segmentation
@@ -25,6 +25,7 @@ from transnext.tasks.segmentation.losses import class_weights
 from transnext.tasks.segmentation.metrics import SegmentationMeter
 from transnext.tasks.segmentation.net import SegmentationNet
 from transnext.tasks.segmentation.objective import SegmentationObjective
+from transnext.tasks.segmentation.panoptic import checked_things, things_text
 from transnext.tasks.segmentation.results import SegmentationResult
 from transnext.tasks.segmentation.starting import HEADS, fresh_net
 from transnext.tasks.starting import Heads
@@ -32,12 +33,10 @@ from transnext.tasks.task import WHOLE, Asked, Loaded, Look, Meter, Objective, T
 
 SIDES = {"small": 320, "released": 512}
 """Trained image side for each size of head, pixels, unless another is given."""
-METADATA = ("class_names", "class_colours", "window", "window_stride")
+METADATA = ("class_names", "class_colours", "window", "window_stride", "thing_classes", "category_ids", "in_chans")
 """Entries of a checkpoint that are the task's."""
 LONGEST = 4
 """Of a picture that has no common size, the longer side is at most so many times the shorter one."""
-OPTIONS = {"confidence"}
-"""Options of an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +45,13 @@ class Segmentation(Task):
 
     Attributes:
         class_pixels: Labelled pixels of each class in the training images; None where no training is at hand.
+        statistics: Mean and standard deviation of each channel of the training images, where they are numbers.
         looking: How pictures are looked at; as in training if None.
     """
 
     name: ClassVar[str] = "segmentation"
     class_pixels: tuple[int, ...] | None = field(default=None, compare=False)
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = field(default=None, compare=False)
     looking: Looking | None = None
 
     @property
@@ -70,7 +71,11 @@ class Segmentation(Task):
         """See `Task.open`."""
         own = config.task
         sources = open_segmentation(
-            config.data, config.images.val_fraction, config.seed, reduce_zero_label=own.reduce_zero_label
+            config.data,
+            config.images.val_fraction,
+            config.seed,
+            reduce_zero_label=own.reduce_zero_label,
+            in_chans=own.in_chans,
         )
         first = next(iter(sources.values()))
         metadata: dict[str, Any] = {"class_names": list(first.classes)}
@@ -78,8 +83,29 @@ class Segmentation(Task):
             metadata["class_colours"] = [list(colour) for colour in first.colours]
         if own.window is not None:
             metadata |= {"window": own.window, "window_stride": own.window_stride or -(-own.window * 2 // 3)}
-        pixels = tuple(sources["train"].pixels[:, :-1].sum(0).tolist())
-        return cls(metadata=metadata, class_pixels=pixels), dict(sources)
+        train = sources.get("train")
+        pixels = None if train is None else tuple(train.pixels[:, :-1].sum(0).tolist())
+        statistics = None
+        if train is not None and train.channels is not None:
+            if config.images.cache is not None:
+                raise ValueError("cache keeps pictures of 8-bit RGB, and these are read as numbers: leave it out")
+            statistics = statistics_of(train.paths, train.channels)
+            metadata["in_chans"] = train.channels
+        task = cls(metadata=metadata, class_pixels=pixels, statistics=statistics)
+        if statistics is not None:
+            means = ", ".join(f"{mean:.4f} ({std:.4f})" for mean, std in zip(*statistics, strict=True))
+            task.notes.append(
+                f"Pictures are numbers of {len(statistics[0])} channels, with means (deviations) {means}."
+            )
+        things = own.thing_classes
+        if things is None and first.things is not None and own.segmenter == "mask2former":
+            things = tuple(name for name, thing in zip(first.classes, first.things, strict=True) if thing)
+        if things is not None:
+            metadata["thing_classes"] = checked_things(things, first.classes)
+            task.notes.append(things_text(metadata["thing_classes"], first.classes))
+        if first.category_ids is not None:
+            metadata["category_ids"] = list(first.category_ids)
+        return task, dict(sources)
 
     @classmethod
     def heads(cls) -> Heads[SegmentationNet]:
@@ -94,7 +120,8 @@ class Segmentation(Task):
         if weights == "data":
             assert self.class_pixels is not None
             weights = class_weights(self.class_pixels)
-        net, said = fresh_net(config, self.class_names, None if isinstance(weights, str) else weights)
+        weights = None if isinstance(weights, str) else weights
+        net, said = fresh_net(config, self.class_names, weights, self.metadata.get("in_chans", 3))
         self.notes.extend(said)
         return net
 
@@ -105,7 +132,12 @@ class Segmentation(Task):
 
     def preprocessing(self, net: nn.Module, config: TrainConfig[Any]) -> Preprocessing:
         """See `Task.preprocessing`; a backbone alone will do."""
-        return preprocessing_for(net if isinstance(net, Backbone) else net.backbone, config)  # type: ignore[arg-type]
+        backbone: Any = net if isinstance(net, Backbone) else net.backbone
+        found = preprocessing_for(backbone, config)
+        if self.statistics is None:
+            return found
+        mean, std = self.statistics
+        return replace(found, input_size=(len(mean), *found.input_size[1:]), mean=mean, std=std, numbers=True)
 
     def images(
         self, source: Source, preprocessing: Preprocessing, training: TrainConfig[Any] | None = None
@@ -132,9 +164,13 @@ class Segmentation(Task):
         """See `Task.meter`."""
         return SegmentationMeter(self.class_names)
 
-    def sample(self, picture: Image.Image, preprocessing: Preprocessing, index: int) -> Sample:
+    def sample(self, picture: Picture, preprocessing: Preprocessing, index: int) -> Sample:
         """See `Task.sample`."""
         return placed_sample(picture, preprocessing, index)
+
+    def channels(self, preprocessing: Preprocessing) -> int | None:
+        """See `Task.channels`."""
+        return preprocessing.input_size[0] if preprocessing.numbers else None
 
     def min_side(self, preprocessing: Preprocessing) -> int | None:
         """See `Task.min_side`: answers are in pixels of the picture, of which all is read."""
@@ -146,7 +182,7 @@ class Segmentation(Task):
         Raises:
             ValueError: The network takes another number of channels.
         """
-        if images.shape[1] != preprocessing.input_size[0]:
+        if images.shape[1] != preprocessing.input_size[0] or images.is_floating_point() != preprocessing.numbers:
             raise ValueError(
                 f"pictures are brought to the model as RGB, and it takes {preprocessing.input_size[0]} channels: "
                 "ask it in tiles, which are read as they are (--tile, Segmenter.large)"
@@ -173,8 +209,9 @@ class Segmentation(Task):
 
     def check(self, loaded: Loaded, **options: Any) -> None:
         """See `Task.check`; options are those of `Segmenter`."""
-        if unknown := options.keys() - OPTIONS:
-            raise ValueError(f"answers of a segmenter have no options {', '.join(sorted(unknown))}")
+        from transnext.tasks.segmentation.asking import check_options
+
+        check_options(loaded, options)
 
     def answers(self, loaded: Loaded, asked: Asked, **options: Any) -> list[Any]:
         """See `Task.answers`; options are those of `Segmenter`."""
@@ -184,7 +221,12 @@ class Segmentation(Task):
 
     def sources(self, data: str, val_fraction: float, seed: int, model: str = "the model") -> dict[str, Source]:
         """See `Task.sources`; the data may lack classes that the model has, and have others, which are ignored."""
-        found = open_segmentation(data, val_fraction, seed)
+        channels = self.metadata.get("in_chans")
+        found = open_segmentation(data, val_fraction, seed, in_chans=channels)
+        seen = next(iter(found.values())).channels
+        if seen != channels:
+            said = ["RGB of 8 bits" if n is None else f"numbers of {n} channels" for n in (seen, channels)]
+            raise ValueError(f"{data} has pictures of {said[0]}, and {model} was trained on {said[1]}")
         if not val_fraction and found.keys() == {"train"}:
             found = {WHOLE: found["train"]}
         return {split: aligned(source, self.class_names) for split, source in found.items()}

@@ -56,6 +56,23 @@ export function fieldOf(attention, weights, row, col, part) {
   return field;
 }
 
+// What is drawn of a region, of what `provider.region` gave: its map, Float64Array [h * w], and the share of its weight
+// that is in the foveas of its queries.
+export function regionOf({ heads, grid, local, pooled }, head, part) {
+  const count = grid[0] * grid[1];
+  const field = new Float64Array(count);
+  const some = head === null ? [...Array(heads).keys()] : [head];
+  let share = 0;
+  for (const m of some) {
+    for (let i = 0; i < count; i++) {
+      const near = local[m * count + i] / some.length;
+      share += near;
+      field[i] += (part === "pool" ? 0 : near) + (part === "local" ? 0 : pooled[m * count + i] / some.length);
+    }
+  }
+  return { field, share };
+}
+
 // Begin and end of the bins of adaptive average pooling.
 function binsOf(size, bins) {
   return Array.from({ length: bins }, (_, p) => [Math.floor((p * size) / bins), Math.ceil(((p + 1) * size) / bins)]);
@@ -111,6 +128,16 @@ export function summaryOf(attention, weights, row, col) {
     `${at}: ${percent(share)} of the weight stays in the fovea of ${window} × ${window}, ` +
     `${percent(1 - share)} goes to the pooled grid of ${ph} × ${pw}, ${most}.`
   );
+}
+
+// The same of a region; `name` of the object or class.
+export function summaryOfRegion(name, { inside, grid: [h, w], window }, field, share) {
+  const queries = inside.reduce((a, b) => a + b, 0);
+  let best = 0;
+  for (let i = 1; i < field.length; i++) if (field[i] > field[best]) best = i;
+  const place = placeOf((Math.floor(best / w) + 0.5) / h, ((best % w) + 0.5) / w);
+  const near = window === 0 ? "" : `${percent(share)} of the weight stays in foveas of ${window} × ${window}, `;
+  return `${name}, mean of the ${queries} of ${h} × ${w} queries in it: ${near}most at the ${place} (${percent(field[best])}).`;
 }
 
 export function percent(x) {

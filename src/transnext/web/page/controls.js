@@ -1,9 +1,10 @@
 // The fields and the text around the picture: what they say, and what a user does with them.
 
 import { percent } from "./attention.js";
+import { colourOf } from "./draw.js";
 
 const element = (id) => document.getElementById(id);
-const MOST_SIZES = 24; // in the list of sizes
+const REST = 150; // ms that the slider of sizes rests before the picture is looked at anew
 
 // Calls `change({name: value})` for everything that a user chooses, and `take(file)` for images.
 export class Controls {
@@ -12,7 +13,13 @@ export class Controls {
     const number = (name) => () => change({ [name]: +element(name).value });
     element("model").onchange = () => change({ model: element("model").value });
     element("mode").onchange = () => change({ mode: element("mode").value });
-    element("size").onchange = number("size");
+    element("size").oninput = () => this.showSize();
+    element("size").onchange = () => {
+      clearTimeout(this.resizing);
+      this.showBusy(true);
+      const size = +element("size").value; // it may be set back before the pause is over
+      this.resizing = setTimeout(() => change({ size }), REST);
+    };
     element("opacity").oninput = number("opacity");
     element("block").onchange = () => {
       const [stage, block] = element("block").value.split(".").map(Number);
@@ -81,7 +88,10 @@ export class Controls {
     options("mode", model.modes.map((mode) => [mode, mode]), model.modes[0]);
     element("mode-field").hidden = model.modes.length < 2;
     element("size-field").hidden = model.sizes === null;
-    options("size", sizesOf(model).map((size) => [size, `${size} × ${size}`]), model.sizes?.default);
+    if (model.sizes !== null) {
+      const { min, max, step, default: own } = model.sizes;
+      Object.assign(element("size"), { min, max, step, value: own });
+    }
     const list = element("block");
     list.replaceChildren();
     for (const stage of new Set(model.blocks.map((block) => block.stage))) {
@@ -100,6 +110,7 @@ export class Controls {
     for (const name of ["model", "mode", "size", "opacity"]) {
       if (state[name] !== undefined) element(name).value = state[name];
     }
+    this.showSize();
     element("block").value = `${state.stage}.${state.block}`;
     const heads = Array.from({ length: block.heads }, (_, i) => [String(i), String(i + 1)]);
     options("head", [["", "mean of all"], ...heads], state.head === null ? "" : String(state.head));
@@ -109,10 +120,34 @@ export class Controls {
     }
   }
 
-  showAnswer({ top, objects, map }) {
-    const rows = top ?? objects ?? map.classes.map(({ name, share }) => ({ name, score: share }));
+  // The size that the slider stands at.
+  showSize() {
+    const { value } = element("size");
+    element("size-value").textContent = `${value} pixels`;
+    element("size").setAttribute("aria-valuetext", `${value} pixels`);
+  }
+
+  // `choose(number)` of the object or class that a user picks in the answer, null where it was picked already.
+  listenToAnswer(choose) {
+    element("top").addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (button === null) return;
+      const number = [...element("top").children].indexOf(button.parentElement);
+      choose(button.getAttribute("aria-pressed") === "true" ? null : number);
+    });
+  }
+
+  // How many objects or classes an answer has that are somewhere in the picture.
+  regions({ objects, map }) {
+    return (objects ?? map?.classes ?? []).length;
+  }
+
+  // An answer in rows; those that are somewhere in the picture can be picked if `pick`.
+  showAnswer({ top, objects, map }, pick) {
+    const rows = top ?? objects ?? map.classes.map(({ name, share, colour }) => ({ name, score: share, colour }));
+    const names = objects && [...new Set(objects.map(({ name }) => name))];
     element("top").replaceChildren(
-      ...rows.map(({ name, score }) => {
+      ...rows.map(({ name, score, colour = names && colourOf(names, name) }) => {
         const row = document.createElement("li");
         const [label, meter, value] = ["span", "meter", "span"].map((tag) => document.createElement(tag));
         label.textContent = name;
@@ -120,12 +155,32 @@ export class Controls {
         meter.setAttribute("aria-label", name);
         value.textContent = percent(score);
         value.className = "value";
-        row.append(label, meter, value);
+        if (colour) {
+          label.className = "swatch";
+          label.style.setProperty("--swatch", colour);
+        }
+        const inner = pick ? document.createElement("button") : row;
+        if (pick) {
+          inner.type = "button";
+          inner.setAttribute("aria-pressed", "false");
+          row.append(inner);
+        }
+        inner.append(label, meter, value);
         return row;
       }),
     );
-    element("none").hidden = rows.length > 0;
-    element("none").textContent = "Nothing was found.";
+    element("top").toggleAttribute("data-pick", pick);
+    element("none").hidden = rows.length > 0 && !pick;
+    const what = objects ? "object" : "class";
+    element("none").textContent = rows.length ? `Pick one to see where all of this ${what} looks, on average.` : "Nothing was found.";
+  }
+
+  showChosen(object) {
+    [...element("top").querySelectorAll("button")].forEach((button, i) => button.setAttribute("aria-pressed", String(i === object)));
+  }
+
+  nameOf(object) {
+    return element("top").children[object].querySelector("span").textContent;
   }
 
   showShare(share) {
@@ -187,13 +242,4 @@ export class Controls {
 function options(id, values, chosen) {
   element(id).replaceChildren(...values.map(([value, text]) => new Option(text, value)));
   if (chosen !== undefined) element(id).value = chosen;
-}
-
-// Sizes to choose from: all that there are, or some of them if there are many.
-export function sizesOf({ sizes }) {
-  if (sizes === null) return [];
-  const { min, max, step } = sizes;
-  const stride = step * Math.ceil((max - min) / step / MOST_SIZES || 1);
-  const list = Array.from({ length: Math.floor((max - min) / stride) + 1 }, (_, i) => min + i * stride);
-  return [...new Set([...list, sizes.default])].sort((a, b) => a - b);
 }

@@ -52,21 +52,22 @@ export class Painter {
   }
 
   // Draws everything. `heat` is Float32Array [height * width], 0..1, or null for the picture alone; `opacity` 0..1;
-  // `at` the [row, column] of the query's pixel; `fovea` {row, col, stride, window} or null; `objects` and `regions`
-  // (a bitmap) of the answer, or null.
-  paint({ heat, opacity, at, fovea, objects, regions }) {
+  // `at` the [row, column] of the query's pixel; `fovea` {row, col, stride, window} or null; `queries` {inside, grid,
+  // stride} of a region instead; `objects` and `regions` (a bitmap) of the answer, or null.
+  paint({ heat, opacity, at, fovea, queries, objects, regions }) {
     if (heat === null) this.smallContext.putImageData(this.colours, 0, 0);
     else this.smallContext.putImageData(this.blend(heat, opacity), 0, 0);
     const { context, canvas, scale } = this;
     context.imageSmoothingEnabled = scale < 4; // a picture of few pixels is shown as these
     context.imageSmoothingQuality = "low";
     context.drawImage(this.small, 0, 0, canvas.width, canvas.height);
-    if (regions) {
+    if (regions && !queries) {
       context.globalAlpha = 0.5;
       context.drawImage(regions, 0, 0, canvas.width, canvas.height);
       context.globalAlpha = 1;
     }
-    if (objects) this.boxes(objects);
+    if (objects) this.boxes(objects, queries !== undefined);
+    if (queries) this.outline(queries);
     if (fovea) this.fovea(fovea);
     if (at) this.ring(at);
   }
@@ -111,13 +112,33 @@ export class Painter {
     this.stroke(path, 1.5, "rgb(255 255 255 / 80%)");
   }
 
-  boxes(objects) {
+  // The edge of the feature pixels that are queries, each a square around the image pixel that it is centred on.
+  outline({ inside, grid: [h, w], stride }) {
+    const path = new Path2D();
+    const is = (y, x) => y >= 0 && y < h && x >= 0 && x < w && inside[y * w + x] === 1;
+    const corner = (i) => ((i - 0.5) * stride + 0.5) * this.scale;
+    const line = (y0, x0, y1, x1) => {
+      path.moveTo(corner(x0), corner(y0));
+      path.lineTo(corner(x1), corner(y1));
+    };
+    for (let y = 0; y <= h; y++) {
+      for (let x = 0; x <= w; x++) {
+        if (is(y, x) !== is(y - 1, x)) line(y, x, y, x + 1);
+        if (is(y, x) !== is(y, x - 1)) line(y, x, y + 1, x);
+      }
+    }
+    this.stroke(path, 1.5, "#fff");
+  }
+
+  // `faint`: where one of them is asked about.
+  boxes(objects, faint) {
     const { context, scale } = this;
+    if (faint) context.globalAlpha = 0.35;
     context.font = `600 ${Math.max(11, this.canvas.width / 48)}px system-ui, sans-serif`;
     context.textBaseline = "bottom";
     const names = [...new Set(objects.map((object) => object.name))];
     for (const { name, score, box: [x0, y0, x1, y1] } of objects) {
-      const colour = BOX_COLOURS[names.indexOf(name) % BOX_COLOURS.length];
+      const colour = colourOf(names, name);
       const path = new Path2D();
       path.rect(x0 * scale, y0 * scale, (x1 - x0) * scale, (y1 - y0) * scale);
       this.stroke(path, 2, colour);
@@ -129,5 +150,11 @@ export class Painter {
       context.fillStyle = colour;
       context.fillText(label, x0 * scale + 3, base);
     }
+    context.globalAlpha = 1;
   }
+}
+
+// Of the boxes of a class; `names` are all, each once.
+export function colourOf(names, name) {
+  return BOX_COLOURS[names.indexOf(name) % BOX_COLOURS.length];
 }

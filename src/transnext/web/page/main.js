@@ -1,11 +1,11 @@
 // The page: from what a user does to what is asked of the provider and drawn.
 
-import { fieldOf, heatOf, nearest, shareOf, summaryOf, weightsOf } from "./attention.js";
+import { fieldOf, heatOf, nearest, regionOf, shareOf, summaryOf, summaryOfRegion, weightsOf } from "./attention.js";
 import { Controls } from "./controls.js";
 import { Painter } from "./draw.js";
 import { fingerprintOf, format, parse } from "./state.js";
 
-const DEFAULTS = { head: null, part: "both", opacity: 65 };
+const DEFAULTS = { head: null, part: "both", opacity: 65, object: null };
 const PAUSE = 300; // ms without a change before it is said aloud and written to the address
 const PARTS_IN_TURN = ["both", "local", "pool"];
 
@@ -29,9 +29,11 @@ function mapOf(attention, row, col, { head, part, stride, height, width }) {
   return { weights, field, heat: heatOf(field, attention.grid, stride, height, width) };
 }
 
-class Explorer {
+// Events: "state" when something else was chosen, "seen" when another picture or another answer is shown.
+class Explorer extends EventTarget {
   // `examples` are {name, type, data in base64} or {name, url}.
   constructor(provider, examples) {
+    super();
     this.provider = provider;
     this.examples = examples.map((example) => ({
       ...example,
@@ -45,6 +47,7 @@ class Explorer {
       hold: () => this.hold(),
       turn: (name, by) => this.turn(name, by),
     });
+    this.controls.listenToAnswer((object) => this.choose(object));
     this.controls.listenToButtons({ copy: () => this.copy(), save: () => this.save() });
     this.state = { ...DEFAULTS };
     this.file = null; // the Blob that is shown
@@ -71,14 +74,19 @@ class Explorer {
     this.state = { ...DEFAULTS, ...said };
     this.settle();
     this.controls.showModels(this.models, this.model);
-    this.controls.showState(this.state, this.block ?? NO_BLOCK);
+    this.tell();
     this.measure = null;
     const index = said.image === undefined ? 0 : this.examples.findIndex(({ name }) => name === said.image);
     if (this.good && this.good.image === said.image) await this.look();
-    else if (this.examples[index]) await this.takeExample(index, said.at);
+    else if (this.examples[index]) await this.takeExample(index, said);
     else if (said.image !== undefined) {
       this.controls.showProblem(`This link was made with ${said.name ?? "another image"}: choose or drop that image.`);
     }
+  }
+
+  tell() {
+    this.controls.showState(this.state, this.block ?? NO_BLOCK);
+    this.dispatchEvent(new Event("state"));
   }
 
   // Fills in what the state leaves open, and puts right what the model does not have.
@@ -103,11 +111,12 @@ class Explorer {
   }
 
   async change(part) {
-    Object.assign(this.state, part);
+    const anew = ["model", "size", "mode"].some((name) => name in part);
+    Object.assign(this.state, part, anew && { object: null }); // another answer has other objects
     this.settle();
     if ("model" in part) this.controls.showModels(this.models, this.model);
-    this.controls.showState(this.state, this.block ?? NO_BLOCK);
-    if (["model", "size", "mode"].some((name) => name in part)) await this.look();
+    this.tell();
+    if (anew) await this.look();
     else if ("stage" in part || "block" in part) await this.attend();
     else this.drawSoon();
   }
@@ -123,20 +132,23 @@ class Explorer {
       this.controls.showProblem(`${file.name} cannot be read`);
       return;
     }
-    const at = this.state.image === image ? this.state.at : undefined;
-    await this.look(file, { image, name: file.name, at });
+    const { at, object } = this.state.image === image ? this.state : { object: null };
+    await this.look(file, { image, name: file.name, at, object });
   }
 
-  async takeExample(index, at) {
+  async takeExample(index, { at, object = null } = {}) {
     const example = this.examples[index];
     this.controls.showBusy(true);
-    await this.look(await blobOf(example), { image: example.name, name: undefined, at });
+    await this.look(await blobOf(example), { image: example.name, name: undefined, at, object });
   }
 
   // Asks the provider about a file, the one shown by default; `part` of the state is for it.
   async look(file = this.file, part = {}) {
-    if (file === null) return;
     const turn = ++this.looks;
+    if (file === null) {
+      this.controls.showBusy(false);
+      return;
+    }
     this.controls.showBusy(true);
     this.controls.showProblem("");
     await new Promise((done) => setTimeout(done)); // lets the browser show that
@@ -148,8 +160,12 @@ class Explorer {
       this.place(seen, file !== this.file);
       Object.assign(this, { file, seen, known: null, good: { ...this.state } });
       this.painter.show(seen.shown);
-      this.controls.showAnswer(seen.answer);
+      const choices = this.provider.region === undefined || this.block === null ? 0 : this.controls.regions(seen.answer);
+      if (this.state.object >= choices) this.state.object = null;
+      this.controls.showAnswer(seen.answer, choices > 0);
+      this.controls.showChosen(this.state.object);
       this.controls.markExample(this.examples.findIndex(({ name }) => name === this.state.image));
+      this.dispatchEvent(new Event("seen"));
       await this.attend();
     } catch (error) {
       if (turn === this.looks) this.refuse(error);
@@ -166,7 +182,7 @@ class Explorer {
     Object.assign(this.state, { model, size, mode });
     this.settle();
     this.controls.showModels(this.models, this.model);
-    this.controls.showState(this.state, this.block ?? NO_BLOCK);
+    this.tell();
   }
 
   // The query keeps its place where the same picture has another size, and starts in the middle of a new one.
@@ -198,7 +214,8 @@ class Explorer {
   }
 
   move([y, x], force) {
-    if (this.seen === null || (this.held && !force)) return;
+    if (this.seen === null || ((this.held || this.state.object !== null) && !force)) return;
+    this.choose(null);
     const { width, height } = this.seen;
     const pixel = (share, size) => Math.min(Math.max(Math.floor(share * size), 0), size - 1);
     this.state.at = [pixel(y, height), pixel(x, width)];
@@ -208,12 +225,22 @@ class Explorer {
   // By feature pixels.
   step(rows, cols) {
     if (this.seen === null || this.block === null) return;
+    this.choose(null);
     const { stride } = this.block;
     const { width, height } = this.seen;
     const [row, col] = this.query();
     const [h, w] = this.seen.grid[this.block.stage];
     const there = [Math.min(Math.max(row + rows, 0), h - 1), Math.min(Math.max(col + cols, 0), w - 1)];
     this.state.at = [Math.min(there[0] * stride, height - 1), Math.min(there[1] * stride, width - 1)];
+    this.drawSoon();
+  }
+
+  // Asks about an object or class of the answer instead of a pixel; null for the pixel again.
+  choose(object) {
+    if (object === this.state.object) return;
+    this.state.object = object;
+    if (object !== null && this.held) this.hold();
+    this.controls.showChosen(object);
     this.drawSoon();
   }
 
@@ -261,15 +288,50 @@ class Explorer {
       this.later("");
       return;
     }
+    const found = state.object === null ? this.ofPixel(known) : this.ofObject();
+    if (found === null) return;
+    const { heat, marks, share, summary } = found;
+    painter.paint({ heat, opacity: state.opacity / 100, ...marks, ...answer });
+    this.controls.showShare(block.window === null ? null : share);
+    this.timings.push(performance.now() - start);
+    this.later(summary);
+  }
+
+  // What is drawn and said of the query; null where its attention is on its way.
+  ofPixel(known) {
+    const { seen, state, block } = this;
     const [row, col] = this.query();
     const attention = known.attention ?? this.ofOne(row, col);
-    if (attention === null) return;
+    if (attention === null) return null;
     const { weights, heat } = mapOf(attention, row, col, { ...state, ...seen, stride: block.stride });
     const fovea = block.window === null ? null : { row, col, stride: block.stride, window: block.window };
-    painter.paint({ heat, opacity: state.opacity / 100, at: state.at, fovea, ...answer });
-    this.controls.showShare(fovea === null ? null : shareOf(weights));
-    this.timings.push(performance.now() - start);
-    this.later(() => summaryOf(attention, weights, row, col));
+    return { heat, marks: { at: state.at, fovea }, share: shareOf(weights), summary: () => summaryOf(attention, weights, row, col) };
+  }
+
+  // The same of the chosen object.
+  ofObject() {
+    const { seen, state: { object, head, part }, block, region } = this;
+    if (region?.seen !== seen || region.block !== block || region.object !== object) {
+      this.askRegion({ seen, block, object });
+      return null;
+    }
+    const { found } = region;
+    if (found === null) return null;
+    const { field, share } = regionOf(found, head, part);
+    const heat = heatOf(field, found.grid, block.stride, seen.height, seen.width);
+    const marks = { queries: { inside: found.inside, grid: found.grid, stride: block.stride } };
+    return { heat, marks, share, summary: () => summaryOfRegion(this.controls.nameOf(object), found, field, share) };
+  }
+
+  async askRegion(which) {
+    const region = (this.region = { ...which, found: null }); // `found` is null as long as it is on its way
+    const { seen, block, object } = which;
+    try {
+      region.found = await this.provider.region({ image: seen.id, stage: block.stage, block: block.block, object });
+      if (region === this.region) this.drawSoon();
+    } catch (error) {
+      this.controls.showProblem(error.message);
+    }
   }
 
   // The attention of one query, where all are too much; asked for if it is not here, the last wish first.
@@ -302,13 +364,17 @@ class Explorer {
     this.controls.showUnsaid(true);
     this.timer = setTimeout(() => {
       this.controls.showSummary(typeof summary === "function" ? summary() : summary);
-      history.replaceState(null, "", format(this.state));
+      this.write();
       this.controls.showUnsaid(false);
     }, PAUSE);
   }
 
-  async copy() {
+  write() {
     history.replaceState(null, "", format(this.state));
+  }
+
+  async copy() {
+    this.write();
     const own = this.examples.every(({ name }) => name !== this.state.image);
     const hint = own ? " The image itself is not in it." : "";
     try {

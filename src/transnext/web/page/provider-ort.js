@@ -18,6 +18,7 @@
 //     top left, 0 outside the map; P = ph * pw. Of a block that attends globally `pool` is null, `window` 0, K = 0 and
 //     P = N: its keys are the pixels. null where that is too large: then the page asks `query`.
 //     The page keeps what it got, so moving the pointer asks nothing.
+//   provider.region, of the server alone: the mean over the queries of an object of the answer; see there.
 //   provider.query({image, stage, block, y, x}): the same with N = 1, of the feature pixel in row y and column x.
 
 import { pixelsOf, bitmapOf } from "./pixels.js";

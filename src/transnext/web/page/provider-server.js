@@ -46,7 +46,20 @@ class ServerProvider {
     return this.softmax(image, "query", { stage, block, y, x });
   }
 
-  // A file of a figure: of the pixel in row y and column x of what was shown, or of the receptive field of a model.
+  // Mean over all queries in an object or class of the answer, `object` its place there: {heads, grid, pool, window, and
+  // Float32Arrays: inside [h * w], 1 for each query; local and pooled [heads * h * w], maps of both parts}.
+  async region({ image, stage, block, object }) {
+    const where = search({ stage, block, object });
+    const response = await this.ofImage(image, (name) => `api/images/${name}/region?${where}`);
+    const about = JSON.parse(response.headers.get("X-Attention"));
+    const numbers = new Float32Array(await response.arrayBuffer());
+    const count = about.grid[0] * about.grid[1];
+    const split = (1 + about.heads) * count;
+    return { ...about, inside: numbers.subarray(0, count), local: numbers.subarray(count, split), pooled: numbers.subarray(split) };
+  }
+
+  // A file of a figure: of the pixel in row y and column x of what was shown, or of an object, or of the receptive field of
+  // a model.
   async figure({ image, ...what }) {
     return (await this.ofImage(image, (name) => `api/images/${name}/figure?${search(what)}`)).blob();
   }

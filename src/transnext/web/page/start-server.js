@@ -1,6 +1,6 @@
 import { start } from "./main.js";
 import { open } from "./provider-server.js";
-import { addTools } from "./server-tools.js";
+import { addTabs } from "./server-tabs.js";
 
 await start(open);
-if (globalThis.explorer) addTools(globalThis.explorer);
+if (globalThis.explorer) addTabs(globalThis.explorer);

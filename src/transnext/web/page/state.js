@@ -1,10 +1,13 @@
 // What is shown, in the fragment of the address: who opens the address sees the same.
 
 const PARTS = ["both", "local", "pool"];
-const NUMBERS = { size: [1, 16384], stage: [0, 99], block: [0, 999], head: [0, 999], opacity: [0, 100] };
+const TABS = ["answer", "field", "views", "figures"];
+const NUMBERS = { size: [1, 16384], stage: [0, 99], block: [0, 999], head: [0, 999], opacity: [0, 100], object: [0, 9999] };
 
-// {image, name, model, size, mode, stage, block, head, part, at: [y, x], opacity} as far as the fragment says them;
-// what it says wrongly is left out. `head` is null for the mean over all.
+// {image, name, model, size, mode, stage, block, head, part, at: [y, x], opacity, tab, object} as far as the fragment says them;
+// what it says wrongly is left out. `head` is null for the mean over all, `object` the place in the answer of the object
+// or class that is asked about instead of a pixel, null for none. `second` is the state of a second view,
+// which a link says where both are shown.
 export function parse(fragment) {
   const said = new URLSearchParams(fragment.replace(/^#/, ""));
   const state = {};
@@ -15,6 +18,8 @@ export function parse(fragment) {
   }
   if (said.get("head") === "mean") state.head = null;
   if (PARTS.includes(said.get("part"))) state.part = said.get("part");
+  if (TABS.includes(said.get("tab"))) state.tab = said.get("tab");
+  if (said.get("second")) state.second = said.get("second");
   const at = (said.get("at") ?? "").match(/^(\d{1,5}),(\d{1,5})$/);
   if (at) state.at = [+at[1], +at[2]];
   return state;
@@ -22,11 +27,12 @@ export function parse(fragment) {
 
 export function format(state) {
   const said = new URLSearchParams();
-  for (const name of ["image", "name", "model", "mode", ...Object.keys(NUMBERS), "part"]) {
+  for (const name of ["image", "name", "model", "mode", ...Object.keys(NUMBERS), "part", "tab", "second"]) {
     const value = name === "head" && state.head === null ? "mean" : state[name];
     if (value !== undefined && value !== null && value !== "") said.set(name, value);
   }
   if (state.at) said.set("at", state.at.join(","));
+  if (state.tab !== "views") said.delete("second");
   return `#${said.toString().replaceAll("%2C", ",")}`;
 }
 

@@ -7,7 +7,8 @@
     GET    /api/images/NAME/map             colours of the classes of its pixels, PNG; of segmentation
     GET    /api/images/NAME/attention?stage&block       of all queries, float32; 204 where that is too much
     GET    /api/images/NAME/query?stage&block&y&x       of one query, float32
-    GET    /api/images/NAME/figure?stage&block&y&x&head&format     a picture to keep, PNG or SVG
+    GET    /api/images/NAME/region?stage&block&object   mean of the queries in an object or class, float32
+    GET    /api/images/NAME/figure?stage&block&y&x&head&format     a picture to keep, PNG or SVG; with &object of one
     DELETE /api/images/NAME                 forgets it
     GET    /api/erf?model&size&mode&format  effective receptive field: numbers (JSON), or a picture (PNG, SVG)
 
@@ -32,7 +33,7 @@ from transnext.web.server import figures
 from transnext.web.server.decoding import Decoders, RefusedImage
 from transnext.web.server.guard import Access, Guard
 from transnext.web.server.lane import BusyError, GoneError, Lane
-from transnext.web.server.models import Model, Seen, packed, single, whole
+from transnext.web.server.models import Model, Seen, packed, packed_region, region, single, whole
 from transnext.web.server.page import example_files, page_files
 from transnext.web.server.store import Store
 
@@ -98,6 +99,7 @@ class Server:
             Route(f"{image}/map", self.map, methods=["GET"]),
             Route(f"{image}/attention", self.attention, methods=["GET"]),
             Route(f"{image}/query", self.query, methods=["GET"]),
+            Route(f"{image}/region", self.region, methods=["GET"]),
             Route(f"{image}/figure", self.figure, methods=["GET"]),
             Route("/api/erf", self.receptive_field, methods=["GET"]),
         ]
@@ -166,18 +168,26 @@ class Server:
     async def attention(self, request: Request) -> Response:
         """Attention of all queries of a block."""
         seen, stage, block = self._seen(request), _number(request, "stage"), _number(request, "block")
-        return await self._softmax(request, lambda: whole(seen, stage, block))
+        return await self._weights(request, partial(whole, seen, stage, block), packed)
 
     async def query(self, request: Request) -> Response:
         """Attention of one query of a block."""
         seen = self._seen(request)
         where = [_number(request, name) for name in ("stage", "block", "y", "x")]
-        return await self._softmax(request, lambda: single(seen, *where))
+        return await self._weights(request, partial(single, seen, *where), packed)
 
-    async def _softmax(self, request: Request, ask: Callable[[], Any]) -> Response:
+    async def region(self, request: Request) -> Response:
+        """Attention of an object or a class of the answer."""
+        seen = self._seen(request)
+        where = [_number(request, name) for name in ("stage", "block", "object")]
+        return await self._weights(request, partial(region, seen, *where), packed_region)
+
+    async def _weights(
+        self, request: Request, ask: Callable[[], Any], pack: Callable[[Any], tuple[dict[str, Any], bytes]]
+    ) -> Response:
         def work() -> tuple[dict[str, Any], bytes] | None:
             found = ask()
-            return None if found is None else packed(found)
+            return None if found is None else pack(found)
 
         async with self.lane.place():
             answer = await self.lane.run(request.is_disconnected, work)
@@ -190,8 +200,8 @@ class Server:
         """A figure of where a pixel of the image looked."""
         seen, kind = self._seen(request), _format(request)
         stage, block, y, x = (_number(request, name) for name in ("stage", "block", "y", "x"))
-        head = _number(request, "head", None)
-        draw = partial(figures.attention, seen, stage, block, (y, x), head, kind)
+        head, number = _number(request, "head", None), _number(request, "object", None)
+        draw = partial(figures.attention, seen, stage, block, (y, x), head, kind, number)
         async with self.lane.place():
             content = await self.lane.run(request.is_disconnected, draw)
         return _download(content, kind, "looks")

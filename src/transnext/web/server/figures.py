@@ -13,6 +13,7 @@ from transnext.explain.receptive_field import ReceptiveField, measure_receptive_
 from transnext.predict import asked_about
 from transnext.tasks.task import Loaded
 from transnext.web.server.models import Model, Seen
+from transnext.web.server.regions import Region
 
 TYPES = {"png": "image/png", "svg": "image/svg+xml"}
 """Formats, and what browsers call them."""
@@ -50,20 +51,27 @@ class Fields:
 def numbers(field: ReceptiveField) -> dict[str, Any]:
     """A receptive field in a few numbers, plain values; the artefact is None where the map has no room for one."""
     height, width = field.energy.shape
-    room = field.stride >= 2 and min(height, width) >= 4 * field.stride
     return {
         "caption": field.caption(),
         "width": width,
         "height": height,
         "stride": field.stride,
-        "artefact": field.artefact if room else None,
+        "artefact": field.artefact if field.has_room else None,
         "half": field.side(0.5),
         "most": field.side(0.95),
     }
 
 
-def attention(seen: Seen, stage: int, block: int, pixel: tuple[int, int], head: int | None, kind: str) -> bytes:
-    """A file of the figure of where a pixel of an image looked.
+def attention(
+    seen: Seen,
+    stage: int,
+    block: int,
+    pixel: tuple[int, int],
+    head: int | None,
+    kind: str,
+    number: int | None = None,
+) -> bytes:
+    """A file of the figure of where a pixel of an image looked, or all pixels of an object of the answer.
 
     Args:
         seen: The image.
@@ -72,9 +80,10 @@ def attention(seen: Seen, stage: int, block: int, pixel: tuple[int, int], head: 
         pixel: Row and column in what was shown.
         head: Which; the mean over all if None.
         kind: Of `TYPES`.
+        number: Of the object or class, from 0; None for the pixel.
 
     Raises:
-        ValueError: There is no such block, head or pixel.
+        ValueError: There is no such block, head, pixel or object.
     """
     from transnext.explain.figures import attention_figure  # imports matplotlib
 
@@ -93,16 +102,13 @@ def attention(seen: Seen, stage: int, block: int, pixel: tuple[int, int], head: 
         padded.paste(shown)
         shown = padded
     with seen.model.in_mode(seen.mode):
-        figure = attention_figure(shown, seen.looked, position, stage=stage, block=block, head=head)
+        region: Region = {} if number is None else seen.regions.of(number, canvas)
+        figure = attention_figure(shown, seen.looked, position, stage=stage, block=block, head=head, **region)
     return _file(figure, kind)
 
 
 def receptive_field(field: ReceptiveField, kind: str) -> bytes:
-    """A file of the figure of a receptive field.
-
-    Raises:
-        ValueError: The image is too small for the strides of the model.
-    """
+    """A file of the figure of a receptive field."""
     from transnext.explain.figures import receptive_field_figure  # imports matplotlib
 
     return _file(receptive_field_figure([field]), kind)

@@ -21,11 +21,13 @@ from torch import Tensor
 from transnext.choices import Mode
 from transnext.data.preprocessing import picture as picture_of
 from transnext.explain.attention import Looked, find_network, look
+from transnext.explain.region import RegionAttention
 from transnext.explain.weights import Attention
 from transnext.loaded import load
 from transnext.models.transnext import MODES, TransNeXt
 from transnext.predict import asked_about
 from transnext.tasks.task import Asked, Loaded
+from transnext.web.server.regions import Regions, shown_mask
 
 LARGEST = 1024
 """Side of the images that a model is asked about at most, pixels, unless its own is larger."""
@@ -48,6 +50,7 @@ class Seen:
         grid: `(h, w)` of the feature map of each stage; none for models whose attention is not shown.
         answer: Of the task, plain values.
         map: Colours of the classes of all pixels, as a PNG file; of segmentation alone.
+        regions: Where the objects or classes of the answer are.
         looked: The network after it saw the image; None for models whose attention is not shown.
     """
 
@@ -58,12 +61,13 @@ class Seen:
     grid: list[tuple[int, int]]
     answer: dict[str, Any] = field(repr=False)
     map: bytes | None = field(repr=False)
+    regions: Regions = field(repr=False)
     looked: Looked | None = field(repr=False)
 
     @property
     def num_bytes(self) -> int:
         """Bytes that it holds, with the keys that are made when a block is looked at."""
-        held = len(self.shown) + len(self.map or b"")
+        held = len(self.shown) + len(self.map or b"") + self.regions.num_bytes
         if self.looked is None:
             return held
         for place in self.looked.blocks:
@@ -183,7 +187,7 @@ class Model:
         if looked is not None:
             looked.output = None
         height, width = (int(n) for n in asked.sizes[0])
-        answer, classes = _for_page(found, asked, (height, width))
+        answer, classes, regions = _for_page(found, asked, (height, width))
         grids = {} if looked is None else {place.stage: place.grid for place in looked.blocks}
         return Seen(
             model=self,
@@ -193,6 +197,7 @@ class Model:
             grid=list(grids.values()),
             answer=answer,
             map=classes,
+            regions=regions,
             looked=looked,
         )
 
@@ -257,6 +262,26 @@ def single(seen: Seen, stage: int, block: int, row: int, col: int) -> Attention:
         return _looked(seen).query(stage, block, row, col)
 
 
+def region(seen: Seen, stage: int, block: int, number: int) -> RegionAttention:
+    """Attention of an object or a class of the answer: the mean over all queries in its mask, or in its box.
+
+    Raises:
+        ValueError: There is no such block or object, or the model does not show its attention.
+    """
+    looked = _looked(seen)
+    with seen.model.in_mode(seen.mode):
+        return looked.region(stage, block, **seen.regions.of(number, looked.image_size))
+
+
+def packed_region(found: RegionAttention) -> tuple[dict[str, Any], bytes]:
+    """Attention of a region for the page: what it is, and float32 numbers: 1 for each query `[h, w]`, then what the
+    windows and what the pooled keys have, `[M, h, w]` each.
+    """
+    place = found.place
+    about = {"heads": place.heads, "grid": place.grid, "pool": place.pool, "window": place.window}
+    return about, b"".join(_numbers(part) for part in (found.inside, found.local, found.pooled))
+
+
 def packed(attention: Attention) -> tuple[dict[str, Any], bytes]:
     """Softmax weights for the page: what they are, and float32 numbers, those of the windows first."""
     place = attention.place
@@ -317,27 +342,29 @@ def _answer(loaded: Loaded, asked: Asked) -> Any:
     return found, logits[0][0].float().cpu()
 
 
-def _for_page(found: Any, asked: Asked, size: tuple[int, int]) -> tuple[dict[str, Any], bytes | None]:
-    """An answer as plain values, places in pixels of what was shown, and the file of a map."""
+def _for_page(found: Any, asked: Asked, size: tuple[int, int]) -> tuple[dict[str, Any], bytes | None, Regions]:
+    """An answer as plain values, places in pixels of what was shown, the file of a map, and where all that is."""
     if isinstance(found, tuple):
         prediction, logits = found
         top = [
             {"name": name, "score": score}
             for name, score in zip(prediction.classes, prediction.probabilities, strict=True)
         ]
-        return {"top": top, "logits": logits.tolist()}, None
+        return {"top": top, "logits": logits.tolist()}, None, Regions()
     if hasattr(found, "labels"):
         return _map(found, size)
     frame = asked.frames[0]
     assert frame is not None
     matrix = frame.to_original.numpy()
     shift, scale = np.tile(matrix[:, 2], 2), np.tile(matrix[:, :2].diagonal(), 2)
-    rows = zip(found.class_names, found.scores.tolist(), ((found.xyxy - shift) / scale).tolist(), strict=True)
-    objects = [{"name": name, "score": score, "box": box} for name, score, box in rows]
-    return {"objects": objects[:MOST_OBJECTS]}, None
+    boxes = ((found.xyxy - shift) / scale).tolist()
+    rows = zip(found.class_names, found.scores.tolist(), boxes, strict=True)
+    objects = [{"name": name, "score": score, "box": box} for name, score, box in rows][:MOST_OBJECTS]
+    masks = [shown_mask(found.mask[i], matrix, size) for i in range(len(objects))] if found.mask is not None else []
+    return {"objects": objects}, None, Regions(boxes=boxes[:MOST_OBJECTS], masks=masks)
 
 
-def _map(found: Any, size: tuple[int, int]) -> tuple[dict[str, Any], bytes]:
+def _map(found: Any, size: tuple[int, int]) -> tuple[dict[str, Any], bytes, Regions]:
     from transnext.tasks.segmentation.draw import class_colours
 
     colours = class_colours(len(found.class_names), found.colours)
@@ -350,8 +377,9 @@ def _map(found: Any, size: tuple[int, int]) -> tuple[dict[str, Any], bytes]:
         }
         for place in there
     ]
-    labels = Image.fromarray(found.labels).resize((size[1], size[0]), Image.Resampling.NEAREST)
-    return {"map": {"classes": classes}}, _png(Image.fromarray(colours[np.asarray(labels)]))
+    labels = np.asarray(Image.fromarray(found.labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    regions = Regions(labels=labels, classes=there)
+    return {"map": {"classes": classes}}, _png(Image.fromarray(colours[labels])), regions
 
 
 def _png(image: Image.Image) -> bytes:

@@ -1,29 +1,14 @@
 """Panoptic segments of a Mask2Former: every pixel belongs to one object, to one area of a class, or to nothing."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from transnext.tasks.segmentation.mask2former.model import Mask2FormerNet, upsampled
-
-
-@dataclass(frozen=True, kw_only=True)
-class Segment:
-    """An object, or all areas of a class that has no objects.
-
-    Attributes:
-        id: Its value in the map, from 1.
-        label: Place in the list of classes.
-        score: Probability of the class, 0..1; of several queries the largest.
-        fused: It is all of its class.
-    """
-
-    id: int
-    label: int
-    score: float
-    fused: bool
+from transnext.tasks.segmentation.mask2former.model import Mask2FormerNet
+from transnext.tasks.segmentation.panoptic import Segment
+from transnext.tasks.segmentation.placing import resize_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +30,10 @@ def panoptic(
     images: Tensor,
     sizes: Tensor,
     *,
+    originals: Sequence[tuple[int, int]] | None = None,
     threshold: float = 0.5,
     mask_threshold: float = 0.5,
-    overlap: float = 0.8,
+    overlap_mask_area_threshold: float = 0.8,
     fuse: Collection[int] = (),
 ) -> list[Panoptic]:
     """Divides images into segments.
@@ -59,65 +45,92 @@ def panoptic(
         net: For pixels or for objects.
         images: float32 `[B, 3, H, W]`, normalised; sides are multiples of 32.
         sizes: int64 `[B, 2]`: rows and columns that are image.
+        originals: `(H, W)` of the pictures, to whose pixels masks are brought before they become probabilities; by
+            default `sizes`.
         threshold: Probability of its class that a query has to exceed, 0..1.
         mask_threshold: Probability of the mask from which on a pixel belongs to it, 0..1.
-        overlap: Part of its mask that a query has to exceed with the pixels that it gets, 0..1.
+        overlap_mask_area_threshold: Part of its mask that a query has to exceed with the pixels that it gets, 0..1.
         fuse: Places of the classes that have no objects: their areas are one segment.
+
+    Raises:
+        ValueError: What the network says is not finite.
     """
     predictions = net.predict(images)
     canvas = (images.shape[2], images.shape[3])
+    seen = [(rows, columns) for rows, columns in sizes.tolist()]
     found = []
-    for logits, masks, (height, width) in zip(
-        predictions.logits[-1], predictions.masks[-1], sizes.tolist(), strict=True
+    for logits, masks, size, original in zip(
+        predictions.logits[-1].float(),
+        predictions.masks[-1],
+        seen,
+        seen if originals is None else originals,
+        strict=True,
     ):
+        if not torch.isfinite(logits).all() or not torch.isfinite(masks).all():
+            raise ValueError("what the model says is not finite: its weights are not usable")
         scores, labels = logits.softmax(-1).max(-1)
         kept = (labels != net.num_classes) & (scores > threshold)
-        # As a batch of single masks, as there may be none.
-        probabilities = upsampled(masks[kept][:, None], canvas)[:, 0, :height, :width].sigmoid()
+        parts = resize_scores(masks[kept], canvas, size, original) if kept.any() else iter(())
         found.append(
             segments_of_masks(
-                probabilities, scores[kept], labels[kept], mask_threshold=mask_threshold, overlap=overlap, fuse=fuse
+                ((rows, part.sigmoid()) for rows, part in parts),
+                original,
+                scores[kept],
+                labels[kept],
+                mask_threshold=mask_threshold,
+                overlap_mask_area_threshold=overlap_mask_area_threshold,
+                fuse=fuse,
             )
         )
     return found
 
 
 def segments_of_masks(
-    masks: Tensor,
+    masks: Iterable[tuple[slice, Tensor]],
+    size: tuple[int, int],
     scores: Tensor,
     labels: Tensor,
     *,
     mask_threshold: float = 0.5,
-    overlap: float = 0.8,
+    overlap_mask_area_threshold: float = 0.8,
     fuse: Collection[int] = (),
 ) -> Panoptic:
     """Segments of an image; see `panoptic`.
 
     Args:
-        masks: Probabilities, float32 `[Q, h, w]`.
+        masks: Rows of the image, and the probabilities of the masks there, float32 `[Q, rows, w]`.
+        size: `(h, w)` of the image.
         scores: Probabilities of the classes, float32 `[Q]`.
         labels: int64 `[Q]`.
         mask_threshold: See `panoptic`.
-        overlap: See `panoptic`.
+        overlap_mask_area_threshold: See `panoptic`.
         fuse: See `panoptic`.
     """
-    ids = torch.zeros(masks.shape[1:], dtype=torch.int32, device=masks.device)
-    segments: dict[int, Segment] = {}
-    if not len(masks):
-        return Panoptic(ids=ids, segments=())
-    owner = (masks * scores[:, None, None]).argmax(0)
-    fused: dict[int, int] = {}
-    for query, (score, label) in enumerate(zip(scores.tolist(), labels.tolist(), strict=True)):
-        whole = masks[query] >= mask_threshold
-        owned = owner == query
+    queries = len(scores)
+    # The query that a pixel goes to, counted from 1, where its mask is likely there, else 0.
+    taken = torch.zeros(size, dtype=torch.int32, device=scores.device)
+    owned = torch.zeros(queries, dtype=torch.int64, device=scores.device)
+    whole = torch.zeros_like(owned)
+    for rows, part in masks:
+        owner = (part * scores[:, None, None]).argmax(0)
         # As published, all pixels that are its own count here, and it gets those of them where it is likely.
-        own = owned & whole
-        if not own.any() or owned.sum() <= overlap * whole.sum():
+        owned += torch.bincount(owner.reshape(-1), minlength=queries)
+        whole += (part >= mask_threshold).sum((1, 2))
+        likely = part.gather(0, owner[None])[0] >= mask_threshold
+        taken[rows] = torch.where(likely, owner + 1, 0).int()
+    got = torch.bincount(taken.reshape(-1), minlength=queries + 1)[1:]
+    valid = (got > 0) & (owned > overlap_mask_area_threshold * whole)
+    segments: dict[int, Segment] = {}
+    fused: dict[int, int] = {}
+    ids = [0]
+    for score, label, good in zip(scores.tolist(), labels.tolist(), valid.tolist(), strict=True):
+        segment = fused.get(label, len(segments) + 1) if good else 0
+        ids.append(segment)
+        if not good:
             continue
-        segment = fused.get(label, len(segments) + 1)
         if label in fuse:
             fused[label] = segment
             score = max(score, segments[segment].score) if segment in segments else score
-        ids[own] = segment
         segments[segment] = Segment(id=segment, label=label, score=score, fused=label in fuse)
-    return Panoptic(ids=ids, segments=tuple(segments.values()))
+    table = torch.tensor(ids, dtype=torch.int32, device=taken.device)
+    return Panoptic(ids=table[taken.long()], segments=tuple(segments.values()))
