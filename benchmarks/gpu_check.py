@@ -11,6 +11,7 @@ what is measured and by which rule variants of kernels are kept.
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -90,7 +91,7 @@ class Run:
 
     def _child(self, kind: str) -> Child:
         child = Child(self.results, kind)
-        self._processes.callback(child.close)
+        self._processes.callback(child.end)
         return child
 
     def all(self) -> None:
@@ -246,12 +247,15 @@ def main() -> None:
     settle_environment(Path(caches.name))
     results = Results(options.out, options.budget or (3000 if options.dry else 290), options.dry)
     said = ""
+    signal.signal(signal.SIGTERM, stop_steps)
     with caches, ExitStack() as processes:
         run = Run(results, processes, options.any)
         try:
             run.all()
         except SystemExit as stop:
             said = str(stop)
+        except (Stopped, KeyboardInterrupt) as stop:
+            results.cut("whatever was left", str(stop) or "interrupted")
     if said:
         sys.exit(said)
     attempt(run.conclude, results)
@@ -262,6 +266,15 @@ def main() -> None:
     counted = [name for name in failures if not name.startswith(OF_VARIANTS)]
     print(f"\n{len(counted)} checks or steps failed; {len(results.rows('cut'))} were cut")
     sys.exit(bool(counted))
+
+
+class Stopped(BaseException):
+    """Someone wants the script to end: tables are printed, and processes ended, all the same."""
+
+
+def stop_steps(*_: object) -> None:
+    """What a signal to end does."""
+    raise Stopped("ended from outside")
 
 
 def attempt(conclude: Callable[[], None], results: Results) -> None:

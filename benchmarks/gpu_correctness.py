@@ -52,6 +52,7 @@ DRY_GATES = [(1, 5, 3, 6, 3)]
 OF_VARIANTS: tuple[tuple[int, ...], dict[str, Any]] = ((21, 28, 7, 7), {"D": 24, "B": 2, "M": 2})
 """Where variants are checked: no tile fits it, and the kernels are those of the network's stages."""
 
+NUM_OPS = 10
 GATE_OF_VARIANTS = (2, 13, 21, 48)
 SANITIZED = ("memcheck", "racecheck")
 COMPILED = ("training default", "eval reduce-overhead", "training reduce-overhead", "eval default")
@@ -63,7 +64,7 @@ def list_checks(report: Report, _: str) -> None:
         long = ["compiled training aot_eager", "sanitizer memcheck"]
         urgent, others = (
             ["values gate 0 0", "values attention 0 0", "bits", "graphs", "mixed"],
-            ["opcheck 0", "opcheck 5"],
+            ["opcheck 0", "opcheck 5", "opcheck 8"],
         )
     else:
         long = [f"sanitizer {kind}" for kind in SANITIZED] + [f"compiled {which}" for which in COMPILED]
@@ -73,7 +74,7 @@ def list_checks(report: Report, _: str) -> None:
         urgent = [f"values attention {stages} {d}" for d in dtypes] + [f"values gate {gates} {d}" for d in dtypes]
         urgent += ["bits", "graphs", "mixed"]
         others = [f"values attention {size} {d}" for size in range(OF_STAGES, len(SIZES)) for d in dtypes]
-        others += [f"opcheck {op}" for op in range(6)]
+        others += [f"opcheck {op}" for op in range(NUM_OPS)]
     for part in [*long, *urgent, *others]:
         report.row("checks", part=part, urgent=part not in others)
 
@@ -314,7 +315,7 @@ def mixed(report: Report, _: str) -> None:
 
 
 def opcheck(report: Report, place: str) -> None:
-    """PyTorch's own checks of one of the six ops."""
+    """PyTorch's own checks of one of the ops."""
     window = 1 if report.dry else 3
     inputs = moved(attention_inputs(2, 3, 1, 2, M=2, window=window), report.device, torch.float32)
     tensors, sizes = [inputs[name] for name in TENSORS], [2, 3, 1, 2]
@@ -325,6 +326,8 @@ def opcheck(report: Report, place: str) -> None:
     def leaves(some: list[Tensor]) -> list[Any]:
         return [t.clone().requires_grad_() for t in some]
 
+    tokens = [torch.randn(5, 7, 8, device=report.device) for _ in range(3)]
+    scales = [torch.randn(8, device=report.device) for _ in range(2)]
     log_sum = torch.full((q.shape[0], q.shape[3], 6), 2.0, device=report.device)
     calls: list[tuple[Any, list[Any]]] = [
         (ops.depthwise_conv_gelu_gate_backward.default, [x[..., :6].clone(), x, weight, bias]),
@@ -336,6 +339,13 @@ def opcheck(report: Report, place: str) -> None:
             [q.clone(), torch.randn_like(q), log_sum, *tensors, *sizes],
         ),
         (ops.aggregated_attention_training.default, [*leaves(tensors), *sizes]),
+        (ops.add_layer_norm.default, [*leaves([*tokens[:2], *scales]), 1e-6, torch.float32]),
+        (ops.add_layer_norm_backward.default, [*tokens, *scales, 1e-6]),
+        (ops.gelu_average_pool.default, [*leaves([tokens[0][None]]), 2, 3]),
+        (
+            ops.gelu_average_pool_backward.default,
+            [torch.randn(1, 2, 3, 8, device=report.device), tokens[0][None], 2, 3],
+        ),
     ]
     op, arguments = calls[int(place)]
     torch.library.opcheck(op, arguments)

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from attention_forms import Inputs, make_inputs
+from attention_forms import D, Inputs, make_inputs
 from gpu_report import Report, first_line, free_memory, time_us
 from gpu_variants import Variant, applied, variants
-from transnext.ops.triton import attention, gate
+from transnext.ops.triton import add_norm, attention, gate, gelu_pool
 from transnext.ops.triton.launch import Launch, noted_launches
 
 INPUT_SETS = 3
@@ -19,6 +19,9 @@ INPUT_SETS = 3
 
 SETTLED_FOR = 10.0
 """Seconds for which a time of kernels as they are stands; then they are timed again, as the GPU may have drifted."""
+
+HEADS_OF_STAGE_4 = 24
+EPS = 1e-6
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -45,9 +48,19 @@ class Stage(NamedTuple):
     F: int
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of pooled keys."""
+        return max(1, self.H // self.ratio), max(1, self.W // self.ratio)
+
+    @property
+    def tokens(self) -> tuple[int, int, int, int]:
+        """Shape of the map."""
+        return self.B, self.H, self.W, D * (self.M or HEADS_OF_STAGE_4)
+
+    @property
     def programs(self) -> int:
         """Images x heads x tiles of 32 pooled keys."""
-        P = max(1, self.H // self.ratio) * max(1, self.W // self.ratio)
+        P = self.grid[0] * self.grid[1]
         return self.B * self.M * -(-P // 32)
 
 
@@ -89,7 +102,7 @@ def launches_of(stage: Stage, device: torch.device, op: str, dtype: torch.dtype 
     Args:
         stage: Sizes.
         device: Of the tensors.
-        op: "attention", of which stages without heads have none, or "gate".
+        op: "attention" or "gelu_pool", of which stages without heads have none, "gate" or "add_norm".
         dtype: Of maps.
     """
     with noted_launches() as noted:
@@ -97,7 +110,16 @@ def launches_of(stage: Stage, device: torch.device, op: str, dtype: torch.dtype 
             x, weight, bias = tensors_of_gate(stage, device, dtype)
             out = gate.forward(x, weight, bias)
             gate.backward(torch.randn_like(out), x, weight, bias)
-        elif stage.M:
+        elif op == "add_norm":
+            x, branch, change = (torch.randn(stage.tokens, device=device, dtype=dtype) for _ in range(3))
+            weight, bias = (torch.randn(stage.tokens[-1], device=device) for _ in range(2))
+            total, normed = add_norm.forward(x, branch, weight, bias, EPS, dtype)
+            add_norm.backward(change, torch.randn_like(normed), total, weight, bias, EPS)
+        elif op == "gelu_pool" and stage.M:
+            x = torch.randn(stage.tokens, device=device, dtype=dtype)
+            pooled = gelu_pool.forward(x, *stage.grid)
+            gelu_pool.backward(torch.randn_like(pooled), x, *stage.grid)
+        elif op == "attention" and stage.M:
             inputs = make_inputs(stage.B, stage.H, stage.W, stage.M, stage.ratio, dtype, str(device))
             arguments = arguments_of(inputs)
             results = attention.forward_training(*arguments)
@@ -181,7 +203,7 @@ class Timer:
             stage: Sizes.
             bandwidth: Of memory, TB/s.
         """
-        for op in ("attention", "gate"):
+        for op in ("attention", "gate", "add_norm", "gelu_pool"):
             sets = self.sets(stage, op, "bf16")
             for kernel in dict.fromkeys(one.kernel for one in sets[0]):
                 name = kernel.function.__name__

@@ -96,6 +96,7 @@ class Child:
         self._process: subprocess.Popen[str] | None = None
         self._messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._ends: dict[str, float] = {}
+        self.ended = False
 
     def start(self) -> None:
         """Has the process there, which takes seconds until it listens."""
@@ -183,6 +184,11 @@ class Child:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGSTOP if paused else signal.SIGCONT)
 
+    def end(self) -> None:
+        """Ends the process for good."""
+        self.ended = True
+        self.close()
+
     def close(self) -> None:
         """Ends the process, and all that it has started."""
         if self._process is not None:
@@ -206,7 +212,7 @@ def run_side_by_side(children: Sequence[Child], parts: Iterable[str], seconds: f
         waiting.put(part)
 
     def serve(child: Child) -> None:
-        while True:
+        while not child.ended:
             try:
                 part = waiting.get_nowait()
             except queue.Empty:
@@ -217,7 +223,7 @@ def run_side_by_side(children: Sequence[Child], parts: Iterable[str], seconds: f
             else:
                 child.run(part, left)
 
-    threads = [threading.Thread(target=serve, args=(child,)) for child in children]
+    threads = [threading.Thread(target=serve, args=(child,), daemon=True) for child in children]
     for thread in threads:
         thread.start()
     for thread in threads:

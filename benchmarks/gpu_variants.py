@@ -70,8 +70,9 @@ class Variant:
 
 @lru_cache
 def kernels() -> dict[str, Launch]:
-    """A launch of every kernel that the ops launch, as `compile_ahead` notes them down."""
-    return {launch.kernel.function.__name__: launch for launch in launches("bf16", 0)}
+    """A launch of every kernel of attention and gate, as `compile_ahead` notes them down."""
+    of_both = [value for module in (attention, gate) for value in vars(module).values()]
+    return {one.kernel.function.__name__: one for one in launches("bf16", 0) if one.kernel in of_both}
 
 
 def op_of(kernel: Kernel) -> str:
@@ -181,7 +182,9 @@ NOT_TIMED = (
     Variant(name="E bf16 stream", what="weights and stream in bfloat16", state="timed as a model: table D"),
     Variant(name="E channels_last", what="images with channels last", state="timed as a model: table D"),
     Variant(name="E stage 4", what="SDPA's back-ends", state="timed as an op: table C"),
-    Variant(name="E 4C product", what="q, k, v and sr in one product", state="another path, which GPUs do not take"),
+    Variant(
+        name="E passes", what="passes between products in one kernel", state="as they are; timed as a model: table D"
+    ),
 )
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 
-from attention_forms import make_inputs, op, with_flex, with_sdpa
-from gpu_kernels import Stage, stage_named, tensors_of_gate
+from attention_forms import D, make_inputs, op, with_flex, with_sdpa
+from gpu_kernels import HEADS_OF_STAGE_4, Stage, stage_named, tensors_of_gate
 from gpu_report import Report, first_line, free_memory, time_us
 from transnext.ops import axis_index, depthwise_conv_gelu_gate, global_attention
 
@@ -25,8 +25,6 @@ WARMED = ("224 stage 1", "224 stage 3")
 
 TO_COMPILE = 12.0
 """Seconds that compiling a way may take."""
-
-D, HEADS_OF_STAGE_4 = 24, 24
 
 Ways = dict[str, Callable[[], Callable[[], Tensor]]]
 

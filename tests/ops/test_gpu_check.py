@@ -53,7 +53,9 @@ def test_rehearsal(tmp_path: Path) -> None:
     compiled, refused = tables["compiled"]
     assert compiled["registers"] > 0
     assert "sm_12" in refused["error"]
-    assert len({row["kernel"] for row in tables["B kernels"]}) == 11
+    timed = {row["kernel"] for row in tables["B kernels"]}
+    assert timed > {"attention_forward", "query_gradient", "local_gradient", "pooled_gradient", "bias_gradient"}
+    assert any(name.startswith("gate") for name in timed)
     assert [row["variant"] for row in tables["B variants"]] == ["B3 single 16-bit weights", "C4 2 splits"]
     assert all(row["us_after"] > 0 for row in tables["B variants"])
     ways = {row["way"]: row for row in tables["C ops"] if row["op"] == "attention"}
