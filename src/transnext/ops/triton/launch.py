@@ -21,6 +21,12 @@ from transnext.ops.backend import is_capturing
 INTERPRETED: bool = triton.knobs.runtime.interpret
 """True if Triton runs kernels on the CPU (`TRITON_INTERPRET=1`), where there is nothing to be tuned."""
 
+PROGRAMS_WANTED = 2048
+"""Programs that keep a large GPU busy: about four times as many as run at once."""
+
+MOST_REGISTERS = 168
+"""Of a thread: 12 warps at once on a processor of an NVIDIA GPU."""
+
 FLOAT_WARPS = 2
 """Warps of a program that multiplies float32 maps, at least."""
 
