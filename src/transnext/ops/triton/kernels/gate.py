@@ -50,7 +50,7 @@ def normal(c):
     """Distribution of the standard normal, `(1 + erf(c / sqrt(2))) / 2`, and `exp(-c^2 / 2)`, which makes its density.
 
     The tail is the latter times a polynomial of `1 / (1 + 0.275 |c|)`, fitted to it on |c| <= 6.5 so that the largest
-    error is least: 5e-9, where the rounding of numbers near 1 leaves 3e-8. Both go to 0 beyond.
+    error is least: 5e-9, to which rounding adds up to 3e-7. Beyond, both go to 0.
     """
     power = power_of_2(c * c * -HALF_LOG2_E)
     t = reciprocal(tl.abs(c) * TAIL_SLOPE + 1.0)
@@ -73,12 +73,13 @@ def load_taps(taps, f, F, FLIPPED: tl.constexpr):
 
 
 @triton.jit
-def load_bias(bias, f, F, HAS_BIAS: tl.constexpr):
-    """What sums begin with, a tuple of one `[1, C]` float32."""
+def load_bias(bias, f, F, HAS_BIAS: tl.constexpr, BLOCK_G: tl.constexpr):
+    """What sums begin with, `[G, C]` float32 as a tuple of one. It is loaded again for each row, to save registers."""
     if HAS_BIAS:
-        return (tl.load(bias + f, mask=f < F, other=0.0).to(tl.float32)[None, :],)
+        places = bias + (tl.zeros([BLOCK_G, 1], tl.int32) + f[None, :])
+        return (tl.load(places, mask=(f < F)[None, :], other=0.0).to(tl.float32),)
     else:
-        return (tl.zeros([1, f.shape[0]], tl.float32),)
+        return (tl.zeros([BLOCK_G, f.shape[0]], tl.float32),)
 
 
 @triton.jit
@@ -92,7 +93,7 @@ def groups_of(unit, B, H, W, rows, BLOCK_G: tl.constexpr, PIXELS: tl.constexpr, 
     """First row of a piece of work, and the one behind its last; of each group, `[G]`, image, first column, and whether
     there is one. Those that there are not are moved onto the last one. All of them are int64 if they are WIDE."""
     if WIDE:
-        unit, B, rows = unit.to(tl.int64), B.to(tl.int64), rows.to(tl.int64)
+        B, rows = B.to(tl.int64), rows.to(tl.int64)
     in_row = tl.cdiv(W, PIXELS)
     strips = tl.cdiv(H, rows)
     first = unit % strips * rows
@@ -143,7 +144,7 @@ def in_float32s(values):
 
 @triton.jit
 def in_words(tiles):
-    """16-bit tiles of a tuple as `[G, C / 2]` int32, two numbers a register, which is how they are kept; others stay."""
+    """16-bit tiles of a tuple as `[G, C / 2]` uint32, two numbers a register, as they are kept. Others stay."""
     result = ()
     for i in tl.static_range(len(tiles)):
         tile = tiles[i]
@@ -176,7 +177,7 @@ def of_words(words, DTYPE: tl.constexpr):
 
 @triton.jit
 def add_row(sums, row, taps, FIRST: tl.constexpr):
-    """Sums of groups, plus a row of pixels times three of the nine weights; sums may be one `[1, C]` for all."""
+    """Sums of groups, plus a row of pixels times three of the nine weights; sums may be one `[G, C]` for all."""
     PIXELS: tl.constexpr = len(row) - 2
     result = ()
     for i in tl.static_range(PIXELS):
@@ -231,15 +232,17 @@ def gate_forward(
 ):
     """Writes `out`, `[B, H, W, F]`."""
     F = F * UNIT
+    if WIDE:
+        W, x_y = W.to(tl.int64), x_y.to(tl.int64)
     f_tiles = tl.cdiv(F, BLOCK_F)
     f = tl.program_id(0) % f_tiles * BLOCK_F + tl.arange(0, BLOCK_F)
     first, end, b, column, there = groups_of(tl.program_id(0) // f_tiles, B, H, W, rows, BLOCK_G, PIXELS, WIDE)
     mask = there[:, None] & (f < F)[None, :]
     w = load_taps(taps, f, F, False)
-    start = load_bias(bias, f, F, HAS_BIAS)
     row_step, step = x_y * UNIT, x_x * UNIT
     places = ((b * x_b + column * x_x) * UNIT)[:, None] + f[None, :]
     results = ((b * H * W + column) * F)[:, None] + f[None, :]
+    start = load_bias(bias, f, F, HAS_BIAS, BLOCK_G)
     above = load_pixels(x + (first - 1) * row_step + places, step, column, W, mask & (first > 0), 1, PIXELS)
     here = in_float32s(load_pixels(x + first * row_step + places, step, column, W, mask, 1, PIXELS))
     sums = add_row(add_row(start, in_float32s(above), w, 0), here, w, 3)
@@ -255,7 +258,7 @@ def gate_forward(
             gated = gated + (sums[i] * share * in_float32(gates[i]),)
         store_pixels(out + y * (W * F) + results, F, column, W, mask, gated)
         sums = add_row(below, values, w, 3)
-        below = add_row(start, values, w, 0)
+        below = add_row(load_bias(bias, f, F, HAS_BIAS, BLOCK_G), values, w, 0)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -290,11 +293,12 @@ def gate_and_conv_gradient(
     `[parts, TAPS + 1, F]` float32, the last of them for the bias.
     """
     F = F * UNIT
+    if WIDE:
+        W, x_y = W.to(tl.int64), x_y.to(tl.int64)
     f_tiles = tl.cdiv(F, BLOCK_F)
     part = tl.program_id(0) // f_tiles
     f = tl.program_id(0) % f_tiles * BLOCK_F + tl.arange(0, BLOCK_F)
     w = load_taps(taps, f, F, False)
-    start = load_bias(bias, f, F, HAS_BIAS)
     grads = ()
     for _ in tl.static_range(TAPS + 1):
         grads = grads + (tl.zeros([BLOCK_G, BLOCK_F], tl.float32),)
@@ -307,6 +311,7 @@ def gate_and_conv_gradient(
         results_of_gate = ((b * H * W + column) * (2 * F) + F)[:, None] + f[None, :]
         above = load_pixels(x + (first - 1) * row_step + places, step, column, W, mask & (first > 0), 1, PIXELS)
         here = load_pixels(x + first * row_step + places, step, column, W, mask, 1, PIXELS)
+        start = load_bias(bias, f, F, HAS_BIAS, BLOCK_G)
         sums = add_row(add_row(start, in_float32s(above), w, 0), in_float32s(here), w, 3)
         above, here = in_words(above), in_words(here)
         for y in range(first, end):
@@ -331,6 +336,7 @@ def gate_and_conv_gradient(
                 + add_products(grads[6:9], values, of_conv)
                 + (add_all(grads[9], of_conv),)
             )
+            start = load_bias(bias, f, F, HAS_BIAS, BLOCK_G)
             sums = add_row(add_row(start, centre, w, 0), values, w, 3)
             above, here = here, row
     result = partial + part.to(tl.int64) * (TAPS + 1) * F + f
@@ -357,12 +363,14 @@ def conv_input_gradient(
 ):
     """Writes the first half of `grad_x`, `[B, H, W, 2 F]`: the convolution with the weights turned round."""
     F = F * UNIT
+    if WIDE:
+        W = W.to(tl.int64)
     f_tiles = tl.cdiv(F, BLOCK_F)
     f = tl.program_id(0) % f_tiles * BLOCK_F + tl.arange(0, BLOCK_F)
     first, end, b, column, there = groups_of(tl.program_id(0) // f_tiles, B, H, W, rows, BLOCK_G, PIXELS, WIDE)
     mask = there[:, None] & (f < F)[None, :]
     w = load_taps(taps, f, F, True)
-    start = load_bias(taps, f, F, False)
+    start = load_bias(taps, f, F, False, BLOCK_G)
     places = ((b * H * W + column) * F)[:, None] + f[None, :]
     results = ((b * H * W + column) * (2 * F))[:, None] + f[None, :]
     above = load_pixels(grad_conv + (first - 1) * (W * F) + places, F, column, W, mask & (first > 0), 1, PIXELS)
