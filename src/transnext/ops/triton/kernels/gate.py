@@ -7,7 +7,7 @@ each pixel. A row that is loaded is added to the sums of the row above it, its o
 Shape legend: `B` images, `H`, `W` map, `F` channels of each half, `G` groups and `C` channels of a program.
 """
 
-# ruff: noqa: RUF005 - Triton knows sums of tuples, and no unpacking in them.
+# ruff: noqa: RUF005, SIM108 - Triton knows sums of tuples, and no unpacking in them; cases of types are plainer as such.
 # mypy: disable-error-code="assignment"
 import triton
 import triton.language as tl
@@ -24,36 +24,20 @@ HALF_LOG2_E = tl.constexpr(0.7213475204444817)
 
 
 @triton.jit
-def reciprocal(x):
-    """`1 / x` of a number of at least 1."""
-    if INTERPRETED or not tl.target_info.is_cuda():
-        return 1.0 / x
-    else:
-        return tl.inline_asm_elementwise(
-            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
-        )
-
-
-@triton.jit
-def power_of_2(x):
-    """2 to the power of a number of at most 0."""
-    if INTERPRETED or not tl.target_info.is_cuda():
-        return tl.exp2(x)
-    else:
-        return tl.inline_asm_elementwise(
-            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
-        )
-
-
-@triton.jit
 def normal(c):
     """Distribution of the standard normal, `(1 + erf(c / sqrt(2))) / 2`, and `exp(-c^2 / 2)`, which makes its density.
 
     The tail is the latter times a polynomial of `1 / (1 + 0.275 |c|)`, fitted to it on |c| <= 6.5 so that the largest
     error is least: 5e-9, to which rounding adds up to 3e-7. Beyond, both go to 0.
     """
-    power = power_of_2(c * c * -HALF_LOG2_E)
-    t = reciprocal(tl.abs(c) * TAIL_SLOPE + 1.0)
+    power, t = c * c * -HALF_LOG2_E, tl.abs(c) * TAIL_SLOPE + 1.0
+    if INTERPRETED or not tl.target_info.is_cuda():
+        power, t = tl.exp2(power), 1.0 / t
+    else:  # an instruction for each, without those for numbers that are tiny
+        power = tl.inline_asm_elementwise(
+            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [power], dtype=tl.float32, is_pure=True, pack=1
+        )
+        t = tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [t], dtype=tl.float32, is_pure=True, pack=1)
     tail = -0.11485814 * t + 0.45199795
     tail = tail * t - 0.33099222
     tail = tail * t + 0.33393137
@@ -129,16 +113,23 @@ def load_pixels(places, step, column, W, mask, AROUND: tl.constexpr, PIXELS: tl.
 def store_pixels(places, step, column, W, mask, values):
     """Writes a tuple of float32 to the pixels of groups."""
     for i in tl.static_range(len(values)):
-        value = rounded(values[i], places.dtype.element_ty)
+        value = values[i]
+        if places.dtype.element_ty == tl.bfloat16:
+            value = rounded(value, tl.bfloat16)
+        else:
+            value = value.to(places.dtype.element_ty)
         tl.store(places + i * step, value, mask=(column + i < W)[:, None] & mask)
 
 
 @triton.jit
 def in_float32s(values):
-    """Each of a tuple in float32."""
+    """Each of a tuple in float32. The interpreter, to which calls are dear, is spared some."""
     result = ()
     for i in tl.static_range(len(values)):
-        result = result + (in_float32(values[i]),)
+        if INTERPRETED:
+            result = result + (values[i].to(tl.float32),)
+        else:
+            result = result + (in_float32(values[i]),)
     return result
 
 
@@ -164,7 +155,10 @@ def of_words(words, DTYPE: tl.constexpr):
     for i in tl.static_range(len(words)):
         word = words[i]
         if word.dtype != tl.uint32:
-            result = result + (in_float32(word),)
+            if INTERPRETED:
+                result = result + (word.to(tl.float32),)
+            else:
+                result = result + (in_float32(word),)
         else:
             if tl.bfloat16 == DTYPE:
                 low, high = (word << 16).to(tl.float32, bitcast=True), (word & 0xFFFF0000).to(tl.float32, bitcast=True)
@@ -250,12 +244,12 @@ def gate_forward(
     for y in range(first, end):
         row = load_pixels(x + (y + 1) * row_step + places, step, column, W, mask & (y + 1 < H), 1, PIXELS)
         gates = load_pixels(x + F + y * row_step + places, step, column, W, mask, 0, PIXELS)
-        values = in_float32s(row)
+        values, gates = in_float32s(row), in_float32s(gates)
         sums = add_row(sums, values, w, 6)
         gated = ()
         for i in tl.static_range(PIXELS):
             share, _ = normal(sums[i])
-            gated = gated + (sums[i] * share * in_float32(gates[i]),)
+            gated = gated + (sums[i] * share * gates[i],)
         store_pixels(out + y * (W * F) + results, F, column, W, mask, gated)
         sums = add_row(below, values, w, 3)
         below = add_row(load_bias(bias, f, F, HAS_BIAS, BLOCK_G), values, w, 0)
@@ -321,12 +315,12 @@ def gate_and_conv_gradient(
             row = in_words(row)
             values = of_words(row, x.dtype.element_ty)
             sums = add_row(sums, values, w, 6)
+            gates, dout = in_float32s(gates), in_float32s(dout)
             of_gate, of_conv = (), ()
             for i in tl.static_range(PIXELS):
                 share, power = normal(sums[i])
-                d = in_float32(dout[i])
-                of_gate = of_gate + (sums[i] * share * d,)
-                of_conv = of_conv + ((share + sums[i] * DENSITY_OF_0 * power) * (d * in_float32(gates[i])),)
+                of_gate = of_gate + (sums[i] * share * dout[i],)
+                of_conv = of_conv + ((share + sums[i] * DENSITY_OF_0 * power) * (dout[i] * gates[i]),)
             store_pixels(grad_x + y * (W * 2 * F) + results_of_gate, 2 * F, column, W, mask, of_gate)
             store_pixels(grad_conv + y * (W * F) + results, F, column, W, mask, of_conv)
             centre = of_words(here, x.dtype.element_ty)
