@@ -19,7 +19,6 @@ from tests.helpers.attention_cases import (
     attention_results,
     cast,
     gate_inputs,
-    gate_results,
 )
 from tests.helpers.error_budget import check_budget
 
@@ -35,9 +34,6 @@ from transnext.ops.triton.kernels.position_bias import bias_like, key_places
 pytestmark = [
     pytest.mark.usefixtures("one_thread", "poisoned_memory", "interpreted_kernels"),
 ]
-
-TIMES = {torch.float32: 2.0, torch.float16: 2.0, torch.bfloat16: 4.0}
-"""Errors of the plain path that are allowed for the gate, whose results the interpreter cuts off to bfloat16."""
 
 
 def results_in_triton(inputs: Inputs) -> Results:
@@ -268,24 +264,3 @@ def test_bias_is_that_of_the_index(sizes: tuple[int, ...], trained: tuple[int, .
     biases_of_all_pairs[(1,)](table, out, *sizes, table.shape[2], *made_for, 2 if resized else 1, even, *blocks)
     expected = expand_bias_table(table.double(), rows, cols).reshape(out.shape)
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-5 if resized else 0)
-
-
-GATE_CASES = [(1, 1, 2, 9, True), (2, 5, 7, 35, True), (1, 9, 11, 3, False), (3, 2, 6, 8, True)]
-
-
-@pytest.mark.parametrize(("B", "H", "W", "F", "with_bias"), GATE_CASES)
-@pytest.mark.parametrize("dtype", TIMES)
-def test_gate(B: int, H: int, W: int, F: int, with_bias: bool, dtype: torch.dtype) -> None:
-    x, weight, bias = (t.to(dtype) for t in gate_inputs(B, H, W, F))
-    bias = bias if with_bias else None
-    exact = gate_results(x.double(), weight.double(), None if bias is None else bias.double(), "reference")
-    plain = gate_results(x, weight, bias, "reference")
-    check_budget(gate_results(x, weight, bias, "fused"), plain, exact, [], times=TIMES[dtype])
-
-
-def test_strides_of_the_gate() -> None:
-    x, weight, bias = (t.float() for t in gate_inputs(2, 4, 5, 3))
-    expected, gradients = gate.forward(x, weight, bias), gate.backward(x[..., :3], x, weight, bias)
-    for other in (x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1), torch.cat((x, x), -1)[..., :6]):
-        assert torch.equal(gate.forward(other, weight, bias), expected)
-        assert all(map(torch.equal, gate.backward(x[..., :3], other, weight, bias), gradients))

@@ -12,6 +12,8 @@ from transnext.ops.triton.kernels import attention_backward as backward_kernels
 from transnext.ops.triton.kernels import attention_forward as forward_kernels
 from transnext.ops.triton.kernels import attention_pooled_backward as pooled_kernels
 from transnext.ops.triton.launch import (
+    MOST_REGISTERS,
+    PROGRAMS_WANTED,
     Kernel,
     block_of,
     config,
@@ -26,9 +28,6 @@ from transnext.ops.triton.launch import (
 MAX_DENSE_ENTRIES = 1 << 22
 """Query-key pairs times heads whose bias gradient is in memory at once: 16 MB, which the L2 of a large GPU holds."""
 
-PROGRAMS_WANTED = 2048
-"""Programs that keep a large GPU busy: about four times as many as run at once."""
-
 BLOCK_U = 64
 """Entries of the bias table that a program sums."""
 
@@ -40,9 +39,6 @@ FACTORS_BLOCK_K = 64
 
 MAX_SIDE = (1 << 15) - 1
 """Rows or columns of a map, with which the place of a bias in its table is computed in 32 bits."""
-
-MOST_REGISTERS = 168
-"""Of a thread: 12 warps at once on a processor of an NVIDIA GPU."""
 
 SUMS_BLOCK_Q = 32
 """Queries of a program that sums the gradients of parameters: fixed, because its sums are laid out by it."""

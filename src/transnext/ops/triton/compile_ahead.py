@@ -101,14 +101,18 @@ class Budget(NamedTuple):
 
 
 OF_LOGITS = ("BLOCK_Q", "BLOCK_K")
+OF_NUMBERS = ("BLOCK_G", "PIXELS", "BLOCK_F")
 BUDGETS: dict[str, Budget] = {
     "attention_forward": Budget("logit", OF_LOGITS, 30),
     "query_gradient": Budget("logit", OF_LOGITS, 30),
     "local_gradient": Budget("tap", ("BLOCK_Q",), 180, loop="longest"),
     "pooled_gradient": Budget("logit", OF_LOGITS, 50),
     "bias_gradient": Budget("logit", OF_LOGITS, 25),
+    "gate_forward": Budget("number", OF_NUMBERS, 36, loop="longest"),
+    "gate_and_conv_gradient": Budget("number", OF_NUMBERS, 65, loop="longest"),
+    "conv_input_gradient": Budget("number", OF_NUMBERS, 17, loop="longest"),
 }
-"""Budgets of kernels: of pooled logits, and of a neighbour of a pixel."""
+"""Budgets of kernels: of pooled logits, of a neighbour of a pixel, and of a number that the gate lets through."""
 
 
 class Case(NamedTuple):

@@ -1,5 +1,6 @@
 """Depthwise convolution, GELU and gate on a GPU, and the gradient. Arguments are those of the op in the library."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,33 +8,48 @@ import triton
 from torch import Tensor
 
 from transnext.ops.triton.kernels import gate as kernels
-from transnext.ops.triton.launch import Kernel, config, dense_channels, size_class
+from transnext.ops.triton.launch import (
+    MOST_REGISTERS,
+    PROGRAMS_WANTED,
+    Kernel,
+    config,
+    dense_channels,
+    size_class,
+    stride_unit,
+)
 
-SUMS_BLOCK_R = 64
-"""Pixels of a program that sums the gradients of the weights: fixed, because its sums are laid out by it."""
+LEAST_ROWS = 4
+"""Of a program that marches down a map: it loads two more."""
 
-KEY = ("F", "SIZE")
+KEY = ("UNIT", "SIZE")
 FORWARD = Kernel(
     kernels.gate_forward,
     [
-        config(4, BLOCK_R=32, BLOCK_F=32),
-        config(4, BLOCK_R=16, BLOCK_F=64),
-        config(8, BLOCK_R=64, BLOCK_F=32),
-        config(8, BLOCK_R=32, BLOCK_F=64),
+        config(4, 1, MOST_REGISTERS, BLOCK_G=16, PIXELS=2, BLOCK_F=64),
+        config(2, 1, MOST_REGISTERS, BLOCK_G=8, PIXELS=2, BLOCK_F=64),
+        config(4, 1, MOST_REGISTERS, BLOCK_G=8, PIXELS=4, BLOCK_F=64),
+        config(4, 1, MOST_REGISTERS, BLOCK_G=32, PIXELS=2, BLOCK_F=32),
+    ],
+    KEY,
+)
+GATE_GRADIENT = Kernel(
+    kernels.gate_and_conv_gradient,
+    [
+        config(4, 1, MOST_REGISTERS, BLOCK_G=8, PIXELS=2, BLOCK_F=64),
+        config(2, 1, MOST_REGISTERS, BLOCK_G=4, PIXELS=2, BLOCK_F=64),
+        config(8, 1, MOST_REGISTERS, BLOCK_G=8, PIXELS=3, BLOCK_F=64),
     ],
     KEY,
 )
 INPUT_GRADIENT = Kernel(
     kernels.conv_input_gradient,
     [
-        config(4, BLOCK_R=32, BLOCK_F=32),
-        config(4, BLOCK_R=16, BLOCK_F=64),
-        config(4, BLOCK_R=32, BLOCK_F=64),
-        config(8, BLOCK_R=64, BLOCK_F=64),
+        config(4, 1, MOST_REGISTERS, BLOCK_G=16, PIXELS=2, BLOCK_F=64),
+        config(2, 1, MOST_REGISTERS, BLOCK_G=8, PIXELS=2, BLOCK_F=64),
+        config(4, 1, MOST_REGISTERS, BLOCK_G=8, PIXELS=4, BLOCK_F=64),
     ],
     KEY,
 )
-GATE_GRADIENT = Kernel(kernels.gate_and_conv_gradient, [config(8, BLOCK_R=SUMS_BLOCK_R, BLOCK_F=32)])
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -44,23 +60,26 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         weight: `[F, 1, 3, 3]`.
         bias: `[F]` or None.
     """
-    _check_side(weight)
-    x, weight = dense_channels(x), weight.contiguous()
+    taps = _taps(weight)
+    x = dense_channels(x)
     B, H, W, F = *x.shape[:3], weight.shape[0]
     out = x.new_empty((B, H, W, F))
     if out.numel():
-        FORWARD[_grid(B * H * W, F)](
+        constants = _constants(x, F)
+        rows = _rows(FORWARD, B, H, W, F)
+        FORWARD[_grid(B, H, W, F, rows)](
             x,
-            weight,
-            weight if bias is None else bias.contiguous(),
+            taps,
+            taps if bias is None else bias.contiguous(),
             out,
-            *x.stride()[:3],
-            B * H * W,
+            *_strides(x, constants["UNIT"]),
+            B,
             H,
             W,
-            F=F,
+            F // constants["UNIT"],
+            rows,
             HAS_BIAS=bias is not None,
-            SIZE=size_class(x, B * H * W),
+            **constants,
         )
     return out
 
@@ -74,41 +93,84 @@ def backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> tu
         weight: `[F, 1, 3, 3]`.
         bias: `[F]` or None.
     """
-    _check_side(weight)
-    grad, x, weight = grad.contiguous(), dense_channels(x), weight.contiguous()
+    taps = _taps(weight)
+    grad, x = grad.contiguous(), dense_channels(x)
     B, H, W, F = grad.shape
-    R = B * H * W
     grad_x = x.new_empty((B, H, W, 2 * F))
-    grad_conv = grad.new_empty((R, F), dtype=torch.float32)
-    tiles = triton.cdiv(R, SUMS_BLOCK_R)
-    partial = grad_conv.new_empty((tiles, kernels.TAPS.value + 1, F))
+    parts = 0
     if grad.numel():
-        GATE_GRADIENT[_grid(R, F)](
+        rows = _rows(GATE_GRADIENT, B, H, W, F)
+        parts = _parts(B, H, W, F, rows)
+    partial = x.new_empty((parts, kernels.TAPS.value + 1, F), dtype=torch.float32)
+    if grad.numel():
+        constants = _constants(x, F)
+        sizes = (B, H, W, F // constants["UNIT"])
+        grad_conv = torch.empty_like(grad)
+        GATE_GRADIENT[lambda meta: (parts * triton.cdiv(F, meta["BLOCK_F"]),)](
             grad,
             x,
-            weight,
-            weight if bias is None else bias.contiguous(),
+            taps,
+            taps if bias is None else bias.contiguous(),
             grad_x,
             grad_conv,
             partial,
-            *x.stride()[:3],
-            R,
-            H,
-            W,
-            F,
+            *_strides(x, constants["UNIT"]),
+            *sizes,
+            rows,
+            parts,
             HAS_BIAS=bias is not None,
+            **constants,
         )
-        INPUT_GRADIENT[_grid(R, F)](grad_conv, weight, grad_x, R, H, W, F=F, SIZE=size_class(x, R))
+        rows = _rows(INPUT_GRADIENT, B, H, W, F)
+        INPUT_GRADIENT[_grid(B, H, W, F, rows)](grad_conv, taps, grad_x, *sizes, rows, **constants)
     # Contiguous, and each in memory of its own, as results of an op must be.
     grad_weight = partial[:, :-1].sum(0).t().contiguous().view(weight.shape).to(weight.dtype)
     return grad_x, grad_weight, weight.new_empty(0) if bias is None else partial[:, -1].sum(0).to(bias.dtype)
 
 
-def _check_side(weight: Tensor) -> None:
-    """Refuses other kernels than 3x3, which only a direct call of the op in the library could bring here."""
+def _taps(weight: Tensor) -> Tensor:
+    """The weights as the kernels read them, `[9, F]`.
+
+    Raises:
+        ValueError: They are none of a 3x3 kernel, which only a direct call of the op in the library could bring here.
+    """
     if tuple(weight.shape[1:]) != (1, 3, 3):
         raise ValueError(f"weight has shape {tuple(weight.shape)}: the kernels are for [F, 1, 3, 3]")
+    return weight.reshape(weight.shape[0], 9).t().contiguous()
 
 
-def _grid(pixels: int, channels: int) -> Any:
-    return lambda meta: (triton.cdiv(pixels, meta["BLOCK_R"]) * triton.cdiv(channels, meta["BLOCK_F"]),)
+def _constants(x: Tensor, F: int) -> dict[str, Any]:
+    """Arguments by name that all kernels of a call share, for a map with dense channels."""
+    last = sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
+    return {
+        "SIZE": size_class(x, x.numel() // (2 * F), F),
+        "UNIT": math.gcd(stride_unit(x), F),
+        "WIDE": max(last + 1, x.numel()) >= 2**31,
+    }
+
+
+def _strides(x: Tensor, unit: int) -> tuple[int, ...]:
+    return tuple(s // unit for s in x.stride()[:3])
+
+
+def _tiles(blocks: dict[str, int], B: int, W: int) -> int:
+    """Tiles of groups of pixels in a row of all images."""
+    return triton.cdiv(B * triton.cdiv(W, blocks["PIXELS"]), blocks["BLOCK_G"])
+
+
+def _rows(kernel: Kernel, B: int, H: int, W: int, F: int) -> int:
+    """Rows that a program marches down: all of them, where there are enough programs, by the first configuration."""
+    blocks = kernel.configs[0].kwargs
+    strips = triton.cdiv(PROGRAMS_WANTED, _tiles(blocks, B, W) * triton.cdiv(F, blocks["BLOCK_F"]))
+    return triton.cdiv(H, min(strips, triton.cdiv(H, LEAST_ROWS)))
+
+
+def _parts(B: int, H: int, W: int, F: int, rows: int) -> int:
+    """Parts of the sums over all pixels: one for each program of some channels, with about equal shares."""
+    blocks = GATE_GRADIENT.configs[0].kwargs
+    units = _tiles(blocks, B, W) * triton.cdiv(H, rows)
+    return triton.cdiv(units, triton.cdiv(units * triton.cdiv(F, blocks["BLOCK_F"]), PROGRAMS_WANTED))
+
+
+def _grid(B: int, H: int, W: int, F: int, rows: int) -> Any:
+    return lambda meta: (_tiles(meta, B, W) * triton.cdiv(H, rows) * triton.cdiv(F, meta["BLOCK_F"]),)

@@ -21,6 +21,12 @@ from transnext.ops.backend import is_capturing
 INTERPRETED: bool = triton.knobs.runtime.interpret
 """True if Triton runs kernels on the CPU (`TRITON_INTERPRET=1`), where there is nothing to be tuned."""
 
+PROGRAMS_WANTED = 2048
+"""Programs that keep a large GPU busy: about four times as many as run at once."""
+
+MOST_REGISTERS = 168
+"""Of a thread: 12 warps at once on a processor of an NVIDIA GPU."""
+
 FLOAT_WARPS = 2
 """Warps of a program that multiplies float32 maps, at least."""
 
@@ -39,7 +45,8 @@ def config(num_warps: int, num_stages: int = 3, registers: int | None = None, **
 
 
 def options_of(config: triton.Config, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of a configuration. Its bound of registers is for 16-bit maps and a bias that is not resized.
+    """Arguments of a configuration. Its bound of registers is for aligned 16-bit maps with 32-bit offsets and a bias
+    that is not resized.
 
     Others take what there are: with fewer they would spill.
 
@@ -48,7 +55,8 @@ def options_of(config: triton.Config, arguments: dict[str, Any]) -> dict[str, An
         arguments: Those of the launch, by name.
     """
     options: dict[str, Any] = config.all_kwargs()
-    if arguments.get("TAPS") == 2 or arguments.get("UNIT") != 8:  # float32 maps have units of 4 numbers
+    # float32 maps have units of 4 numbers
+    if arguments.get("TAPS") == 2 or arguments.get("WIDE") or arguments.get("UNIT") != 8:
         options.pop("maxnreg", None)
     if "PRECISION" in arguments and arguments.get("UNIT") != 8:
         # Factors take twice the registers, and programs of one warp would spill.
