@@ -13,6 +13,7 @@ from tests.helpers.error_budget import check_budget
 from tests.helpers.small_transnext import small_model
 from transnext import TransNeXt
 from transnext.models import gpu, position_bias
+from transnext.models.fast import reasons
 from transnext.models.layers import Block
 
 pytest.importorskip("triton")
@@ -316,3 +317,13 @@ def test_a_block_by_itself(on_gpu: list[int]) -> None:
         found, expected = block(x), plain(lambda: block(x))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert on_gpu == [1]
+
+
+def test_nothing_objects_to_blocks_that_go_this_way(on_gpu: list[int]) -> None:
+    model, x = network(), image()
+    found = reasons(model, x)
+    assert len(found) == 4
+    assert set(found.values()) == {None}
+    model.backend = "reference"
+    assert None not in reasons(model, x).values()
+    assert on_gpu == [1, 1, 1, 1]

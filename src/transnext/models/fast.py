@@ -87,15 +87,16 @@ _PARTS: dict[type[nn.Module], dict[str, Any]] = {
 
 
 def why_not(block: FastBlock, x: Tensor) -> str | None:
-    """Reason for which a block or a part of it cannot run on the CPU's kernels, as it is called now; None if it can.
+    """Reason for which a block or a part of it cannot run on kernels, as it is called now; None if it can.
 
     This is the one question: `FastBlock` asks it of every map, and raises the answer if `backend` is "fused".
+    On a GPU the answer is None where blocks go the way of `transnext.models.gpu`, else why the CPU's kernels cannot.
 
     Args:
         block: Of a network.
         x: Its map, `[B, H, W, C]`.
     """
-    return _way(block, x)[1]
+    return None if gpu.goes((block,), x) else _way(block, x)[1]
 
 
 def reasons(model: nn.Module, images: Tensor) -> dict[str, str | None]:

@@ -6,7 +6,7 @@ Shape legend: `R` rows of all tiles: bins, or pixels, of all images times units 
 import triton
 import triton.language as tl
 
-from transnext.ops.triton.kernels.gate import SQRT_HALF, SQRT_TWO_PI
+from transnext.ops.triton.kernels.gate import DENSITY_OF_0, normal
 
 SIZES = ["x_b", "x_y", "x_x", "R", "units", "H", "W", "P_h", "P_w", "trips", "bins_y", "bins_x", "SIZE"]
 """Arguments for whose values nothing is compiled anew, be they 1 or multiples of 16. Strides are in units."""
@@ -61,7 +61,8 @@ def gelu_pool(
         y, x_of = (top + n // width).to(tl.int64), left + n % width
         places = x + ((origin + y * x_y + x_of.to(tl.int64) * x_x) * UNIT)[:, None] + c[None, :]
         z = tl.load(places, mask=(n < count)[:, None], other=0.0).to(tl.float32)
-        total += 0.5 * z * (1.0 + tl.erf(z * SQRT_HALF))  # 0 of 0
+        below, _ = normal(z)
+        total += z * below  # 0 of 0
     total = tl.sum(tl.reshape(total / count.to(tl.float32)[:, None], [LANES, GROUPS, UNIT]), 0)
     row = first + tl.arange(0, GROUPS)
     places = out + (row * UNIT)[:, None] + c[None, :]
@@ -109,6 +110,6 @@ def gelu_pool_gradient(
         total += tl.load(places, mask=sees[:, None], other=0.0).to(tl.float32) * share[:, None]
     origin = b * x_b + y.to(tl.int64) * x_y + x_of.to(tl.int64) * x_x + unit
     z = tl.load(x + (origin * UNIT)[:, None] + c[None, :], mask=live[:, None], other=0.0).to(tl.float32)
-    slope = 0.5 * (1.0 + tl.erf(z * SQRT_HALF)) + z * tl.exp(-0.5 * z * z) / SQRT_TWO_PI
+    below, power = normal(z)
     places = grad_x + (row * UNIT)[:, None] + c[None, :]
-    tl.store(places, (total * slope).to(grad_x.dtype.element_ty), mask=live[:, None])
+    tl.store(places, (total * (below + z * DENSITY_OF_0 * power)).to(grad_x.dtype.element_ty), mask=live[:, None])
