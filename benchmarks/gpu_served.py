@@ -115,19 +115,7 @@ INTERPRETER: list[torch.library.Library] = []
 def use_interpreter() -> None:
     """Has the ops run the kernels on CPU tensors, by Triton's interpreter, and training take the way of a GPU."""
     from transnext.ops import attention as op
-    from transnext.ops.triton import add_norm, attention, gate, gelu_pool
+    from transnext.ops.triton.interpreted import put_on_cpu
 
-    library = torch.library.Library("transnext", "IMPL")
-    modules = {
-        "aggregated_attention": attention,
-        "depthwise_conv_gelu_gate": gate,
-        "gelu_average_pool": gelu_pool,
-        "add_layer_norm": add_norm,
-    }
-    for name, module in modules.items():
-        library.impl(name, module.forward, "CPU", allow_override=True)
-        library.impl(f"{name}_backward", module.backward, "CPU", allow_override=True)
-    library.impl("aggregated_attention_training", attention.forward_training, "CPU")
-    library.impl("aggregated_attention_training_backward", attention.backward_training, "CPU")
     op._keeps_log_sum = lambda tensors: torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    INTERPRETER.append(library)
+    INTERPRETER.append(put_on_cpu())

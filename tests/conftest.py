@@ -142,21 +142,10 @@ def interpreted_kernels() -> Iterator[None]:
     """The ops run the kernels for GPUs on CPU tensors, below the dispatcher as on a GPU, by Triton's interpreter."""
     if not HAS_TRITON:
         pytest.skip("Triton is not installed")
-    from transnext.ops.triton import add_norm, attention, gate, gelu_pool, launch
+    from transnext.ops.triton import interpreted, launch
 
     if not launch.INTERPRETED:
         pytest.skip("on a GPU test_gpu.py runs the same kernels through the ops")
-    library = torch.library.Library("transnext", "IMPL")
-    modules = {
-        "aggregated_attention": attention,
-        "depthwise_conv_gelu_gate": gate,
-        "gelu_average_pool": gelu_pool,
-        "add_layer_norm": add_norm,
-    }
-    for name, module in modules.items():
-        library.impl(name, module.forward, "CPU", allow_override=True)
-        library.impl(f"{name}_backward", module.backward, "CPU", allow_override=True)
-    library.impl("aggregated_attention_training", attention.forward_training, "CPU")
-    library.impl("aggregated_attention_training_backward", attention.backward_training, "CPU")
+    library = interpreted.put_on_cpu()
     yield
     library._destroy()

@@ -5,6 +5,7 @@ Shape legend: `B` batch, `H W` feature map, `C` channels, `M` heads, `D = C / M`
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -36,7 +37,7 @@ def call(layer: nn.Module, x: Tensor) -> Tensor:
     return F.linear(x, layer.weight.flatten(1), layer.bias) if type(layer) is nn.Conv2d else layer(x)
 
 
-class Mixer(nn.Module):
+class Mixer(nn.Module, ABC):
     """Parts of both mixers: the position-bias MLP, the query embedding and the temperature.
 
     Args:
@@ -90,9 +91,9 @@ class Mixer(nn.Module):
         nn.init.constant_(self.temperature, INITIAL_TEMPERATURE)
         trunc_normal_(self.query_embedding, std=0.02)
 
+    @abstractmethod
     def bias_sizes(self, like: Tensor) -> BiasSizes:
         """Rows and columns of a map `[B, H, W, C]`, of its keys, and of the keys at the trained size."""
-        raise NotImplementedError
 
     def bias_of(self, like: Tensor) -> PositionBias:
         """Position bias of the keys of a map, `[B, H, W, C]`; only its shape, dtype and device matter."""
