@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy.typing as npt
 import torch
 from PIL import Image
 
@@ -314,7 +315,7 @@ class Segmenter(Predictor):
 
     def large(
         self,
-        path: str | Path,
+        source: str | Path | npt.NDArray[Any],
         *,
         output: str | Path | None = None,
         tile: int = 512,
@@ -327,7 +328,8 @@ class Segmenter(Predictor):
         scores of the rows that tiles have in common, and without `output` of the map, a byte for each pixel.
 
         Args:
-            path: An image file, a TIFF or .npy, of 8 or 16 bits, with as many channels as the backbone takes.
+            source: An image file, a TIFF or .npy, or an array `[H, W]` or `[H, W, channels]`, of 8 or 16 bits or floats
+                in 0..1, with as many channels as the backbone takes.
             output: File to which the map is written as it comes: .tif with its place on the ground (needs rasterio),
                 .png with a palette, or .npy. None to get it as an array.
             tile: Side of a tile, pixels, a multiple of 32.
@@ -339,6 +341,7 @@ class Segmenter(Predictor):
 
         Raises:
             FileNotFoundError: There is no such file.
+            TypeError: `source` is something else.
             UnreadableImage: It cannot be read.
             ValueError: A number is out of range, the picture has another number of channels, or the segmenter was
                 opened to look in windows or several sizes, whose place tiles take.
@@ -347,7 +350,7 @@ class Segmenter(Predictor):
 
         return map_in_tiles(
             self.loaded,
-            str(path),
+            source,
             tile=tile,
             overlap=overlap,
             batch_size=batch_size,

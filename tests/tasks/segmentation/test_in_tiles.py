@@ -197,6 +197,18 @@ def test_more_channels(tmp_path: Path) -> None:
         Segmenter(loaded).large(tmp_path / "y.npy", tile=64)
 
 
+def test_arrays_are_taken_as_files_are(loaded: Loaded, picture: Path) -> None:
+    segmenter = Segmenter(loaded)
+    values = np.asarray(Image.open(picture).convert("RGB"))
+    from_file, from_array = (segmenter.large(source, tile=64) for source in (picture, values))
+    assert len(np.unique(from_file.labels)) > 1
+    np.testing.assert_array_equal(from_array.labels, from_file.labels)
+    with pytest.raises(ValueError, match="array has 1 channel, and the backbone was built for 3"):
+        segmenter.large(values[..., 0], tile=64)
+    with pytest.raises(TypeError, match=r"a NoneType cannot be read in tiles: give a path or an array"):
+        segmenter.large(None, tile=64)  # type: ignore[arg-type]
+
+
 def test_what_cannot_be_drawn_on_is_said(loaded: Loaded, tmp_path: Path, monkeypatch, capsys) -> None:
     np.save(tmp_path / "x.npy", RNG.integers(0, 256, (40, 50, 3)).astype(np.uint8))
     monkeypatch.setattr("transnext.predict.load", lambda model, **_: loaded)

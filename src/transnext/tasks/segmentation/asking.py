@@ -1,6 +1,7 @@
 """Asking a segmenter about pictures."""
 
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from transnext.data.windowed import Normaliser, open_windowed
+from transnext.data.windowed import ArrayPicture, Normaliser, open_windowed
 from transnext.limits import check_number
 from transnext.tasks.segmentation.answers import ClassMap, WrittenMap, class_counts
 from transnext.tasks.segmentation.large import BATCH, Bands, bands_of, check_map_file, grid_for, map_of, write_map
@@ -142,7 +143,7 @@ def _panoptic_answers(
 
 def map_in_tiles(
     loaded: Loaded,
-    path: str,
+    source: str | Path | npt.NDArray[Any],
     *,
     tile: int,
     overlap: float,
@@ -157,7 +158,7 @@ def map_in_tiles(
 
     Args:
         loaded: The segmenter.
-        path: Of the file: an image, TIFF or .npy.
+        source: An image file, TIFF or .npy, or an array `[H, W]` or `[H, W, channels]`, of which parts are read.
         tile: Side of a tile, pixels, a multiple of 32.
         overlap: Share of a tile that it has in common with the next, 0..0.9.
         batch_size: Tiles that are asked about at once.
@@ -167,9 +168,12 @@ def map_in_tiles(
     Raises:
         FileNotFoundError: There is no such file.
         UnreadableImage: It cannot be read.
+        TypeError: `source` is something else.
         ValueError: A number is out of range, the picture has another number of channels, scores are not finite, or the
             segmenter is to look in windows, several sizes or mirrored.
     """
+    if not isinstance(source, (str, Path, np.ndarray)):
+        raise TypeError(f"a {type(source).__name__} cannot be read in tiles: give a path or an array [H, W, channels]")
     looking: Looking | None = getattr(loaded.task, "looking", None)
     if looking is not None and replace(looking, bias_mode=None, bias_size=None) not in (
         Looking(),
@@ -187,14 +191,18 @@ def map_in_tiles(
             f"the model takes {channels} channels, and mean and std of {len(preprocessing.mean)} are known: "
             f"give its preprocessing those of all {channels}"
         )
-    with open_windowed(path, channels) as picture:
+    name = "array" if isinstance(source, np.ndarray) else str(source)
+    opened = (
+        nullcontext(ArrayPicture(source, name)) if isinstance(source, np.ndarray) else open_windowed(name, channels)
+    )
+    with opened as picture:
         normalise = Normaliser(picture, preprocessing.mean, preprocessing.std)
         grid = grid_for(picture.size, tile, overlap)
         bands = bands_of(loaded.model, picture, normalise, grid, batch_size=batch_size, device=device)
         colours, classes = loaded.task.metadata.get("class_colours"), loaded.class_names
         if output is None:
             labels = map_of(bands, picture.size)
-            return ClassMap(name=path, labels=labels, class_names=classes, colours=colours, profile=picture.profile())
+            return ClassMap(name=name, labels=labels, class_names=classes, colours=colours, profile=picture.profile())
         counts = np.zeros(256, np.int64)
 
         def counted() -> Bands:
@@ -203,7 +211,7 @@ def map_in_tiles(
                 yield rows, part
 
         write_map(output, counted(), picture.size, classes=len(classes), colours=colours, profile=picture.profile())
-        return WrittenMap(name=path, path=output, size=picture.size, class_names=classes, pixels=counts[: len(classes)])
+        return WrittenMap(name=name, path=output, size=picture.size, class_names=classes, pixels=counts[: len(classes)])
 
 
 def _placed(
