@@ -74,11 +74,15 @@ def register_gradient(
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         results = output if isinstance(output, tuple) else (output,)
         ctx.mark_non_differentiable(*results[1:])
+        # Else each of the other results, some of them the largest maps there are, gets zeros for a gradient.
+        ctx.set_materialize_grads(False)
         others = results if keeps_result else results[1:]
         ctx.save_for_backward(*others, *inputs[:num_tensors])
         ctx.num_others, ctx.sizes = len(others), inputs[num_tensors:]
 
-    def backward(ctx: Any, grad: Tensor, *_: object) -> Gradients:
+    def backward(ctx: Any, grad: Tensor | None, *_: object) -> Gradients:
+        if grad is None:  # of a result that another function wants no gradient of
+            return (None,) * (num_tensors + len(ctx.sizes))
         saved = ctx.saved_tensors  # once: under checkpointing they cannot be had again
         others, tensors = saved[: ctx.num_others], saved[ctx.num_others :]
         wanted = ctx.needs_input_grad[:num_tensors]

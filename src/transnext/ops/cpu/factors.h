@@ -107,8 +107,7 @@ static void write_outer(const OuterProduct& p, int64_t begin, int64_t end, const
     const float* total = totals + (panel - begin) * Factors::panel_floats(p.products16, p.M);
     const int64_t n = panel * WIDTH, columns = std::min<int64_t>(WIDTH, p.N - n);
     if (p.transposed)
-      for (int64_t c = 0; c < columns; ++c)
-        for (int64_t m = 0; m < p.M; ++m) p.out[(n + c) * p.M + m] = total[m * WIDTH + c];
+      store_transposed(total, WIDTH, columns, p.M, p.out + n * p.M, p.M);
     else
       for (int64_t m = 0; m < p.M; ++m) std::copy_n(total + m * WIDTH, columns, p.out + m * p.N + n);
   }

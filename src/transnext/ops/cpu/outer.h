@@ -3,6 +3,7 @@
 #pragma once
 
 #include "gemm.h"
+#include "transpose.h"
 
 namespace transnext::ISA {
 
@@ -16,12 +17,15 @@ static void pack_panels(const PackPanels& p, int64_t begin, int64_t end) {
       for (int64_t k = 0; k < p.K; ++k) std::copy_n(p.weight + k * p.k_step + first, count, to + k * PANEL);
       continue;
     }
-    constexpr int64_t BLOCK = 64;  // of a panel at a time: 4 KB with 8 lanes, which stay in the first-level cache
-    for (int64_t k0 = 0; k0 < p.K; k0 += BLOCK)
-      for (int64_t n = 0; n < count; ++n) {
-        const float* from = p.weight + (first + n) * p.n_step;
-        for (int64_t k = k0; k < std::min(p.K, k0 + BLOCK); ++k) to[k * PANEL + n] = from[k * p.k_step];
-      }
+    if (p.k_step == 1) {
+      constexpr int64_t BLOCK = 64;  // of a panel at a time: 4 KB with 8 lanes, which stay in the first-level cache
+      for (int64_t k = 0; k < p.K; k += BLOCK)
+        load_transposed(p.weight + first * p.n_step + k, p.n_step, count, std::min(BLOCK, p.K - k), to + k * PANEL,
+                        PANEL);
+      continue;
+    }
+    for (int64_t n = 0; n < count; ++n)
+      for (int64_t k = 0; k < p.K; ++k) to[k * PANEL + n] = p.weight[(first + n) * p.n_step + k * p.k_step];
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "gemm16.h"
+#include "transpose.h"
 
 namespace transnext::ISA {
 

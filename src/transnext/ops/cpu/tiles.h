@@ -2,7 +2,7 @@
 // pixels.
 #pragma once
 
-#include "vec.h"
+#include "transpose.h"
 
 namespace transnext::ISA {
 
@@ -13,55 +13,6 @@ INLINE vf square_root(vf x) {
   vf y;
   for (int i = 0; i < VL; ++i) y[i] = __builtin_sqrtf(x[i]);
   return y;
-}
-
-// `count` pixels of `D` channels, `step` elements apart, to `to[d * ld + i]`.
-template <class T>
-static void load_transposed(const T* from, int64_t step, int64_t count, int64_t D, float* to, int64_t ld) {
-  int64_t i = 0;
-  for (; i + 4 <= count; i += 4) {
-    const T* p = from + i * step;
-    // Pixels are far apart, in a pattern that the processor does not foresee.
-    for (int64_t k = 8; k < 12; ++k)
-      for (int64_t line = 0; line < D; line += static_cast<int64_t>(64 / sizeof(T)))
-        __builtin_prefetch(p + k * step + line);
-    int64_t d = 0;
-    for (; d + 4 <= D; d += 4) {
-      vf4 a = load4(p + d), b = load4(p + step + d), c = load4(p + 2 * step + d), e = load4(p + 3 * step + d);
-      transpose4(a, b, c, e);
-      store4(to + d * ld + i, a);
-      store4(to + (d + 1) * ld + i, b);
-      store4(to + (d + 2) * ld + i, c);
-      store4(to + (d + 3) * ld + i, e);
-    }
-    for (; d < D; ++d)
-      for (int64_t k = 0; k < 4; ++k) to[d * ld + i + k] = widen(p[k * step + d]);
-  }
-  for (; i < count; ++i)
-    for (int64_t d = 0; d < D; ++d) to[d * ld + i] = widen(from[i * step + d]);
-}
-
-// The way back: `from[d * ld + i]` to `count` pixels of `D` channels, `step` elements apart.
-template <class T>
-static void store_transposed(const float* from, int64_t ld, int64_t count, int64_t D, T* to, int64_t step) {
-  int64_t i = 0;
-  for (; i + 4 <= count; i += 4) {
-    T* p = to + i * step;
-    int64_t d = 0;
-    for (; d + 4 <= D; d += 4) {
-      vf4 a = load4(from + d * ld + i), b = load4(from + (d + 1) * ld + i);
-      vf4 c = load4(from + (d + 2) * ld + i), e = load4(from + (d + 3) * ld + i);
-      transpose4(a, b, c, e);
-      store4(p + d, a);
-      store4(p + step + d, b);
-      store4(p + 2 * step + d, c);
-      store4(p + 3 * step + d, e);
-    }
-    for (; d < D; ++d)
-      for (int64_t k = 0; k < 4; ++k) narrow(from[d * ld + i + k], p + k * step + d);
-  }
-  for (; i < count; ++i)
-    for (int64_t d = 0; d < D; ++d) narrow(from[d * ld + i], to + i * step + d);
 }
 
 static void load_transposed(Dtype dtype, const void* from, int64_t offset, int64_t step, int64_t count, int64_t D,

@@ -85,15 +85,6 @@ INLINE void store4(T* p, vf4 x) {
 }
 INLINE void store4(float* p, vf4 x) { *reinterpret_cast<vf4_unaligned*>(p) = x; }
 
-INLINE void transpose4(vf4& a, vf4& b, vf4& c, vf4& d) {
-  const vf4 ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  const vf4 cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-  a = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
-  b = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
-  c = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
-  d = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
-}
-
 // Two vectors that go through the same steps: the processor works on one while the other waits for its last result.
 struct Pair {
   vf a, b;
