@@ -43,8 +43,8 @@ def check_options(loaded: Loaded, options: dict[str, Any]) -> None:
         raise ValueError(
             f"{loaded.name} tells no segments ({kind}): panoptic answers are those of mask2former, not exported"
         )
-    looking: Looking = getattr(loaded.task, "looking", None) or Looking.trained(loaded.task.metadata)
-    if replace(looking, bias_mode=None, bias_size=None) != Looking():
+    task: Any = loaded.task
+    if not task.how.once:
         raise ValueError(
             "panoptic answers look at a picture once, as a whole: leave out scales and flip, give window 0"
         )
@@ -90,9 +90,9 @@ def answers(
     """
     if panoptic:
         return _panoptic_answers(loaded, asked, **segments)
-    task = loaded.task
+    task: Any = loaded.task
     canvas = (asked.inputs.shape[2], asked.inputs.shape[3])
-    scores = task.raw(loaded.model, asked.inputs, asked.sizes)
+    scores = task.scores(loaded.model, asked.inputs, asked.sizes)
     found = []
     for one, size, frame, name in zip(scores, asked.sizes.tolist(), asked.frames, asked.names, strict=True):
         assert frame is not None

@@ -55,6 +55,11 @@ class Looking:
         if self.bias_size is not None and self.bias_mode != "interpolate":
             raise ValueError(f"bias_size is {self.bias_size}: it goes with bias_mode interpolate")
 
+    @property
+    def once(self) -> bool:
+        """Pictures are seen once, as a whole."""
+        return replace(self, bias_mode=None, bias_size=None) == Looking()
+
     @classmethod
     def trained(cls, metadata: Mapping[str, Any]) -> "Looking":
         """That of a model, as its checkpoint says."""
