@@ -17,7 +17,7 @@ from transnext.data.channels import Channels, Picture
 from transnext.data.images import UnreadableImage
 from transnext.data.joint import canvas_of, place, place_padded, reading_factor, to_tensor
 from transnext.data.preprocessing import Preprocessing
-from transnext.data.sample import LabelledImages, Sample, Skipped, Source
+from transnext.data.sample import Frame, LabelledImages, Sample, Skipped, Source
 from transnext.data.segmentation.maps import GROUP, LabelMap, classes_of, joined
 from transnext.tasks.segmentation.augment import Augmentation
 from transnext.tasks.segmentation.config import SegmentationConfig
@@ -40,6 +40,7 @@ class MapImages(LabelledImages):
         preprocessing: What inputs look like, with a `crop_mode` that keeps all of a picture.
         training: How pictures are changed at random; None for evaluation.
         things: Classes that have objects, for maps of segments where the data tell them; None for maps of classes.
+        own_size: In evaluation pictures keep their size, for a network that is asked in several.
     """
 
     def __init__(
@@ -48,7 +49,10 @@ class MapImages(LabelledImages):
         preprocessing: Preprocessing,
         training: TrainConfig[SegmentationConfig] | None = None,
         things: Collection[int] | None = None,
+        *,
+        own_size: bool = False,
     ) -> None:
+        self.own_size = own_size
         self.preprocessing = preprocessing
         self.things = things
         self.augmentation = None if training is None else Augmentation.of(training.task, training.images)
@@ -56,7 +60,7 @@ class MapImages(LabelledImages):
         self._fill = mean if preprocessing.numbers else tuple(round(255 * value) for value in mean)
         # Half of what evaluation leaves to spare goes to views that show a part larger.
         zoom = 1.0 if self.augmentation is None else max(1.0, self.augmentation.zoom / 2)
-        min_side = int(preprocessing.min_side() * zoom)
+        min_side = None if own_size else int(preprocessing.min_side() * zoom)
         super().__init__(source, partial(place_padded, preprocessing=preprocessing), min_side)
 
     def __getitem__(self, index: int) -> Sample | Skipped:
@@ -73,6 +77,8 @@ class MapImages(LabelledImages):
             return Skipped(self.source.name(index), "its label file is gone")
         except ValueError as error:
             return Skipped(self.source.name(index), str(error))
+        if self.augmentation is None and self.own_size:
+            return own_sample(picture, index, labels)
         if self.augmentation is None:
             return placed_sample(picture, self.preprocessing, index, labels)
         return self._training_sample(picture, labels, index, self.augmentation)
@@ -109,6 +115,12 @@ def placed_sample(
     """
     image, frame = place(picture, preprocessing, None if labels is None else (labels.shape[0], labels.shape[1]))
     return Sample(image, labels, index, frame, canvas_of((image.shape[1], image.shape[2]), preprocessing))
+
+
+def own_sample(picture: Picture, index: int, labels: Map | None = None) -> Sample:
+    """A picture as it is, unshrunk, for a network that is asked about it in several sizes; see `placed_sample`."""
+    original, same = (picture.height, picture.width), torch.eye(2, 3, dtype=torch.float64)
+    return Sample(to_tensor(picture), labels, index, Frame(original=original, to_original=same))
 
 
 def collate_maps(targets: Sequence[Any]) -> Tensor | list[Map]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +17,14 @@ from transnext.data.segmentation.maps import classes_of
 from transnext.tasks.segmentation.measures import ImageCounts, counts_of
 from transnext.tasks.segmentation.net import IGNORED, Told
 from transnext.tasks.segmentation.panoptic_quality import count_segments
-from transnext.tasks.segmentation.placing import class_map
+from transnext.tasks.segmentation.placing import Rows, map_of_rows, resize_scores
 from transnext.tasks.segmentation.results import SegmentationResult
 from transnext.tasks.task import Meter
 
 State = tuple[list[ImageCounts], list[tuple[str, str]], int]
 
 
-class SegmentationMeter(Meter[Iterable[Tensor | Told]]):
+class SegmentationMeter(Meter[Iterable[Tensor | Rows | Told]]):
     """Counts, in pixels of the pictures, what the scores of a network say about a split.
 
     Args:
@@ -38,12 +39,12 @@ class SegmentationMeter(Meter[Iterable[Tensor | Told]]):
         self._images: list[ImageCounts] = []
         self._broken = 0
 
-    def add(self, raw: Iterable[Tensor | Told], batch: Batch) -> None:
+    def add(self, raw: Iterable[Tensor | Rows | Told], batch: Batch) -> None:
         """Takes the scores for a batch.
 
         Args:
             raw: float `[B, classes, h, w]` over the canvas that `normalised_canvas` makes of the batch, or what is
-                `Told` of each picture over it; or a map of each, uint8 `[H, W]` in its pixels.
+                `Told` of each picture over it; or of each, in its pixels, `Rows` of scores, or a map, uint8 `[H, W]`.
             batch: Targets are the maps of the pictures, of classes, uint8 `[H, W]`, or of segments, int32 `[H, W]`.
 
         Raises:
@@ -52,22 +53,29 @@ class SegmentationMeter(Meter[Iterable[Tensor | Told]]):
         canvas = seen_size((batch.images.shape[2], batch.images.shape[3]))
         rows = zip(raw, batch.targets, batch.indices.tolist(), batch.sizes.tolist(), batch.frames, strict=True)
         for said, true, index, (height, width), frame in rows:
-            scores = said.scores if isinstance(said, Told) else said
+            scores: Any = said.scores if isinstance(said, Told) else said
             original = (height, width) if frame is None else frame.original
-            if scores.ndim == 3:
-                if len(scores) != len(self.classes):
-                    raise ValueError(
-                        f"the network gives {len(scores)} scores, and there are {len(self.classes)} classes"
-                    )
-                self._broken += int(not bool(torch.isfinite(scores).all()))
+            finite = True
+            if isinstance(scores, Tensor) and scores.ndim == 3:
+                finite = bool(torch.isfinite(scores).all())
+                scores = resize_scores(scores, canvas, (height, width), original)
+            if not isinstance(scores, Tensor):
                 with torch.inference_mode():
-                    scores = class_map(scores, canvas, (height, width), original)
+                    scores, likely = map_of_rows(self._checked(scores))
+                finite = finite and likely
+            self._broken += int(not finite)
             true = np.asarray(true)
             counts = counts_of(index, classes_of(true), scores.cpu().numpy(), len(self.classes))
             if isinstance(said, Told) and true.dtype == np.int32:
                 segments = self._segments(said, canvas, (height, width), original)
                 counts = replace(counts, segments=count_segments(true, segments))
             self._images.append(counts)
+
+    def _checked(self, rows: Rows) -> Rows:
+        for part, scores in rows:
+            if len(scores) != len(self.classes):
+                raise ValueError(f"the network gives {len(scores)} scores, and there are {len(self.classes)} classes")
+            yield part, scores
 
     def _segments(
         self, said: Told, canvas: tuple[int, int], size: tuple[int, int], original: tuple[int, int]

@@ -39,8 +39,9 @@ def sections_of(results: Sequence[SegmentationResult], classes: Sequence[str], l
     """
     # The training images were seen over and over: the ones to look at are those of the other splits.
     others = [result for result in results if result.split != "train" or len(results) == 1]
+    segments = segments_section(results)
     return [
-        Section(key="segments", title="Panoptic quality of classes", html=segments_section(results)),
+        *([Section(key="segments", title="Panoptic quality of classes", html=segments)] if segments else []),
         Section(key="classes", title="Intersection over union of classes", html=classes_section(results)),
         Section(key="confusion", title="What is taken for what", html=confusion_section(results, classes)),
         Section(key="pictures", title="Worst and best pictures", html=pictures_section(others, look)),

@@ -19,13 +19,14 @@ from transnext.models.backbone import Backbone
 from transnext.report.parts import Section
 from transnext.tasks.class_colours import Colour
 from transnext.tasks.segmentation.config import SegmentationConfig
-from transnext.tasks.segmentation.images import MapImages, collate_maps, placed_sample
+from transnext.tasks.segmentation.images import MapImages, collate_maps, own_sample, placed_sample
 from transnext.tasks.segmentation.looking import Looking
 from transnext.tasks.segmentation.losses import class_weights
 from transnext.tasks.segmentation.metrics import SegmentationMeter
 from transnext.tasks.segmentation.net import SegmentationNet
 from transnext.tasks.segmentation.objective import SegmentationObjective
 from transnext.tasks.segmentation.panoptic import checked_things, things_text
+from transnext.tasks.segmentation.placing import Rows
 from transnext.tasks.segmentation.results import SegmentationResult
 from transnext.tasks.segmentation.starting import HEADS, fresh_net
 from transnext.tasks.starting import Heads
@@ -57,6 +58,7 @@ class Segmentation(Task):
         most_segments: Segments that a training image has at most, where they are learned.
         statistics: Mean and standard deviation of each channel of the training images, where they are numbers.
         looking: How pictures are looked at; as in training if None.
+        scale_one: What its scale 1 stands for.
     """
 
     name: ClassVar[str] = "segmentation"
@@ -64,6 +66,7 @@ class Segmentation(Task):
     most_segments: int = field(default=0, compare=False)
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = field(default=None, compare=False)
     looking: Looking | None = None
+    scale_one: Preprocessing | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -173,7 +176,7 @@ class Segmentation(Task):
     ) -> LabelledImages:
         """See `Task.images`."""
         things = None if self.things is None else [self.class_names.index(name) for name in self.things]
-        return MapImages(source, preprocessing, training, things)
+        return MapImages(source, preprocessing, training, things, own_size=training is None and self.how.several)
 
     def preview(self, batches: Iterable[Batch], path: Path) -> int:
         """See `Task.preview`."""
@@ -196,7 +199,7 @@ class Segmentation(Task):
 
     def sample(self, picture: Picture, preprocessing: Preprocessing, index: int) -> Sample:
         """See `Task.sample`."""
-        return placed_sample(picture, preprocessing, index)
+        return own_sample(picture, index) if self.how.several else placed_sample(picture, preprocessing, index)
 
     def channels(self, preprocessing: Preprocessing) -> int | None:
         """See `Task.channels`."""
@@ -207,7 +210,7 @@ class Segmentation(Task):
         return None
 
     def inputs(self, images: Tensor, sizes: Tensor, preprocessing: Preprocessing) -> Tensor:
-        """See `Task.inputs`.
+        """See `Task.inputs`; the pictures as they are where each is looked at in several ways.
 
         Raises:
             ValueError: The network takes another number of channels.
@@ -217,7 +220,7 @@ class Segmentation(Task):
                 f"pictures are brought to the model as RGB, and it takes {preprocessing.input_size[0]} channels: "
                 "ask it in tiles, which are read as they are (--tile, Segmenter.large)"
             )
-        return normalised_canvas(images, sizes, preprocessing.normalise(images.device))
+        return images if self.how.several else normalised_canvas(images, sizes, preprocessing.normalise(images.device))
 
     def raw(self, net: nn.Module, images: Tensor, sizes: Tensor) -> Any:
         """See `Task.raw`: `scores` of each picture, or what is `Told` of it by a network that learned segments."""
@@ -225,12 +228,12 @@ class Segmentation(Task):
             return self.scores(net, images, sizes)
         return net(images, sizes, told=True)
 
-    def scores(self, net: nn.Module, images: Tensor, sizes: Tensor) -> Iterable[Tensor]:
+    def scores(self, net: nn.Module, images: Tensor, sizes: Tensor) -> Iterable[Tensor | Rows]:
         """Scores of each picture; in windows or several looks made when they are taken, once.
 
         At full size those of a batch would fill the memory. See `raw`.
         """
-        return self.how.scores(net, images, sizes)
+        return self.how.scores(net, images, sizes, self.scale_one)
 
     @property
     def how(self) -> Looking:
