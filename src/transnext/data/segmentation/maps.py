@@ -46,9 +46,9 @@ class LabelMap(Protocol):
         """
 
 
-def classes_of(segments: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
-    """The class of each pixel of a map of segments, as `LabelMap.read` has it; groups are of their class."""
-    return (segments & SEGMENT - 1).astype(np.uint8)
+def classes_of(segments: npt.NDArray[np.uint8] | npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+    """The class of each pixel of a map of segments, as `LabelMap.read` has it, or of classes, which stay."""
+    return (segments & SEGMENT - 1).astype(np.uint8, copy=False)
 
 
 def joined(segments: npt.NDArray[np.int32], things: Collection[int]) -> npt.NDArray[np.int32]:

@@ -213,10 +213,7 @@ class MapSource:
             ValueError: The data tell no segments.
         """
         if not isinstance(self.maps, PanopticMaps):
-            raise ValueError(
-                f"targets are panoptic, and {self.root} tells no segments, which COCO panoptic files do "
-                "(annotations/panoptic_*.json): leave out targets; objects with outlines train by transnext detect"
-            )
+            raise ValueError(f"{self.root} tells no segments, as COCO panoptic files do (annotations/panoptic_*.json)")
         return replace(self, digests=self.maps.digests ^ np.uint64(digest_of(np.array(sorted(things), np.uint8))))
 
     def subset(self, images: Sequence[int]) -> MapSource:

@@ -293,7 +293,12 @@ def _by_segments(sources: Mapping[str, MapSource], things: list[str] | None) -> 
     """
     first = next(iter(sources.values()))
     places = [first.classes.index(name) for name in things or ()]
-    found = {split: source.by_segments(places) for split, source in sources.items()}
+    try:
+        found = {split: source.by_segments(places) for split, source in sources.items()}
+    except ValueError as error:
+        raise ValueError(
+            f"targets are panoptic, and {error}: leave out targets; outlines of objects are learned by transnext detect"
+        ) from None
     if things is None:
         raise ValueError(
             f"targets are panoptic, and {first.root} does not say which classes have objects (isthing): give "
