@@ -31,11 +31,15 @@ from transnext.engine.evaluation import evaluate
 from transnext.models.backbone import Backbone
 from transnext.models.checkpoint import read_tensors
 from transnext.tasks.segmentation.config import SegmentationConfig
+from transnext.tasks.segmentation.draw import class_colours, objects_as_classes, overlaid
 from transnext.tasks.segmentation.images import MapImages
 from transnext.tasks.segmentation.mask2former.model import target_of_map
 from transnext.tasks.segmentation.net import IGNORED
 from transnext.tasks.segmentation.nets import build_net
+from transnext.tasks.segmentation.pictures import compared
+from transnext.tasks.segmentation.results import SegmentationResult
 from transnext.tasks.segmentation.task import Segmentation
+from transnext.tasks.task import Look
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BOX, GROUND = CLASSES.index("box"), CLASSES.index("ground")
@@ -167,8 +171,8 @@ def test_a_batch_without_objects_has_gradients(data: Path) -> None:
         target_of_map(torch.tensor([[3 + SEGMENT, 1]], dtype=torch.int32), 3)
 
 
-def learned(data: Path, targets: str, steps: int = 60) -> Any:
-    """Panoptic quality on two pictures that a small network learned by heart."""
+def learned(data: Path, targets: str, steps: int = 60) -> tuple[SegmentationResult, Look]:
+    """Panoptic quality on two pictures that a small network learned by heart, and the network."""
     options: dict[str, Any] = {"augment": "none", "image_size": 64, "targets": targets}
     images, config = training_images(data, **options), config_of(data, **options)
     task, _ = open_task(config)
@@ -184,13 +188,20 @@ def learned(data: Path, targets: str, steps: int = 60) -> Any:
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
     measured, sources = opened(data)
-    there = measured.images(sources["train"].subset([0, 1]), images.preprocessing)
+    source = sources["train"].subset([0, 1])
+    there = measured.images(source, images.preprocessing)
     batches = [collate([there[0], there[1]], targets=measured.collate)]
-    return evaluate_batches(measured, net, batches, images.preprocessing)
+    result = evaluate_batches(measured, net.eval(), batches, images.preprocessing)
+    return result, Look(net=net, splits={"val": source}, preprocessing=images.preprocessing)
 
 
-def test_touching_objects_are_two_segments_where_classes_alone_are_one(data: Path) -> None:
-    panoptic, semantic = learned(data, "panoptic"), learned(data, "semantic")
+@pytest.fixture(scope="module")
+def learned_panoptic(data: Path) -> tuple[SegmentationResult, Look]:
+    return learned(data, "panoptic")
+
+
+def test_touching_objects_are_two_segments_where_classes_alone_are_one(learned_panoptic, data: Path) -> None:
+    (panoptic, _), (semantic, _) = learned_panoptic, learned(data, "semantic")
     # Pictures are learned at 64 pixels and measured at 80.
     assert panoptic.panoptic.pairs.tolist() == [4, 2, 2]
     assert panoptic.panoptic.means()["PQ"] > 0.9
@@ -223,6 +234,25 @@ def test_a_run_says_panoptic_quality(run, data: Path, tmp_path: Path, capsys) ->
     )
     assert "PQ" in capsys.readouterr().out
     assert json.loads(file.read_text())["splits"]["val"]["panoptic"] == results["val"]["panoptic"]
+
+
+def test_pictures_of_a_page_show_objects(learned_panoptic) -> None:
+    result, look = learned_panoptic
+    colours = class_colours(3)
+    found = compared(0, result, look, colours)
+    plain = compared(0, replace(result, images=[replace(one, segments=None) for one in result.images]), look, colours)
+    numbers = scene_of(0)
+    for objects, classes in ((found.true, plain.true), (found.predicted, plain.predicted)):
+        objects, classes = (np.asarray(one).astype(int) for one in (objects, classes))
+        for number, same in ((WALL, True), (70_001, True), (LEFT, False)):
+            inside = numbers == number
+            inside[1:-1, 1:-1] &= inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+            assert (abs(objects - classes)[inside].max(-1) < 3).mean() > 0.9 or not same
+            assert same or (abs(objects - classes)[inside].max(-1) > 3).mean() > 0.9
+    np.testing.assert_array_equal(np.asarray(found.difference), np.asarray(plain.difference))
+    nothing = objects_as_classes(np.full((3, 4), IGNORED, np.int32), CLASSES, colours)
+    assert (nothing[0] == IGNORED).all()
+    assert overlaid(Image.new("RGB", (4, 3)), nothing[0], nothing[2]).size == (4, 3)
 
 
 def test_answers_are_those_that_were_measured(run, data: Path) -> None:

@@ -69,7 +69,7 @@ class MapImages(LabelledImages):
         if isinstance(picture, Skipped):
             return picture
         try:
-            labels = self._map(self.source.target(index))
+            labels = read_map(self.source.target(index), self.things)
             reading_factor((labels.shape[0], labels.shape[1]), (picture.height, picture.width))
         except UnreadableImage as error:
             return Skipped(self.source.name(index), f"its label file: {error.reason}")
@@ -83,10 +83,6 @@ class MapImages(LabelledImages):
             return placed_sample(picture, self.preprocessing, index, labels)
         return self._training_sample(picture, labels, index, self.augmentation)
 
-    def _map(self, target: LabelMap) -> Map:
-        segments = None if self.things is None else target.segments()
-        return target.read() if segments is None or self.things is None else joined(segments, self.things)
-
     def _training_sample(self, picture: Picture, labels: Map, index: int, augmentation: Augmentation) -> Sample:
         if labels.dtype == np.int32:
             labels = np.where(labels & GROUP, np.int32(IGNORED), labels)
@@ -97,6 +93,21 @@ class MapImages(LabelledImages):
         # Colours are those of RGB: numbers stay as they are.
         image = to_tensor(shown if isinstance(shown, Channels) else augmentation.recoloured(shown))
         return Sample(image, map_on_canvas(torch.from_numpy(view.of_map(labels)), canvas), index, canvas=canvas)
+
+
+def read_map(target: LabelMap, things: Collection[int] | None = None) -> Map:
+    """A map of segments, if there are any, or of classes.
+
+    Args:
+        target: What is read.
+        things: Classes that have objects; None for a map of classes in any case.
+
+    Raises:
+        UnreadableImage: See `LabelMap.read`.
+        FileNotFoundError: See there.
+    """
+    segments = None if things is None else target.segments()
+    return target.read() if segments is None or things is None else joined(segments, things)
 
 
 def placed_sample(

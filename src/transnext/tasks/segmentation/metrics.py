@@ -67,7 +67,7 @@ class SegmentationMeter(Meter[Iterable[Tensor | Rows | Told]]):
             true = np.asarray(true)
             counts = counts_of(index, classes_of(true), scores.cpu().numpy(), len(self.classes))
             if isinstance(said, Told) and true.dtype == np.int32:
-                segments = self._segments(said, canvas, (height, width), original)
+                segments = told_segments(said, canvas, (height, width), original, self.things or ())
                 counts = replace(counts, segments=count_segments(true, segments))
             self._images.append(counts)
 
@@ -76,16 +76,6 @@ class SegmentationMeter(Meter[Iterable[Tensor | Rows | Told]]):
             if len(scores) != len(self.classes):
                 raise ValueError(f"the network gives {len(scores)} scores, and there are {len(self.classes)} classes")
             yield part, scores
-
-    def _segments(
-        self, said: Told, canvas: tuple[int, int], size: tuple[int, int], original: tuple[int, int]
-    ) -> npt.NDArray[np.int32]:
-        from transnext.tasks.segmentation.mask2former.panoptic import segments_of_queries
-
-        if not torch.isfinite(said.logits).all() or not torch.isfinite(said.masks).all():
-            return np.full(original, IGNORED, np.int32)
-        stuff = set(range(len(self.classes))) - set(self.things or ())
-        return segments_of_queries(said.logits, said.masks, canvas, size, original, fuse=stuff).coded()
 
     def state(self) -> State:
         """Counts of all images, images that could not be read, and images whose scores were not finite."""
@@ -118,3 +108,23 @@ class SegmentationMeter(Meter[Iterable[Tensor | Rows | Told]]):
             things=self.things or (),
             notes=notes,
         )
+
+
+def told_segments(
+    said: Told, canvas: tuple[int, int], size: tuple[int, int], original: tuple[int, int], things: Collection[int]
+) -> npt.NDArray[np.int32]:
+    """Segments of a picture, int32 `[H, W]`, see `transnext.data.segmentation.maps.SEGMENT`; none if not all is finite.
+
+    Args:
+        said: Of the picture.
+        canvas: `(H, W)` of what the network saw.
+        size: `(H, W)` of what was image in it.
+        original: `(H, W)` of the picture.
+        things: Classes that have objects.
+    """
+    from transnext.tasks.segmentation.mask2former.panoptic import segments_of_queries
+
+    if not torch.isfinite(said.logits).all() or not torch.isfinite(said.masks).all():
+        return np.full(original, IGNORED, np.int32)
+    stuff = set(range(len(said.scores))) - set(things)
+    return segments_of_queries(said.logits, said.masks, canvas, size, original, fuse=stuff).coded()

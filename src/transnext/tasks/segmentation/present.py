@@ -167,6 +167,8 @@ def pictures_section(results: Sequence[SegmentationResult], look: Look) -> str:
         "By the mean IoU of the classes in each image. From left to right: the map, what the model says, and where "
         "they differ, in orange; dark is what is not labelled."
     )
+    if any(result.panoptic for result in results):
+        lead += " Each object has a colour of its own; where classes differ is shown, not where objects do."
     return f'<p class="lead">{lead}</p>{shown}' if shown else ""
 
 

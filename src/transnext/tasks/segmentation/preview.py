@@ -1,6 +1,5 @@
 """A page of training pictures as the network sees them, with their maps: to look at before training."""
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,10 +8,9 @@ from torch import Tensor
 
 from transnext.data.preprocessing import picture
 from transnext.data.sample import Batch
-from transnext.data.segmentation.maps import SEGMENT
-from transnext.tasks.class_colours import Colour, colour_of
+from transnext.tasks.class_colours import Colour
 from transnext.tasks.preview import Figure, images_of, write_page
-from transnext.tasks.segmentation.draw import class_colours, overlaid
+from transnext.tasks.segmentation.draw import class_colours, objects_as_classes, overlaid
 from transnext.tasks.segmentation.net import IGNORED
 
 _NAMED = 6
@@ -49,27 +47,10 @@ def preview_page(
 
 def _figure(image: Tensor, labels: np.ndarray, classes: Sequence[str], colours: np.ndarray) -> Figure:
     if labels.dtype == np.int32:
-        labels, classes, colours = _objects_as_classes(labels, classes, colours)
+        labels, classes, colours = objects_as_classes(labels, classes, colours)
     counts = np.bincount(labels.reshape(-1), minlength=256)
     order = [place for place in np.argsort(-counts, kind="stable").tolist() if counts[place] and place != IGNORED]
     named = [f"{classes[place]} {counts[place] / labels.size:.0%}" for place in order[:_NAMED]]
     if counts[IGNORED]:
         named.append(f"ignored {counts[IGNORED] / labels.size:.0%}")
     return Figure(overlaid(picture(image), labels, colours), ", ".join(named))
-
-
-def _objects_as_classes(
-    segments: np.ndarray, classes: Sequence[str], colours: np.ndarray
-) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """A map of segments as one of classes, in which each object has a name and a colour of its own."""
-    codes = np.unique(segments[segments != IGNORED])[:IGNORED]  # no picture has colours for more
-    labels = np.searchsorted(codes, segments).clip(0, max(0, len(codes) - 1))
-    known = np.isin(segments, codes)
-    names, table = [], []
-    count: Counter[int] = Counter()
-    for code in codes.tolist():
-        number, label = divmod(code, SEGMENT)
-        count[label] += 1
-        names.append(f"{classes[label]} {count[label]}" if number else classes[label])
-        table.append(colour_of(len(classes) + len(names)) if number else tuple(colours[label]))
-    return np.where(known, labels, IGNORED).astype(np.uint8), names, np.array(table, np.uint8).reshape(-1, 3)
