@@ -355,3 +355,16 @@ def test_a_page_of_training_pictures_shows_segments(data: Path, tmp_path: Path, 
     assert "box 1" in text
     assert "box 2" in text
     assert "ignored" in text
+
+
+def test_objects_are_numbered_as_they_are_met() -> None:
+    """So that true and predicted ones, whose numbers differ, mostly have the same colour."""
+    segments = np.array([[1, 1, 3 * SEGMENT, 2 * SEGMENT], [IGNORED, 2, 2 + SEGMENT, 2 + SEGMENT]], np.int32)
+    labels, names, colours = objects_as_classes(segments, CLASSES, class_colours(3))
+    assert labels.tolist() == [[0, 0, 1, 2], [IGNORED, 3, 4, 4]]
+    assert names == ["ground", "box 1", "box 2", "wall", "wall 2"]
+    assert colours[[0, 3]].tolist() == class_colours(3)[[1, 2]].tolist()
+    assert len({tuple(colour) for colour in colours.tolist()}) == 5
+    other = np.where(segments == 3 * SEGMENT, 9 * SEGMENT, segments)
+    again, _, same = objects_as_classes(other.astype(np.int32), CLASSES, class_colours(3))
+    assert (again.tolist(), same.tolist()) == (labels.tolist(), colours.tolist())

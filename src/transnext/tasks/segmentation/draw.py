@@ -72,17 +72,20 @@ def objects_as_classes(
     Returns:
         A map uint8 `[H, W]`, the names of what is in it, and colours of these, uint8 `[N, 3]`.
     """
-    codes = np.unique(segments[segments != IGNORED])[:IGNORED]  # no picture has colours for more
-    labels = np.searchsorted(codes, segments).clip(0, max(0, len(codes) - 1))
-    known = np.isin(segments, codes)
+    codes, first, place = np.unique(segments, return_index=True, return_inverse=True)
+    # In the order in which they are met, which true and predicted objects have in common; more have no colour.
+    order = [i for i in np.argsort(first).tolist() if codes[i] != IGNORED][:IGNORED]
+    labels = np.full(len(codes), IGNORED, np.uint8)
+    labels[order] = np.arange(len(order))
     names, table = [], []
-    count: Counter[int] = Counter()
-    for code in codes.tolist():
+    count, objects = Counter[int](), 0
+    for code in codes[order].tolist():
         number, label = divmod(code, SEGMENT)
         count[label] += 1
         names.append(f"{classes[label]} {count[label]}" if number else classes[label])
-        table.append(colour_of(len(classes) + len(names)) if number else tuple(colours[label]))
-    return np.where(known, labels, IGNORED).astype(np.uint8), names, np.array(table, np.uint8).reshape(-1, 3)
+        objects += number > 0
+        table.append(colour_of(len(classes) + objects) if number else tuple(colours[label].tolist()))
+    return labels[place.reshape(segments.shape)], names, np.array(table, np.uint8).reshape(-1, 3)
 
 
 def draw_map(
