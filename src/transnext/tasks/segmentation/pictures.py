@@ -91,10 +91,12 @@ def compared(image: int, result: SegmentationResult, look: Look, colours: npt.ND
     small = shown.copy()
     small.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
     grey = small.convert("L").convert("RGB")
-    shown_map = np.where(known, predicted if said is None else said, IGNORED)
+    found: Map = np.where(known, predicted, np.uint8(IGNORED))
+    if said is not None:
+        found = np.where(known, said, np.int32(IGNORED))
     return Compared(
         true=_drawn(small, there, colours),
-        predicted=_drawn(small, shown_map.astype(there.dtype), colours),
+        predicted=_drawn(small, found, colours),
         difference=Image.blend(grey, Image.fromarray(paint[_shrunk(verdict, small.size)]), _LEFT),
         wrong=wrong,
     )
@@ -127,10 +129,11 @@ def predicted_maps(
 
 def _drawn(picture: Image.Image, labels: Map, colours: npt.NDArray[np.uint8]) -> Image.Image:
     """A picture with a map of classes, or of segments, over it."""
+    shown = classes_of(labels)
     if labels.dtype == np.int32:
         known = np.where(labels & GROUP, IGNORED, labels).astype(np.int32)
-        labels, _, colours = objects_as_classes(known, [""] * len(colours), colours)
-    return overlaid(picture, _shrunk(labels, picture.size), colours)
+        shown, _, colours = objects_as_classes(known, [""] * len(colours), colours)
+    return overlaid(picture, _shrunk(shown, picture.size), colours)
 
 
 def _opened(source: Source, index: int, things: Collection[int] | None) -> tuple[Picture, Map] | None:
