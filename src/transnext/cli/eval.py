@@ -103,6 +103,9 @@ def measure(model: str, data: str, options: Measuring, *, loaded: "Loaded | None
     results = evaluator.run_splits(data, options.splits, val_fraction=val_fraction, seed=seed)
     console = Console()
     console.print(results_table(results))
+    for result in results:
+        for note in getattr(result, "notes", ()):
+            console.print(f"{result.split}: {note}", markup=False, soft_wrap=True)
     print_skipped(console, (skipped for r in results for skipped in r.skipped))
     if options.json_file is not None:
         settings = {"model": model, "data": data, "flip": flip, "val_fraction": val_fraction, "seed": seed}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args, overload
+from typing import TypeVar, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ MULTIPLE = 32
 _HALF = 0.5 - 1e-6
 """Share of a pixel from which on it belongs to an object; what is left out is rounding."""
 
+_Pixel = TypeVar("_Pixel", np.uint8, np.int32)
 _RESAMPLINGS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -160,12 +161,12 @@ class View:
             result[top + oy0 : top + oy1, left + ox0 : left + ox1] = resized > _HALF
         return np.ascontiguousarray(result[:, ::-1]) if self.mirrored else result
 
-    def of_map(self, labels: npt.NDArray[np.uint8], unknown: int = 255) -> npt.NDArray[np.uint8]:
-        """A map of classes, `[H, W]` of the picture, in the input, unmixed; `unknown` where there is no picture."""
+    def of_map(self, labels: npt.NDArray[_Pixel], unknown: int = 255) -> npt.NDArray[_Pixel]:
+        """A map of classes or segments, `[H, W]` of the picture, in the input, unmixed; `unknown` beyond it."""
         left, top, width, height = self.target
         whole = Image.fromarray(labels)
         box = _within(list(self.source), whole.width, whole.height)
-        result = np.full(self.size, unknown, np.uint8)
+        result = np.full(self.size, unknown, labels.dtype)
         result[top : top + height, left : left + width] = np.asarray(
             whole.resize((width, height), Image.Resampling.NEAREST, box=box)
         )

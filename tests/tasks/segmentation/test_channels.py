@@ -23,6 +23,7 @@ from transnext.models.checkpoint import save_checkpoint
 from transnext.predict import Segmenter
 from transnext.tasks.segmentation.config import SegmentationConfig
 from transnext.tasks.segmentation.images import MapImages
+from transnext.tasks.segmentation.scales import multi_scale_map
 from transnext.tasks.segmentation.starting import fresh_net
 from transnext.tasks.segmentation.task import Segmentation
 
@@ -193,6 +194,10 @@ def test_training_evaluating_and_predicting_from_the_command(tmp_path: Path, cap
         values = file.read()
     assert (segmenter(np.moveaxis(values, 0, -1))[0].labels == found).all()
     assert (segmenter.large(picture, tile=64).labels == found).mean() > 0.999
+    several = Segmenter(out, scales=(0.5, 1.5), flip=True)
+    one = several.loaded
+    expected = multi_scale_map(one.model, Channels.of(values), one.preprocessing, ratios=(0.5, 1.5))
+    assert (several(picture)[0].labels == expected).all()
     capsys.readouterr()
     # What does not fit is refused in one line.
     rgb = map_set(tmp_path / "rgb", (0, 1), ("field", "water"))

@@ -16,7 +16,7 @@ from transnext.models.backbone import Backbone
 from transnext.predict import Segmenter
 from transnext.tasks.segmentation import answers
 from transnext.tasks.segmentation.answers import ClassMap
-from transnext.tasks.segmentation.looking import Looking, looking_at
+from transnext.tasks.segmentation.looking import looking_at
 from transnext.tasks.segmentation.nets import build_net
 from transnext.tasks.segmentation.task import Segmentation
 from transnext.tasks.task import Loaded
@@ -219,12 +219,15 @@ def test_what_cannot_be_drawn_on_is_said(loaded: Loaded, tmp_path: Path, monkeyp
     assert not (tmp_path / "drawn").exists()
 
 
+def pictures(count: int) -> torch.Tensor:
+    return torch.from_numpy(RNG.integers(0, 256, (count, 3, 64, 64)).astype(np.uint8))
+
+
 def test_scores_of_windows_are_made_one_picture_at_a_time(loaded: Loaded) -> None:
     """At full size those of a batch would fill the memory."""
     net = Watched(loaded.model)
-    images, sizes = torch.randn(3, 3, 64, 64), torch.tensor([[64, 64]] * 3)
-    task = replace(loaded.task, looking=Looking(scales=(1.0,), flip=True))
-    scores = task.raw(net, images, sizes)
+    images, sizes = pictures(3), torch.tensor([[64, 64]] * 3)
+    scores = looking_at(loaded, flip=True).task.raw(net, images, sizes)
     assert isinstance(scores, Iterator)
     assert not net.seen
     next(scores)
@@ -233,8 +236,8 @@ def test_scores_of_windows_are_made_one_picture_at_a_time(loaded: Loaded) -> Non
 
 def test_scores_that_come_later_have_the_precision_of_now(loaded: Loaded) -> None:
     net = Watched(loaded.model)
-    images, sizes = torch.randn(2, 3, 64, 64), torch.tensor([[64, 64]] * 2)
-    task = replace(loaded.task, looking=Looking(flip=True))
+    images, sizes = pictures(2), torch.tensor([[64, 64]] * 2)
+    task = looking_at(loaded, flip=True).task
     with torch.autocast("cpu", torch.bfloat16):
         narrow = task.raw(net, images, sizes)
     with torch.autocast("cpu", torch.bfloat16, enabled=False):

@@ -1,14 +1,23 @@
 """Ways to look at pictures, from what a checkpoint says to what a call asks for."""
 
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from tests.helpers.tiny_mask2former import tiny_net
 from transnext.data.preprocessing import Preprocessing
+from transnext.engine.evaluation import evaluate
 from transnext.models.backbone import Backbone
-from transnext.predict import Segmenter
+from transnext.predict import Segmenter, asked_about
 from transnext.tasks.segmentation.looking import Looking, looking_at
 from transnext.tasks.segmentation.nets import build_net
+from transnext.tasks.segmentation.scales import multi_scale_map
+from transnext.tasks.segmentation.sliding import sliding_scores
 from transnext.tasks.segmentation.task import Segmentation
 from transnext.tasks.task import Loaded
 
@@ -57,7 +66,7 @@ def test_mirrored_pictures_have_mirrored_answers(loaded) -> None:
     assert abs(there.astype(float) - back[:, ::-1].astype(float)).mean() < 0.05
 
 
-def test_sizes_are_made_of_the_largest(loaded) -> None:
+def test_sizes_are_those_of_evaluation_times_the_scales(loaded) -> None:
     seen: list[tuple[int, ...]] = []
 
     class Spied(nn.Module):
@@ -73,6 +82,84 @@ def test_sizes_are_made_of_the_largest(loaded) -> None:
     confidences(spied, window=0, scales=(0.5, 1.0, 2.0))
     # 150 x 190 fits 96 x 128 as 96 x 122, and twice that size as 192 x 243.
     assert seen == [(48, 61), (96, 122), (192, 243)]
+
+
+WAYS = [
+    {"window": 0, "scales": (0.5, 1.0, 1.75), "flip": True},
+    {"window": 0, "flip": True},
+    {"window": 64, "stride": 48, "scales": (1.0, 1.5)},
+]
+
+
+def by_definition(loaded: Loaded, picture: np.ndarray, way: dict) -> np.ndarray:
+    """The map that is made of the picture itself."""
+    ask = loaded.model
+    if way["window"]:
+        ask = partial(sliding_scores, loaded.model, window=way["window"], stride=way["stride"])
+    options = {"ratios": way.get("scales", (1.0,)), "flip": way.get("flip", False)}
+    sums = getattr(loaded.model, "segmenter", "") == "mask2former"
+    return multi_scale_map(ask, Image.fromarray(picture), loaded.preprocessing, sums=sums, **options)
+
+
+@pytest.fixture(scope="module")
+def mask2former(loaded) -> Loaded:
+    torch.manual_seed(1)
+    return replace(loaded, model=tiny_net(3).eval())
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["loaded", "mask2former"])
+def test_answers_are_made_of_the_picture_in_each_size(kind, way, request) -> None:
+    model = request.getfixturevalue(kind)
+    pictures = [PICTURE, PICTURE[:81, 5:140].copy(), PICTURE[::-1].copy()]
+    segmenter = Segmenter(model, **way)
+    for found, picture in zip(segmenter(pictures, batch_size=3), pictures, strict=True):
+        np.testing.assert_array_equal(found.labels, by_definition(model, picture, way))
+    (sure,) = segmenter(PICTURE, confidence=True)
+    np.testing.assert_array_equal(sure.labels, by_definition(model, PICTURE, way))
+    assert sure.confidence.max() <= 1
+    assert sure.confidence.min() >= 1 / 3 - 1e-3
+    assert segmenter.loaded.preprocessing == model.preprocessing
+
+
+def test_evaluation_is_of_the_same_maps(loaded, tmp_path) -> None:
+    """Of JPEGs, which are read at full size, and of PNGs of another size in the same batch."""
+    pictures = [PICTURE, PICTURE[:81, 5:140].copy(), np.kron(PICTURE, np.ones((4, 4, 1), np.uint8))]
+    for folder in ("images", "labels"):
+        (tmp_path / folder / "val").mkdir(parents=True)
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / "images" / "val" / f"{i}.{'jpg' if i == 2 else 'png'}")
+        labels = np.random.default_rng(i).integers(0, 3, picture.shape[:2], np.uint8)
+        Image.fromarray(labels).save(tmp_path / "labels" / "val" / f"{i}.png")
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    segmenter = Segmenter(loaded, **WAYS[0])
+    for batch_size in (1, 3):
+        (found,) = evaluate(segmenter.loaded, str(tmp_path), splits=["val"], batch_size=batch_size, workers=0)
+        expected = np.zeros((3, 3), np.int64)
+        for i in range(3):
+            file = next((tmp_path / "images" / "val").glob(f"{i}.*"))
+            true = np.asarray(Image.open(tmp_path / "labels" / "val" / f"{i}.png"))
+            said = by_definition(loaded, np.asarray(Image.open(file)), WAYS[0])
+            np.add.at(expected, (true, said), 1)
+            if batch_size == 1:
+                np.testing.assert_array_equal(segmenter(str(file))[0].labels, said)
+        np.testing.assert_array_equal(found.confusion, expected)
+
+
+def test_weights_that_are_not_usable_are_said_of_several_looks(loaded) -> None:
+    class Broken(nn.Module):
+        def forward(self, images: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(images), 3, 8, 8), float("nan"))
+
+    with pytest.raises(ValueError, match=r"what the model says of x\.png is not finite"):
+        _asked(replace(loaded, model=Broken()), "x.png")
+
+
+def _asked(loaded: Loaded, name: str) -> None:
+    segmenter = Segmenter(loaded, window=0, flip=True)
+    sample = segmenter.loaded.task.sample(Image.fromarray(PICTURE), loaded.preprocessing, 0)
+    asked = asked_about(segmenter.loaded, [name], [Image.fromarray(PICTURE)], [sample], "cpu")
+    segmenter.loaded.task.answers(segmenter.loaded, asked)
 
 
 @pytest.mark.parametrize(

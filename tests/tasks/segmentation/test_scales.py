@@ -1,6 +1,7 @@
 """Several sizes and mirror images: the mean of what each look says, by definition."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from tests.helpers.looking import Looking
+from transnext.data.channels import Channels
 from transnext.data.joint import place
 from transnext.data.preprocessing import Preprocessing
 from transnext.models.backbone import Backbone
@@ -20,7 +22,6 @@ from transnext.tasks.segmentation.scales import (
     RATIOS,
     multi_scale_map,
     multi_scale_probabilities,
-    multi_scale_scores,
     scaled,
     with_bias_mode,
 )
@@ -112,6 +113,15 @@ def test_bytes_in_a_tensor_are_a_picture() -> None:
             multi_scale_map(ASK, wrong, one)
 
 
+def test_numbers_in_a_tensor_are_a_picture_where_the_model_has_numbers() -> None:
+    one, image = replace(preprocessing(), numbers=True), picture()
+    values = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+    found = multi_scale_map(ASK, values, one)
+    np.testing.assert_array_equal(multi_scale_map(ASK, Channels.of(values.numpy()), one), found)
+    # Bytes round when they are resampled, numbers do not.
+    assert (found == multi_scale_map(ASK, image, preprocessing())).mean() > 0.95
+
+
 def test_sizes_are_the_released_ones() -> None:
     one = preprocessing(size=(512, 2048))
     sizes = [scaled(one, ratio).input_size[1:] for ratio in RATIOS]
@@ -143,30 +153,6 @@ def test_in_windows() -> None:
     large = partial(sliding_scores, ASK, window=512, stride=341)
     parts = [part for _, part in multi_scale_probabilities(large, image, preprocessing(), **options)]
     torch.testing.assert_close(torch.cat(parts, 1), together(image, **options), rtol=0, atol=1e-5)
-
-
-def test_inputs_of_a_batch() -> None:
-    """With ratio 1 exactly the mean over mirror images; each picture as alone; other sizes by resampling."""
-    sizes = torch.tensor([[64, 90], [50, 64]])
-    images = torch.randn(2, 3, 64, 96)
-    images[0, :, :, 90:] = images[1, :, 50:] = images[1, :, :, 64:] = 0
-    found = list(multi_scale_scores(ASK, images, sizes, ratios=(1.0,)))
-    for mean, image, (height, width) in zip(found, images, sizes.tolist(), strict=True):
-        assert mean.shape == (5, 64, 96)
-        expected = torch.zeros(5, height, width)
-        for mirrored in (False, True):
-            x = image[:, :height, :width]
-            x = x.flip(-1) if mirrored else x
-            canvas = (-(-height // 32) * 32, -(-width // 32) * 32)
-            scores = ASK(F.pad(x, (0, canvas[1] - width, 0, canvas[0] - height))[None], sizes[:1])
-            said = F.interpolate(scores, canvas, mode="bilinear")[0, :, :height, :width].softmax(0)
-            expected += (said.flip(-1) if mirrored else said) / 2
-        torch.testing.assert_close(mean[:, :height, :width], expected, rtol=0, atol=1e-5)
-        assert not mean[:, height:].any()
-        assert not mean[:, :, width:].any()
-    (alone,) = multi_scale_scores(ASK, images[1:, :, :50, :64], sizes[1:], ratios=(0.5, 1.3))
-    beside = list(multi_scale_scores(ASK, images, sizes, ratios=(0.5, 1.3)))[1]
-    torch.testing.assert_close(alone[:, :50, :64], beside[:, :50, :64], rtol=0, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -231,12 +217,6 @@ def test_bias_modes_that_cannot_be(net: torch.nn.Module) -> None:
 def test_ratios_that_cannot_be(ratios: tuple[float, ...], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         multi_scale_map(ASK, picture(), preprocessing(), ratios=ratios)
-
-
-@pytest.mark.parametrize("ratios", [(), (-1.0,)])
-def test_ratios_of_inputs_that_cannot_be(ratios: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="ratio"):
-        multi_scale_scores(ASK, torch.zeros(1, 3, 32, 32), torch.tensor([[32, 32]]), ratios=ratios)
 
 
 def test_weights_that_are_not_usable() -> None:

@@ -21,7 +21,7 @@ from transnext.report.page import build_report
 from transnext.tasks.segmentation.draw import class_colours, draw_map, overlaid
 from transnext.tasks.segmentation.large import write_map
 from transnext.tasks.segmentation.metrics import SegmentationMeter
-from transnext.tasks.segmentation.pictures import SIDE, chosen_images, compared, predicted_map
+from transnext.tasks.segmentation.pictures import SIDE, chosen_images, compared, predicted_maps
 from transnext.tasks.segmentation.present import sections_of
 from transnext.tasks.segmentation.writers import area_table, coco_masks, geojson, polygons_of
 from transnext.tasks.task import Look
@@ -66,7 +66,7 @@ def shown(tmp_path):
     for split, source in sources.items():
         meter = SegmentationMeter(CLASSES)
         for i in range(len(source)):
-            said = torch.from_numpy(predicted_map(source.load(i), look))
+            said = torch.from_numpy(predicted_maps(source.load(i), look)[0])
             true = source.target(i).read()
             frame = Frame(original=true.shape, to_original=torch.eye(2, 3, dtype=torch.float64))
             sizes = torch.ones(1, 2, dtype=torch.int64)
@@ -112,7 +112,7 @@ def test_difference_map(shown) -> None:
     assert found.true.size == found.predicted.size == found.difference.size
     assert max(found.true.size) <= SIDE
     pixels = np.asarray(found.difference).astype(int)
-    said = predicted_map(look.splits["val"].load(0), look)
+    said = predicted_maps(look.splits["val"].load(0), look)[0]
     true = look.splits["val"].target(0).read()
     orange = pixels[..., 0] - pixels[..., 2] > 60
     assert (orange == ((said != true) & (true != 255))).all()

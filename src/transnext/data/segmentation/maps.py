@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,13 @@ import numpy.typing as npt
 from transnext.data.images import UnreadableImage, read_header, read_stored, turned_upright
 from transnext.data.instances import Annotation
 from transnext.data.segmentation.table import IGNORED, ClassTable, code_counts, stored_pixels
+
+SEGMENT = 256
+"""Maps of segments have `class + SEGMENT * number` in each pixel, `IGNORED` where it does not count; the pixels of a
+segment share its class and number, and number 0 is all that is there of a class."""
+GROUP = 2**30
+"""Added in the pixels of a group of objects that are not told apart (COCO's `iscrowd`)."""
+_Pixel = TypeVar("_Pixel", np.uint8, np.int32)
 
 
 class LabelMap(Protocol):
@@ -29,6 +36,31 @@ class LabelMap(Protocol):
             UnreadableImage: The label file cannot be read, or is none of this picture.
             FileNotFoundError: It is gone.
         """
+
+    def segments(self) -> npt.NDArray[np.int32] | None:
+        """The segment of each pixel, int32 `[H, W]`, see `SEGMENT` and `GROUP`; None where segments are not told apart.
+
+        Raises:
+            UnreadableImage: As of `read`.
+            FileNotFoundError: As of `read`.
+        """
+
+
+def classes_of(segments: npt.NDArray[np.uint8] | npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+    """The class of each pixel of a map of segments, as `LabelMap.read` has it, or of classes, which stay."""
+    return (segments & SEGMENT - 1).astype(np.uint8, copy=False)
+
+
+def joined(segments: npt.NDArray[np.int32], things: Collection[int]) -> npt.NDArray[np.int32]:
+    """A map of segments in which classes without objects have one segment each.
+
+    Args:
+        segments: See `SEGMENT`.
+        things: Classes that have objects.
+    """
+    stuff = np.ones(SEGMENT, bool)
+    stuff[list(things)] = False
+    return np.where(stuff[segments & SEGMENT - 1], segments & (GROUP | SEGMENT - 1), segments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +89,10 @@ class MapFile:
             raise UnreadableImage(self.path, str(error)) from None
         return _upright(labels, self.turn, self.size, self.path)
 
+    def segments(self) -> None:
+        """See `LabelMap.segments`: there are none."""
+        return
+
 
 @dataclass(frozen=True, kw_only=True)
 class PanopticFile:
@@ -66,19 +102,24 @@ class PanopticFile:
         size: `(H, W)` of the upright picture.
         path: The file.
         turn: As in `MapFile`.
-        segments: The class of each segment; others are ignored.
+        labels: The class of each segment; others are ignored.
+        groups: Segments that are groups of objects.
     """
 
     size: tuple[int, int]
     path: str
     turn: int
-    segments: Mapping[int, int]
+    labels: Mapping[int, int]
+    groups: frozenset[int] = frozenset()
 
     def read(self) -> npt.NDArray[np.uint8]:
         """See `LabelMap.read`."""
+        return classes_of(self.segments())
+
+    def segments(self) -> npt.NDArray[np.int32]:
+        """See `LabelMap.segments`."""
         numbers, place = segments_of(self.path)
-        labels = np.array([self.segments.get(number, IGNORED) for number in numbers.tolist()], np.uint8)
-        return _upright(labels[place], self.turn, self.size, self.path)
+        return _upright(segment_codes(numbers, self.labels, self.groups)[place], self.turn, self.size, self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +151,10 @@ class DrawnMap:
             labels[inside] = IGNORED if objects.crowd[i] else objects.labels[i] + 1
         return labels
 
+    def segments(self) -> None:
+        """See `LabelMap.segments`: objects are drawn over one another, as maps of classes."""
+        return
+
 
 @dataclass(frozen=True, kw_only=True)
 class RelabelledMap:
@@ -132,6 +177,14 @@ class RelabelledMap:
         """See `LabelMap.read`."""
         return np.asarray(np.frombuffer(self.labels, np.uint8)[self.map.read()])
 
+    def segments(self) -> npt.NDArray[np.int32] | None:
+        """See `LabelMap.segments`."""
+        found = self.map.segments()
+        if found is None:
+            return None
+        labels = np.frombuffer(self.labels, np.uint8).astype(np.int32)[found & SEGMENT - 1]
+        return np.where(labels == IGNORED, labels, found & ~(SEGMENT - 1) | labels)
+
 
 def segments_of(path: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.intp]]:
     """The numbers of the segments in a panoptic PNG, rising, and of each pixel `[H, W]` the place of its number.
@@ -144,6 +197,23 @@ def segments_of(path: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.intp]]
     codes = rgb[..., 0] | rgb[..., 1] << 8 | rgb[..., 2] << 16
     numbers, place = np.unique(codes, return_inverse=True)
     return numbers, place.reshape(codes.shape)
+
+
+def segment_codes(
+    numbers: npt.NDArray[np.int64], labels: Mapping[int, int], groups: Collection[int]
+) -> npt.NDArray[np.int32]:
+    """What the pixels of segments have in a map of segments, int32 `[N]`, see `SEGMENT`.
+
+    Args:
+        numbers: Of the segments in the file, rising, `[N]`.
+        labels: The class of each number; others are ignored.
+        groups: Numbers of groups of objects.
+    """
+    codes = [
+        labels[number] + SEGMENT * (place + 1) + GROUP * (number in groups) if number in labels else IGNORED
+        for place, number in enumerate(numbers.tolist())
+    ]
+    return np.array(codes, np.int32)
 
 
 @dataclass(frozen=True)
@@ -209,7 +279,7 @@ def digest_of(codes: npt.NDArray[np.integer]) -> int:
     return int.from_bytes(hashlib.blake2b(content.tobytes(), digest_size=8).digest(), "little")
 
 
-def _upright(labels: npt.NDArray[np.uint8], turn: int, size: tuple[int, int], path: str) -> npt.NDArray[np.uint8]:
+def _upright(labels: npt.NDArray[_Pixel], turn: int, size: tuple[int, int], path: str) -> npt.NDArray[_Pixel]:
     labels = np.ascontiguousarray(turned_upright(labels, turn))
     if labels.shape != size:
         raise UnreadableImage(

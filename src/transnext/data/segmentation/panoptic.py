@@ -17,7 +17,7 @@ from transnext.data.findings import shown
 from transnext.data.images import UnreadableImage, read_header
 from transnext.data.names import PackedNames, printable
 from transnext.data.segmentation.findings import Findings
-from transnext.data.segmentation.maps import digest_of, segments_of
+from transnext.data.segmentation.maps import classes_of, digest_of, segment_codes, segments_of
 from transnext.data.segmentation.source import MapSource, PanopticMaps
 from transnext.data.segmentation.table import IGNORED, MAX_CLASSES
 from transnext.data.segmentation.vetting import THREADS, fitting_turn
@@ -40,7 +40,8 @@ def find_panoptic(root: Path) -> dict[str, Path]:
 class _Entry(NamedTuple):
     image: str
     label: str
-    segments: dict[int, int]
+    labels: dict[int, int]
+    groups: frozenset[int]
 
 
 class _Seen(NamedTuple):
@@ -48,6 +49,7 @@ class _Seen(NamedTuple):
     turn: int
     row: npt.NDArray[np.int64]
     digest: int
+    segments_digest: int
     unknown: int
 
 
@@ -112,6 +114,7 @@ def _entries(
             continue
         used.add(number)
         known: dict[int, int] = {}
+        groups: set[int] = set()
         for segment in segments:
             ident = whole(segment.get("id")) if isinstance(segment, dict) else None
             label = labels.get(whole(segment.get("category_id"))) if isinstance(segment, dict) else None  # type: ignore[arg-type]
@@ -119,11 +122,12 @@ def _entries(
                 findings.add("segment_unknown", f"{where}: {shown(segment)}")
             else:
                 known[ident] = label
+                (groups.add if whole(segment.get("iscrowd")) == 1 else groups.discard)(ident)
         label_file = next(
             (path for path in (file.with_suffix("") / name, file.parent / name) if _is_file(path)),
             file.with_suffix("") / name,
         )
-        entries.append(_Entry(images.path(names[number]), str(label_file), known))
+        entries.append(_Entry(images.path(names[number]), str(label_file), known, frozenset(groups)))
     findings.add_all("label_missing", [name for number, name in names.items() if number not in used], printable)
     return entries
 
@@ -139,7 +143,8 @@ def _source(entries: list[_Entry], names: tuple[str, ...], display: Any, root: s
         if seen.unknown:
             findings.add("segment_unknown", f"{printable(entry.label)}: {seen.unknown} numbers without an entry")
         kept.append((entry, seen))
-    segments = [entry.segments for entry, _ in kept]
+    segments = [entry.labels for entry, _ in kept]
+    groups = [number in entry.groups for entry, _ in kept for number in entry.labels]
     return MapSource(
         classes=names,
         colours=display,
@@ -152,6 +157,8 @@ def _source(entries: list[_Entry], names: tuple[str, ...], display: Any, root: s
             starts=np.cumsum([0, *map(len, segments)], dtype=np.int64),
             numbers=np.array([number for one in segments for number in one], np.int64),
             labels=np.array([label for one in segments for label in one.values()], np.uint8),
+            groups=np.array(groups, bool),
+            digests=np.array([seen.segments_digest for _, seen in kept], np.uint64),
         ),
         pixels=np.array([seen.row for _, seen in kept], np.int64).reshape(-1, len(names) + 1),
         digests=np.array([seen.digest for _, seen in kept], np.uint64),
@@ -178,11 +185,11 @@ def _seen(entry: _Entry, classes: int) -> _Seen | tuple[str, str]:
         (height, width), (rows, columns) = header.upright, own.upright
         return "size_differs", f"{printable(entry.label)}: {columns} x {rows}, its image {width} x {height}"
     counts = np.bincount(place.reshape(-1), minlength=len(numbers))
-    labels = np.array([entry.segments.get(number, classes) for number in numbers.tolist()], np.int64)
-    row = np.bincount(labels, counts, classes + 1).astype(np.int64)
-    unknown = int(((labels == classes) & (numbers != 0)).sum())
-    shown_labels = np.where(labels == classes, IGNORED, labels)[place]
-    return _Seen(header.upright, turn, row, digest_of(shown_labels), unknown)
+    codes = segment_codes(numbers, entry.labels, entry.groups)
+    labels = classes_of(codes)
+    row = np.bincount(np.where(labels == IGNORED, classes, labels), counts, classes + 1).astype(np.int64)
+    unknown = int(((labels == IGNORED) & (numbers != 0)).sum())
+    return _Seen(header.upright, turn, row, digest_of(labels[place]), digest_of(codes[place]), unknown)
 
 
 def _colours(categories: list[Any], ids: list[int]) -> Any:

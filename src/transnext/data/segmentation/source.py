@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from transnext.data.detection.source import DetectionSource
 from transnext.data.image_files import file_version, log
 from transnext.data.images import read_image
 from transnext.data.names import PackedNames, printable
-from transnext.data.segmentation.maps import DrawnMap, LabelMap, MapFile, PanopticFile, RelabelledMap
+from transnext.data.segmentation.maps import DrawnMap, LabelMap, MapFile, PanopticFile, RelabelledMap, digest_of
 from transnext.data.segmentation.table import IGNORED, ClassTable, Colour
 
 
@@ -66,6 +66,8 @@ class PanopticMaps:
         starts: int64 `[images + 1]`: where the segments of each begin.
         numbers: int64: of the segments.
         labels: uint8: their classes.
+        groups: bool: they are groups of objects.
+        digests: uint64 `[images]`: hashes of which pixels are of which segment.
     """
 
     paths: PackedNames
@@ -73,21 +75,32 @@ class PanopticMaps:
     starts: npt.NDArray[np.int64]
     numbers: npt.NDArray[np.int64]
     labels: npt.NDArray[np.uint8]
+    groups: npt.NDArray[np.bool_]
+    digests: npt.NDArray[np.uint64]
 
     def at(self, index: int, size: tuple[int, int]) -> LabelMap:
         """See `Maps.at`."""
         own = slice(*self.starts[index : index + 2].tolist())
-        segments = dict(zip(self.numbers[own].tolist(), self.labels[own].tolist(), strict=True))
-        return PanopticFile(size=size, path=self.paths[index], turn=int(self.turns[index]), segments=segments)
+        labels = dict(zip(self.numbers[own].tolist(), self.labels[own].tolist(), strict=True))
+        groups = frozenset(self.numbers[own][self.groups[own]].tolist())
+        turn = int(self.turns[index])
+        return PanopticFile(size=size, path=self.paths[index], turn=turn, labels=labels, groups=groups)
 
     def subset(self, images: Sequence[int]) -> PanopticMaps:
         """See `Maps.subset`."""
         spans = [np.arange(*self.starts[i : i + 2].tolist()) for i in images]
         chosen = np.concatenate([*spans, np.zeros(0, np.int64)]).astype(np.int64)
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(span) for span in spans], dtype=np.int64)])
-        paths = PackedNames.pack([self.paths[i] for i in images])
-        turns = self.turns[np.asarray(images, np.int64)]
-        return PanopticMaps(paths, turns, starts, self.numbers[chosen], self.labels[chosen])
+        places = np.asarray(images, np.int64)
+        return PanopticMaps(
+            paths=PackedNames.pack([self.paths[i] for i in images]),
+            turns=self.turns[places],
+            starts=starts,
+            numbers=self.numbers[chosen],
+            labels=self.labels[chosen],
+            groups=self.groups[chosen],
+            digests=self.digests[places],
+        )
 
 
 @dataclass(frozen=True)
@@ -185,6 +198,23 @@ class MapSource:
         digest.update(np.ascontiguousarray(self.pixels, "<i8").tobytes())
         digest.update(np.ascontiguousarray(self.digests, "<u8").tobytes())
         return digest.digest()
+
+    def most_segments(self) -> int:
+        """Return how many segments an image has at most; 0 if segments are not told apart."""
+        return int(np.diff(self.maps.starts).max(initial=0)) if isinstance(self.maps, PanopticMaps) else 0
+
+    def by_segments(self, things: Collection[int]) -> MapSource:
+        """Return the same images, known by their segments, too: `annotation_bytes` tells them apart.
+
+        Args:
+            things: Classes that have objects.
+
+        Raises:
+            ValueError: The data tell no segments.
+        """
+        if not isinstance(self.maps, PanopticMaps):
+            raise ValueError(f"{self.root} tells no segments, as COCO panoptic files do (annotations/panoptic_*.json)")
+        return replace(self, digests=self.maps.digests ^ np.uint64(digest_of(np.array(sorted(things), np.uint8))))
 
     def subset(self, images: Sequence[int]) -> MapSource:
         """Return some of the images, in the given order."""

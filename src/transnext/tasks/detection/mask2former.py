@@ -32,11 +32,6 @@ class Mask2FormerInstances(Mask2FormerNet, DetectionNet):
             raise ValueError(f"max_detections is {max_detections}: it must be at least 1")
         self.max_detections = max_detections
 
-    @property
-    def num_queries(self) -> int:
-        """See `DetectionNet.num_queries`."""
-        return self.size.num_queries
-
     def args(self) -> dict[str, Any]:
         """See `DetectionNet.args`: arguments of `mask2former_instances`."""
         return {**super().args(), "masks": True, "max_detections": self.max_detections}

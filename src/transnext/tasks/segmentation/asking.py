@@ -17,7 +17,7 @@ from transnext.tasks.segmentation.answers import ClassMap, WrittenMap, class_cou
 from transnext.tasks.segmentation.large import BATCH, Bands, bands_of, check_map_file, grid_for, map_of, write_map
 from transnext.tasks.segmentation.looking import Looking
 from transnext.tasks.segmentation.panoptic import PanopticMap, checked_things
-from transnext.tasks.segmentation.placing import resize_scores
+from transnext.tasks.segmentation.placing import Rows, resize_scores
 from transnext.tasks.task import Asked, Loaded
 
 THRESHOLDS = ("threshold", "mask_threshold", "overlap_mask_area_threshold")
@@ -44,8 +44,8 @@ def check_options(loaded: Loaded, options: dict[str, Any]) -> None:
         raise ValueError(
             f"{loaded.name} tells no segments ({kind}): panoptic answers are those of mask2former, not exported"
         )
-    looking: Looking = getattr(loaded.task, "looking", None) or Looking.trained(loaded.task.metadata)
-    if replace(looking, bias_mode=None, bias_size=None) != Looking():
+    task: Any = loaded.task
+    if not task.how.once:
         raise ValueError(
             "panoptic answers look at a picture once, as a whole: leave out scales and flip, give window 0"
         )
@@ -91,15 +91,17 @@ def answers(
     """
     if panoptic:
         return _panoptic_answers(loaded, asked, **segments)
-    task = loaded.task
+    task: Any = loaded.task
     canvas = (asked.inputs.shape[2], asked.inputs.shape[3])
-    scores = task.raw(loaded.model, asked.inputs, asked.sizes)
+    scores = task.scores(loaded.model, asked.inputs, asked.sizes)
     found = []
     for one, size, frame, name in zip(scores, asked.sizes.tolist(), asked.frames, asked.names, strict=True):
         assert frame is not None
-        if not torch.isfinite(one).all():
-            raise ValueError(f"what the model says of {name} is not finite: its weights are not usable")
-        labels, certain = _placed(one, canvas, (size[0], size[1]), frame.original, loaded, confidence)
+        rows = one
+        if isinstance(one, Tensor):
+            _check_finite(one, name)
+            rows = resize_scores(one, canvas, (size[0], size[1]), frame.original)
+        labels, certain = _placed(rows, frame.original, loaded, confidence, name)
         found.append(
             ClassMap(
                 name=name,
@@ -215,22 +217,27 @@ def map_in_tiles(
 
 
 def _placed(
-    scores: Tensor,
-    canvas: tuple[int, int],
-    size: tuple[int, int],
-    original: tuple[int, int],
-    loaded: Loaded,
-    confidence: bool,
+    rows: Rows, original: tuple[int, int], loaded: Loaded, confidence: bool, name: str
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16] | None]:
-    """Likeliest classes of the pixels of a picture, and how likely they are."""
+    """Likeliest classes of the pixels of a picture, and how likely they are.
+
+    Raises:
+        ValueError: Scores are not finite.
+    """
     labels = np.empty(original, np.uint8)
     certain = np.empty(original, np.float16) if confidence else None
     # Sums of masks are shares of a whole that is not 1; logits become probabilities by softmax.
     sums = getattr(loaded.model, "segmenter", "upernet") == "mask2former"
-    for rows, of_rows in resize_scores(scores, canvas, size, original):
-        best, places = of_rows.max(0)
-        labels[rows] = places.to(torch.uint8).cpu().numpy()
+    for part, scores in rows:
+        best, places = scores.max(0)
+        _check_finite(best, name)
+        labels[part] = places.to(torch.uint8).cpu().numpy()
         if certain is not None:
-            part = best / of_rows.sum(0).clamp(min=1e-12) if sums else (best - of_rows.logsumexp(0)).exp()
-            certain[rows] = part.cpu().numpy()
+            sure = best / scores.sum(0).clamp(min=1e-12) if sums else (best - scores.logsumexp(0)).exp()
+            certain[part] = sure.cpu().numpy()
     return labels, certain
+
+
+def _check_finite(scores: Tensor, name: str) -> None:
+    if not torch.isfinite(scores).all():
+        raise ValueError(f"what the model says of {name} is not finite: its weights are not usable")

@@ -10,6 +10,7 @@ from transnext.limits import MAX_SIDE, check_numbers
 SegmenterName = Literal["upernet", "mask2former"]
 HeadSize = Literal["small", "released"]
 Preset = Literal["none", "light", "released"]
+Targets = Literal["semantic", "panoptic"]
 LossName = Literal[
     "cross_entropy",
     "focal",
@@ -39,9 +40,12 @@ class SegmentationConfig:
     in_chans: int | None = None
     """Channels of the pictures. TIFFs of others than three, or of 16 bits, are read as numbers and normalised by their
     own means; by default what the data have, where four channels of 8 bits are RGB and transparency."""
+    targets: Targets = "semantic"
+    """What mask2former learns of COCO panoptic data: semantic, a mask for each class; or panoptic, one for each object
+    and for each class without objects."""
     thing_classes: tuple[str, ...] | None = None
-    """Classes that have objects, for panoptic answers of mask2former; of the others all is one segment. By default as
-    COCO panoptic data say."""
+    """Classes that have objects, for panoptic targets and answers of mask2former; of the others all is one segment. By
+    default as COCO panoptic data say."""
     fit: PlaceMode = "fit"
     """How a picture comes to its size: fit keeps its shape and pads, squash does not, shortest has no common size."""
     augment: Preset = "light"
@@ -79,6 +83,10 @@ class SegmentationConfig:
             raise ValueError(f"crop is {self.crop}, and augment none takes all of a picture: leave out one")
         if self.segmenter == "mask2former" and (self.loss != "cross_entropy" or self.class_weights != "none"):
             raise ValueError("mask2former has losses of its own: leave out loss and class_weights")
+        if self.targets == "panoptic" and self.segmenter != "mask2former":
+            raise ValueError(f"targets are panoptic, and {self.segmenter} tells no segments: use mask2former")
+        if self.targets == "panoptic" and self.window is not None:
+            raise ValueError("targets are panoptic, and segments are told of a picture as a whole: leave out window")
         if self.thing_classes is not None and self.segmenter != "mask2former":
             raise ValueError(f"thing_classes are given, and {self.segmenter} tells no segments: use mask2former")
         if self.loss == "dice" and self.class_weights != "none":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from transnext.data.names import printable
+from transnext.data.segmentation.maps import SEGMENT
 from transnext.tasks.class_colours import Colour, colour_of, font_for
 from transnext.tasks.segmentation.net import IGNORED
 
@@ -47,7 +49,7 @@ def overlaid(picture: Image.Image, labels: Map, colours: Map, opacity: float = O
             f"a map of {labels.shape[1]}x{labels.shape[0]} pixels on a picture of {picture.width}x{picture.height}"
         )
     known = labels != IGNORED
-    most = int(labels[known].max(initial=0))
+    most = int(labels[known].max()) if known.any() else -1
     if most >= len(colours):
         raise ValueError(f"the map has class {most}, and there are {len(colours)} colours")
     table = np.zeros((256, 3), np.uint8)
@@ -55,6 +57,35 @@ def overlaid(picture: Image.Image, labels: Map, colours: Map, opacity: float = O
     blended = Image.blend(picture, Image.fromarray(table[labels]), opacity)
     blended.paste(picture, mask=Image.fromarray(~known))
     return blended
+
+
+def objects_as_classes(
+    segments: npt.NDArray[np.int32], classes: Sequence[str], colours: Map
+) -> tuple[Map, list[str], Map]:
+    """A map of segments as one of classes, in which each object has a name and a colour of its own.
+
+    Args:
+        segments: int32 `[H, W]`, see `transnext.data.segmentation.maps.SEGMENT`, without groups.
+        classes: Names of the classes.
+        colours: uint8 `[classes, 3]`: of those that have no objects.
+
+    Returns:
+        A map uint8 `[H, W]`, the names of what is in it, and colours of these, uint8 `[N, 3]`.
+    """
+    codes, first, place = np.unique(segments, return_index=True, return_inverse=True)
+    # In the order in which they are met, which true and predicted objects have in common; more have no colour.
+    order = [i for i in np.argsort(first).tolist() if codes[i] != IGNORED][:IGNORED]
+    labels = np.full(len(codes), IGNORED, np.uint8)
+    labels[order] = np.arange(len(order))
+    names, table = [], []
+    count, objects = Counter[int](), 0
+    for code in codes[order].tolist():
+        number, label = divmod(code, SEGMENT)
+        count[label] += 1
+        names.append(f"{classes[label]} {count[label]}" if number else classes[label])
+        objects += number > 0
+        table.append(colour_of(len(classes) + objects) if number else tuple(colours[label].tolist()))
+    return labels[place.reshape(segments.shape)], names, np.array(table, np.uint8).reshape(-1, 3)
 
 
 def draw_map(

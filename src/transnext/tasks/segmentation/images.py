@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,10 +17,14 @@ from transnext.data.channels import Channels, Picture
 from transnext.data.images import UnreadableImage
 from transnext.data.joint import canvas_of, place, place_padded, reading_factor, to_tensor
 from transnext.data.preprocessing import Preprocessing
-from transnext.data.sample import LabelledImages, Sample, Skipped, Source
+from transnext.data.sample import Frame, LabelledImages, Sample, Skipped, Source
+from transnext.data.segmentation.maps import GROUP, LabelMap, classes_of, joined
 from transnext.tasks.segmentation.augment import Augmentation
 from transnext.tasks.segmentation.config import SegmentationConfig
 from transnext.tasks.segmentation.net import IGNORED
+
+Map = npt.NDArray[np.uint8] | npt.NDArray[np.int32]
+"""Of classes, or of segments."""
 
 
 class MapImages(LabelledImages):
@@ -28,12 +32,15 @@ class MapImages(LabelledImages):
 
     In evaluation a sample has all of the picture, its map as it is, a NumPy array uint8 `[H, W]` of the picture, and a
     frame. In training it has a random view of the picture, and the map of that, a tensor uint8 `[h, w]` of the canvas.
+    Maps of segments are int32 (`transnext.data.segmentation.maps.SEGMENT`); in training groups of objects are ignored.
     To be used with `collate(..., targets=collate_maps)`.
 
     Args:
         source: The pictures.
         preprocessing: What inputs look like, with a `crop_mode` that keeps all of a picture.
         training: How pictures are changed at random; None for evaluation.
+        things: Classes that have objects, for maps of segments where the data tell them; None for maps of classes.
+        own_size: In evaluation pictures keep their size, for a network that is asked in several.
     """
 
     def __init__(
@@ -41,14 +48,19 @@ class MapImages(LabelledImages):
         source: Source,
         preprocessing: Preprocessing,
         training: TrainConfig[SegmentationConfig] | None = None,
+        things: Collection[int] | None = None,
+        *,
+        own_size: bool = False,
     ) -> None:
+        self.own_size = own_size
         self.preprocessing = preprocessing
+        self.things = things
         self.augmentation = None if training is None else Augmentation.of(training.task, training.images)
         mean = preprocessing.mean
         self._fill = mean if preprocessing.numbers else tuple(round(255 * value) for value in mean)
         # Half of what evaluation leaves to spare goes to views that show a part larger.
         zoom = 1.0 if self.augmentation is None else max(1.0, self.augmentation.zoom / 2)
-        min_side = int(preprocessing.min_side() * zoom)
+        min_side = None if own_size else int(preprocessing.min_side() * zoom)
         super().__init__(source, partial(place_padded, preprocessing=preprocessing), min_side)
 
     def __getitem__(self, index: int) -> Sample | Skipped:
@@ -57,7 +69,7 @@ class MapImages(LabelledImages):
         if isinstance(picture, Skipped):
             return picture
         try:
-            labels: npt.NDArray[np.uint8] = self.source.target(index).read()
+            labels = read_map(self.source.target(index), self.things)
             reading_factor((labels.shape[0], labels.shape[1]), (picture.height, picture.width))
         except UnreadableImage as error:
             return Skipped(self.source.name(index), f"its label file: {error.reason}")
@@ -65,14 +77,16 @@ class MapImages(LabelledImages):
             return Skipped(self.source.name(index), "its label file is gone")
         except ValueError as error:
             return Skipped(self.source.name(index), str(error))
+        if self.augmentation is None and self.own_size:
+            return own_sample(picture, index, labels)
         if self.augmentation is None:
             return placed_sample(picture, self.preprocessing, index, labels)
         return self._training_sample(picture, labels, index, self.augmentation)
 
-    def _training_sample(
-        self, picture: Picture, labels: npt.NDArray[np.uint8], index: int, augmentation: Augmentation
-    ) -> Sample:
-        view = augmentation.view(labels, self.preprocessing)
+    def _training_sample(self, picture: Picture, labels: Map, index: int, augmentation: Augmentation) -> Sample:
+        if labels.dtype == np.int32:
+            labels = np.where(labels & GROUP, np.int32(IGNORED), labels)
+        view = augmentation.view(classes_of(labels), self.preprocessing)
         original = (labels.shape[0], labels.shape[1])
         shown = view.of_picture(picture, original, self.preprocessing.interpolation, self._fill)
         canvas = augmentation.canvas(self.preprocessing) or canvas_of(view.size, self.preprocessing)
@@ -81,11 +95,26 @@ class MapImages(LabelledImages):
         return Sample(image, map_on_canvas(torch.from_numpy(view.of_map(labels)), canvas), index, canvas=canvas)
 
 
+def read_map(target: LabelMap, things: Collection[int] | None = None) -> Map:
+    """A map of segments, if there are any, or of classes.
+
+    Args:
+        target: What is read.
+        things: Classes that have objects; None for a map of classes in any case.
+
+    Raises:
+        UnreadableImage: See `LabelMap.read`.
+        FileNotFoundError: See there.
+    """
+    segments = None if things is None else target.segments()
+    return target.read() if segments is None or things is None else joined(segments, things)
+
+
 def placed_sample(
     picture: Picture,
     preprocessing: Preprocessing,
     index: int,
-    labels: npt.NDArray[np.uint8] | None = None,
+    labels: Map | None = None,
 ) -> Sample:
     """All of a picture as a network sees it, in evaluation or when it is asked.
 
@@ -99,8 +128,14 @@ def placed_sample(
     return Sample(image, labels, index, frame, canvas_of((image.shape[1], image.shape[2]), preprocessing))
 
 
-def collate_maps(targets: Sequence[Any]) -> Tensor | list[npt.NDArray[np.uint8]]:
-    """Collates targets of `MapImages`: those of training to one batch, uint8 `[B, H, W]`, others to a list."""
+def own_sample(picture: Picture, index: int, labels: Map | None = None) -> Sample:
+    """A picture as it is, unshrunk, for a network that is asked about it in several sizes; see `placed_sample`."""
+    original, same = (picture.height, picture.width), torch.eye(2, 3, dtype=torch.float64)
+    return Sample(to_tensor(picture), labels, index, Frame(original=original, to_original=same))
+
+
+def collate_maps(targets: Sequence[Any]) -> Tensor | list[Map]:
+    """Collates targets of `MapImages`: those of training to one batch, `[B, H, W]`, others to a list."""
     if not targets or not all(isinstance(target, Tensor) for target in targets):
         return list(targets)
     height, width = (max(side) for side in zip(*(target.shape for target in targets), strict=True))

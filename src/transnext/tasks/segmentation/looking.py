@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from transnext.data.preprocessing import Preprocessing
 from transnext.limits import MAX_SIDE, check_number
 from transnext.models.position_bias import BiasMode
-from transnext.tasks.segmentation.scales import multi_scale_scores, scaled, with_bias_mode
+from transnext.tasks.segmentation.placing import Rows
+from transnext.tasks.segmentation.scales import multi_scale_probabilities, scaled, with_bias_mode
 from transnext.tasks.segmentation.sliding import sliding_scores
 from transnext.tasks.task import Loaded
+
+_Scores = TypeVar("_Scores", Tensor, Rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,7 @@ class Looking:
     Attributes:
         window: Side of the windows in which a picture is seen, pixels of the scaled picture; None to see it whole.
         stride: From one window to the next, pixels; two thirds of a window if None.
-        scales: Sizes in which it is seen, relative to that of evaluation.
+        scales: Sizes in which it is seen, relative to that of evaluation; each is made of the picture itself.
         flip: The mirror image is seen, too.
         bias_mode: How the position bias follows the size, "interpolate" or "extrapolate"; None as in training.
         bias_size: Image side from which "interpolate" resizes the bias, pixels; that of training if None.
@@ -55,48 +58,71 @@ class Looking:
         if self.bias_size is not None and self.bias_mode != "interpolate":
             raise ValueError(f"bias_size is {self.bias_size}: it goes with bias_mode interpolate")
 
+    @property
+    def once(self) -> bool:
+        """Pictures are seen once, as a whole."""
+        return replace(self, bias_mode=None, bias_size=None) == Looking()
+
     @classmethod
     def trained(cls, metadata: Mapping[str, Any]) -> "Looking":
         """That of a model, as its checkpoint says."""
         return cls(window=metadata.get("window"), stride=metadata.get("window_stride"))
 
-    def scores(self, net: nn.Module, images: Tensor, sizes: Tensor) -> Iterable[Tensor]:
-        """Scores of each picture over the canvas; see `SegmentationNet.scores`.
+    @property
+    def several(self) -> bool:
+        """Pictures are seen in several sizes, or another than that of evaluation, or mirrored, too."""
+        return self.scales != (1.0,) or self.flip
 
-        Those of several looks are the logarithms of mean probabilities, of sums of masks the mean. They, and those
-        of windows, are an iterator, which computes each when it is taken, under the autocast of now.
+    def scores(
+        self, net: nn.Module, images: Tensor, sizes: Tensor, preprocessing: Preprocessing | None = None
+    ) -> Iterable[Tensor | Rows]:
+        """Scores of each picture; see `SegmentationNet.scores`.
+
+        Those of windows are an iterator, which computes each when it is taken, under the autocast of now, and so are
+        those of several looks: rows of the pictures, and for them the logarithms of mean probabilities, of sums of
+        masks the mean.
+
+        Args:
+            net: The network, in evaluation mode.
+            images: See `SegmentationNet.scores`; where there are `several` looks the pictures themselves, uint8 or
+                float32 numbers `[B, C, H, W]`, not normalised.
+            sizes: int64 `[B, 2]`: rows and columns that are image.
+            preprocessing: What scale 1 stands for; for several looks.
         """
         ask: Any = net
         if self.window is not None:
             stride = -(-self.window * 2 // 3) if self.stride is None else self.stride
             ask = partial(sliding_scores, net, window=self.window, stride=stride)
-        if self.scales == (1.0,) and not self.flip:
+        if not self.several:
             found: Iterable[Tensor] = ask(images, sizes)
             return found if isinstance(found, Tensor) else _as_now(iter(found), images.device.type)
-        means = self._means(ask, images, sizes, sums=getattr(net, "segmenter", None) == "mask2former")
-        return _as_now(means, images.device.type)
+        assert preprocessing is not None
+        sums = getattr(net, "segmenter", None) == "mask2former"
+        return _as_now(self._means(ask, images, sizes, preprocessing, sums), images.device.type)
 
-    def _means(self, ask: Any, images: Tensor, sizes: Tensor, sums: bool) -> Iterator[Tensor]:
-        # Pictures come in the largest size, of which the others are made.
-        ratios = [scale / max(self.scales) for scale in self.scales]
-        for mean in multi_scale_scores(ask, images, sizes, ratios=ratios, flip=self.flip, sums=sums):
-            if not sums:
-                with torch.inference_mode():
-                    mean.clamp_(min=1e-30).log_()
-            yield mean
+    def _means(
+        self, ask: Any, images: Tensor, sizes: Tensor, preprocessing: Preprocessing, sums: bool
+    ) -> Iterator[Rows]:
+        for image, (rows, columns) in zip(images, sizes.tolist(), strict=True):
+            means = multi_scale_probabilities(
+                ask,
+                image[:, :rows, :columns],
+                preprocessing,
+                ratios=self.scales,
+                flip=self.flip,
+                sums=sums,
+                device=image.device,
+            )
+            yield means if sums else ((part, mean.clamp(min=1e-30).log()) for part, mean in means)
 
-    def preprocessing(self, trained: Preprocessing) -> Preprocessing:
-        """What pictures look like in the largest of the sizes, from what they look like in evaluation."""
-        return trained if max(self.scales) == 1 else scaled(trained, max(self.scales))
 
-
-def _as_now(scores: Iterator[Tensor], device: str) -> Iterator[Tensor]:
+def _as_now(scores: Iterator[_Scores], device: str) -> Iterator[_Scores]:
     """An iterator whose steps run under the autocast that is on when it is made, wherever they are taken."""
     now = (torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
     return _under(scores, device, *now)
 
 
-def _under(scores: Iterator[Tensor], device: str, dtype: torch.dtype, enabled: bool) -> Iterator[Tensor]:
+def _under(scores: Iterator[_Scores], device: str, dtype: torch.dtype, enabled: bool) -> Iterator[_Scores]:
     while True:
         with torch.autocast(device, dtype, enabled=enabled):
             one = next(scores, None)
@@ -114,7 +140,8 @@ def looking_at(loaded: Loaded, *, window: int | None = None, **others: Any) -> L
         others: Further fields of `Looking`, as in training if they are left out.
 
     Raises:
-        ValueError: The network has no position bias that could follow another mode, or a number is out of range.
+        ValueError: The network has no position bias that could follow another mode, or a number is out of
+            range.
     """
     looking = Looking.trained(loaded.task.metadata)
     if window is not None:
@@ -123,10 +150,7 @@ def looking_at(loaded: Loaded, *, window: int | None = None, **others: Any) -> L
     net = loaded.model
     if looking.bias_mode is not None:
         net = with_bias_mode(net, looking.bias_mode, looking.bias_size)
+    for scale in looking.scales:
+        scaled(loaded.preprocessing, scale)
     task: Any = loaded.task
-    return replace(
-        loaded,
-        model=net,
-        task=replace(task, looking=looking),
-        preprocessing=looking.preprocessing(loaded.preprocessing),
-    )
+    return replace(loaded, model=net, task=replace(task, looking=looking, scale_one=loaded.preprocessing))

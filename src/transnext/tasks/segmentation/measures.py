@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transnext.tasks.segmentation.net import IGNORED
+from transnext.tasks.segmentation.panoptic_quality import SegmentCounts
 
 TOLERANCE = 0.0075
 """Distance within which borders meet, in diagonals of the picture."""
@@ -29,6 +30,7 @@ class ImageCounts:
         border_classes: int32 `[M]`: classes with a border, true or predicted.
         borders: int64 `[M, 4]` of each: predicted border pixels near a true one, all predicted ones, true ones near a
             predicted one, all true ones.
+        segments: What was counted of segments, if they are told.
     """
 
     index: int
@@ -36,6 +38,7 @@ class ImageCounts:
     pixels: Ints
     border_classes: npt.NDArray[np.int32]
     borders: Ints
+    segments: SegmentCounts | None = None
 
     def areas(self, classes: int) -> Ints:
         """int64 `[3, classes]`: pixels rightly named, of the true class, of the predicted class."""

@@ -1,7 +1,7 @@
 """What a segmenter is to the task: losses while it is trained, scores of every class at every place afterwards."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -9,6 +9,20 @@ from transnext.tasks.headed import HeadedNet
 
 IGNORED = 255
 """Value of the pixels of a map that are neither trained on nor judged."""
+
+
+class Told(NamedTuple):
+    """What a network that tells segments says of a picture.
+
+    Attributes:
+        scores: float32 `[classes, h, w]`; see `SegmentationNet.scores`.
+        logits: Of the classes of each query, the last of which is none: float32 `[Q, classes + 1]`.
+        masks: Logits of the mask of each query, float32 `[Q, h, w]`, at any resolution that covers the canvas.
+    """
+
+    scores: Tensor
+    logits: Tensor
+    masks: Tensor
 
 
 class SegmentationNet(HeadedNet):
@@ -32,7 +46,8 @@ class SegmentationNet(HeadedNet):
         Args:
             images: float32 `[B, 3, H, W]`, normalised, 0 beyond the size of each; sides are multiples of 32.
             sizes: int64 `[B, 2]`: rows and columns that are image.
-            maps: uint8 `[B, H, W]`: the class of each pixel, `IGNORED` beyond the image and where it is not known.
+            maps: `[B, H, W]`: the class of each pixel, uint8, `IGNORED` beyond the image and where it is not known;
+                for networks that tell segments also maps of segments, int32 (`transnext.data.segmentation.maps`).
         """
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,11 @@ from PIL import Image
 from transnext.data import Source, UnreadableImage
 from transnext.data.channels import Channels, Picture
 from transnext.data.joint import normalised_canvas, seen_size
+from transnext.data.segmentation.maps import GROUP, classes_of
 from transnext.explain.figures import on_white
-from transnext.tasks.segmentation.draw import overlaid
-from transnext.tasks.segmentation.images import placed_sample
+from transnext.tasks.segmentation.draw import objects_as_classes, overlaid
+from transnext.tasks.segmentation.images import Map, placed_sample, read_map
+from transnext.tasks.segmentation.metrics import told_segments
 from transnext.tasks.segmentation.net import IGNORED
 from transnext.tasks.segmentation.placing import class_map
 from transnext.tasks.segmentation.results import SegmentationResult
@@ -67,12 +70,14 @@ def compared(image: int, result: SegmentationResult, look: Look, colours: npt.ND
         look: The network and the images.
         colours: RGB of each class, uint8 `[classes, 3]`.
     """
-    opened = _opened(look.splits[result.split], result.images[image].index)
+    things = result.things if result.images[image].segments is not None else None
+    opened = _opened(look.splits[result.split], result.images[image].index, things)
     if opened is None:
         return None
-    picture, true = opened
+    picture, there = opened
     shown = picture.shown() if isinstance(picture, Channels) else picture
-    predicted = predicted_map(picture, look)
+    predicted, said = predicted_maps(picture, look, things)
+    true = classes_of(there)
     if predicted.shape != true.shape:
         return None
     known = true != IGNORED
@@ -86,16 +91,27 @@ def compared(image: int, result: SegmentationResult, look: Look, colours: npt.ND
     small = shown.copy()
     small.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
     grey = small.convert("L").convert("RGB")
+    found: Map = np.where(known, predicted, np.uint8(IGNORED))
+    if said is not None:
+        found = np.where(known, said, np.int32(IGNORED))
     return Compared(
-        true=overlaid(small, _shrunk(true, small.size), colours),
-        predicted=overlaid(small, _shrunk(np.where(known, predicted, IGNORED).astype(np.uint8), small.size), colours),
+        true=_drawn(small, there, colours),
+        predicted=_drawn(small, found, colours),
         difference=Image.blend(grey, Image.fromarray(paint[_shrunk(verdict, small.size)]), _LEFT),
         wrong=wrong,
     )
 
 
-def predicted_map(picture: Picture, look: Look) -> npt.NDArray[np.uint8]:
-    """What a network says of a picture, uint8 `[H, W]`."""
+def predicted_maps(
+    picture: Picture, look: Look, things: Collection[int] | None = None
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32] | None]:
+    """What a network says of a picture: a map of classes, uint8 `[H, W]`, and one of segments, int32 `[H, W]`.
+
+    Args:
+        picture: The picture.
+        look: The network.
+        things: Classes that have objects; None for no segments.
+    """
     sample = placed_sample(picture, look.preprocessing, 0)
     device = next(look.net.parameters()).device
     size = (sample.image.shape[1], sample.image.shape[2])
@@ -103,14 +119,28 @@ def predicted_map(picture: Picture, look: Look) -> npt.NDArray[np.uint8]:
     sizes = torch.tensor([size], device=device)
     with torch.inference_mode():
         x = normalised_canvas(sample.image[None].to(device), sizes, look.preprocessing.normalise(device), least=canvas)
-        scores = look.net(x, sizes)[0]
-        return np.asarray(class_map(scores, canvas, size, (picture.height, picture.width)).cpu().numpy())
+        original = (picture.height, picture.width)
+        if things is None:
+            return np.asarray(class_map(look.net(x, sizes)[0], canvas, size, original).cpu().numpy()), None
+        (told,) = look.net(x, sizes, told=True)
+        labels = np.asarray(class_map(told.scores, canvas, size, original).cpu().numpy())
+        return labels, told_segments(told, canvas, size, original, things)
 
 
-def _opened(source: Source, index: int) -> tuple[Picture, npt.NDArray[np.uint8]] | None:
+def _drawn(picture: Image.Image, labels: Map, colours: npt.NDArray[np.uint8]) -> Image.Image:
+    """A picture with a map of classes, or of segments, over it."""
+    shown = classes_of(labels)
+    if labels.dtype == np.int32:
+        known = np.where(labels & GROUP, IGNORED, labels).astype(np.int32)
+        shown, _, colours = objects_as_classes(known, [""] * len(colours), colours)
+    return overlaid(picture, _shrunk(shown, picture.size), colours)
+
+
+def _opened(source: Source, index: int, things: Collection[int] | None) -> tuple[Picture, Map] | None:
     try:
         picture: Picture = source.load(index)
-        return picture if isinstance(picture, Channels) else on_white(picture), source.target(index).read()
+        labels = read_map(source.target(index), things)
+        return picture if isinstance(picture, Channels) else on_white(picture), labels
     except (UnreadableImage, FileNotFoundError):
         return None
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 VALUES_AT_ONCE = 2**24
 """Of scores that are brought to the size of the picture together."""
+Rows = Iterator[tuple[slice, Tensor]]
+"""Rows of a picture, from top to bottom, and their scores, float32 `[classes, rows, W]`."""
 
 
 def resize_scores(
@@ -17,7 +19,7 @@ def resize_scores(
     original: tuple[int, int],
     *,
     values_at_once: int = VALUES_AT_ONCE,
-) -> Iterator[tuple[slice, Tensor]]:
+) -> Rows:
     """Scores of every pixel of a picture, some rows at a time, so that memory does not grow with its height.
 
     As the released code has it: bilinear between the centres of pixels, first to the canvas, then, without the padding,
@@ -105,12 +107,22 @@ def class_map(
     Raises:
         ValueError: See `resize_scores`; or there are more classes than a byte tells apart.
     """
-    if len(scores) > 256:
-        raise ValueError(f"{len(scores)} classes do not fit a map of bytes: expected 256 at most")
-    classes = torch.empty(original, dtype=torch.uint8, device=scores.device)
-    for rows, of_rows in resize_scores(scores, canvas, size, original, values_at_once=values_at_once):
-        classes[rows] = of_rows.max(0).indices.to(torch.uint8)  # argmax takes twice as long
-    return classes
+    return map_of_rows(resize_scores(scores, canvas, size, original, values_at_once=values_at_once))[0]
+
+
+def map_of_rows(rows: Rows) -> tuple[Tensor, bool]:
+    """The likeliest class of every pixel of a picture, uint8 `[H, W]`, and whether all of their scores are finite.
+
+    Raises:
+        ValueError: There are more classes than a byte tells apart.
+    """
+    parts, finite = [], True
+    for _, scores in rows:
+        _check_classes(scores)
+        best, places = scores.max(0)  # argmax takes twice as long
+        parts.append(places.to(torch.uint8))
+        finite = finite and bool(torch.isfinite(best).all())  # NaN is the largest of all
+    return torch.cat(parts), finite
 
 
 def likeliest(scores: Tensor) -> Tensor:
@@ -119,12 +131,16 @@ def likeliest(scores: Tensor) -> Tensor:
     Raises:
         ValueError: A score is not finite, or there are more classes than a byte tells apart.
     """
-    if len(scores) > 256:
-        raise ValueError(f"{len(scores)} classes do not fit a map of bytes: expected 256 at most")
+    _check_classes(scores)
     best, places = scores.max(0)  # NaN is the largest of all
     if not torch.isfinite(best).all():
         raise ValueError("what the model says is not finite: its weights are not usable")
     return places.to(torch.uint8)
+
+
+def _check_classes(scores: Tensor) -> None:
+    if len(scores) > 256:
+        raise ValueError(f"{len(scores)} classes do not fit a map of bytes: expected 256 at most")
 
 
 def _neighbours(rows: slice, source: int, target: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,6 +15,7 @@ from transnext.report.tables import NO_SPLIT, class_table, rate_cell, share_bar,
 from transnext.report.text import count, escape, percent
 from transnext.tasks.segmentation.draw import class_colours
 from transnext.tasks.segmentation.measures import TOLERANCE
+from transnext.tasks.segmentation.panoptic_quality import PanopticQuality
 from transnext.tasks.segmentation.pictures import Compared, chosen_images, compared
 from transnext.tasks.segmentation.results import SegmentationResult
 from transnext.tasks.task import Look
@@ -38,7 +39,9 @@ def sections_of(results: Sequence[SegmentationResult], classes: Sequence[str], l
     """
     # The training images were seen over and over: the ones to look at are those of the other splits.
     others = [result for result in results if result.split != "train" or len(results) == 1]
+    segments = segments_section(results)
     return [
+        *([Section(key="segments", title="Panoptic quality of classes", html=segments)] if segments else []),
         Section(key="classes", title="Intersection over union of classes", html=classes_section(results)),
         Section(key="confusion", title="What is taken for what", html=confusion_section(results, classes)),
         Section(key="pictures", title="Worst and best pictures", html=pictures_section(others, look)),
@@ -81,6 +84,58 @@ def _class_table(result: SegmentationResult) -> str:
     return table + (f'<p class="note">{" ".join(notes)}</p>' if notes else "")
 
 
+def segments_section(results: Sequence[SegmentationResult]) -> str:
+    """A fold-out for the segments of each split; empty where none are told."""
+    told = [(result, result.panoptic) for result in results if result.panoptic is not None]
+    if not told:
+        return ""
+    folds = split_folds(
+        [result for result, _ in told],
+        lambda one: count(int(one.panoptic.pairs.sum() + one.panoptic.missed.sum()), "segment"),
+        lambda one: _segment_table(one, one.panoptic),
+    )
+    return (
+        '<p class="lead">PQ = SQ x RQ. A true and a found segment of a class are a pair if they have more than half of '
+        "their union in common. SQ: the mean intersection over union of pairs; RQ: pairs, divided by them and half of "
+        "the segments without one. Objects that are not told apart and pixels where nothing is known do not count "
+        f"(the rules of COCO). Means are over the classes that have one.</p>{folds}"
+    )
+
+
+def _segment_table(result: SegmentationResult, found: PanopticQuality) -> str:
+    rates = (found.quality, found.segmentation, found.recognition)
+    rows = []
+    for title, which in (("All", None), ("Things", True), ("Stuff", False)):
+        means = found.means(which)
+        if means["classes"]:
+            values = [means[name] for name in ("PQ", "SQ", "RQ")]
+            number = int(means["classes"])
+            rows.append(_segment_row(f"{title} ({number:,} {'class' if number == 1 else 'classes'})", values))
+    present = np.flatnonzero(~np.isnan(found.quality))
+    order = present[np.argsort(found.quality[present], kind="stable")]
+    for label in order[:MAX_ROWS].tolist():
+        counts = (found.pairs[label], found.missed[label], found.wrong[label])
+        rows.append(
+            _segment_row(result.classes[label], [rate[label] for rate in rates], bool(found.things[label]), counts)
+        )
+    titles = ("PQ", "", "SQ", "RQ", "Things or stuff", "Found", "Missed", "Wrong")
+    table = class_table(f"Panoptic quality of classes of {result.split}", titles, rows)
+    more = len(order) - MAX_ROWS
+    return table + (f'<p class="note">{count(more)} more, better than these.</p>' if more > 0 else "")
+
+
+def _segment_row(
+    name: str, values: Sequence[float], thing: bool | None = None, counts: Sequence[object] = ("", "", "")
+) -> str:
+    quality, *others = map(float, values)
+    kind = "" if thing is None else "things" if thing else "stuff"
+    cells = "".join(f'<td class="n">{cell}</td>' for cell in (kind, *counts))
+    return (
+        f'<tr><th scope="row">{escape(name)}</th>{rate_cell(quality)}{share_bar(quality)}'
+        f"{''.join(rate_cell(value) for value in others)}{cells}</tr>"
+    )
+
+
 def confusion_section(results: Sequence[SegmentationResult], classes: Sequence[str]) -> str:
     """A fold-out for each split, the first open."""
     if not results:
@@ -112,6 +167,8 @@ def pictures_section(results: Sequence[SegmentationResult], look: Look) -> str:
         "By the mean IoU of the classes in each image. From left to right: the map, what the model says, and where "
         "they differ, in orange; dark is what is not labelled."
     )
+    if any(result.panoptic for result in results):
+        lead += " Each object has a colour of its own; where classes differ is shown, not where objects do."
     return f'<p class="lead">{lead}</p>{shown}' if shown else ""
 
 

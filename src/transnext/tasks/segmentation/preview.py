@@ -10,7 +10,7 @@ from transnext.data.preprocessing import picture
 from transnext.data.sample import Batch
 from transnext.tasks.class_colours import Colour
 from transnext.tasks.preview import Figure, images_of, write_page
-from transnext.tasks.segmentation.draw import class_colours, overlaid
+from transnext.tasks.segmentation.draw import class_colours, objects_as_classes, overlaid
 from transnext.tasks.segmentation.net import IGNORED
 
 _NAMED = 6
@@ -23,7 +23,8 @@ def preview_page(
     """Writes one page, complete in itself, of augmented training pictures with their maps over them.
 
     Args:
-        batches: Training batches, whose targets are maps; as many are drawn as the page has room for.
+        batches: Training batches, whose targets are maps of classes or segments; as many are drawn as the page has room
+            for.
         classes: Names, by value.
         path: The HTML file.
         colours: Of the classes; of our own by default.
@@ -45,6 +46,8 @@ def preview_page(
 
 
 def _figure(image: Tensor, labels: np.ndarray, classes: Sequence[str], colours: np.ndarray) -> Figure:
+    if labels.dtype == np.int32:
+        labels, classes, colours = objects_as_classes(labels, classes, colours)
     counts = np.bincount(labels.reshape(-1), minlength=256)
     order = [place for place in np.argsort(-counts, kind="stable").tolist() if counts[place] and place != IGNORED]
     named = [f"{classes[place]} {counts[place] / labels.size:.0%}" for place in order[:_NAMED]]

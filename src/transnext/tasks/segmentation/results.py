@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from transnext.report.parts import Metric
 from transnext.tasks.segmentation.measures import TOLERANCE, ImageCounts, Ints
+from transnext.tasks.segmentation.panoptic_quality import PanopticQuality
 
 RESAMPLES = 1000
 """Bootstrap samples of an interval."""
@@ -31,6 +32,7 @@ class SegmentationResult:
         names: Of the images.
         images_per_second: Speed of the model alone, reading not counted; None if it was not measured.
         skipped: Name and reason of images that could not be read; they count nowhere.
+        things: Classes that have objects, where segments are told.
         notes: What a reader of the numbers must know.
     """
 
@@ -40,6 +42,7 @@ class SegmentationResult:
     names: Sequence[str] = field(repr=False)
     images_per_second: float | None = None
     skipped: list[tuple[str, str]] = field(repr=False)
+    things: Collection[int] = ()
     notes: Sequence[str] = ()
 
     @property
@@ -117,21 +120,48 @@ class SegmentationResult:
         """Mean intersection over union of each image by itself, `[images]`; NaN of those without a labelled pixel."""
         return np.array([_mean(iou_of(areas)) for areas in self.areas])
 
+    @cached_property
+    def panoptic(self) -> PanopticQuality | None:
+        """Quality of segments; None where they are not told, or not known."""
+        counted = [image.segments for image in self.images if image.segments is not None]
+        return PanopticQuality.of(counted, len(self.classes), self.things) if counted else None
+
     @property
     def score(self) -> float:
-        """Mean intersection over union, by which weights are best; 0 if nothing is labelled."""
-        return 0.0 if math.isnan(self.mean_iou) else self.mean_iou
+        """Mean intersection over union, by which weights are best; 0 if nothing is labelled. Of segments their quality.
+
+        Before the first segment is found it is less than 0, and rises with the classes: training gets better long
+        before masks are likely enough.
+        """
+        classes = 0.0 if math.isnan(self.mean_iou) else self.mean_iou
+        if self.panoptic is None:
+            return classes
+        return self.panoptic.means()["PQ"] if self.panoptic.pairs.any() else classes - 1
 
     @property
     def metrics(self) -> dict[str, Metric]:
         """Named numbers; those of one epoch become columns of its row."""
-        return {
+        return self._segment_metrics | {
             "mIoU": Metric(title="mIoU", value=self.mean_iou, interval=self.interval),
             "mAcc": Metric(title="mAcc", value=_mean(self.accuracy)),
             "aAcc": Metric(title="aAcc", value=self.pixel_accuracy),
             "dice": Metric(title="Dice", value=_mean(self.dice)),
             "boundary_F": Metric(title="boundary F", value=_mean(self.boundary_f)),
         }
+
+    @property
+    def _segment_metrics(self) -> dict[str, Metric]:
+        if self.panoptic is None:
+            return {}
+        means = self.panoptic.means()
+        rows = {
+            "PQ": ("PQ", means["PQ"]),
+            "PQ_things": ("PQ things", self.panoptic.means(True)["PQ"]),
+            "PQ_stuff": ("PQ stuff", self.panoptic.means(False)["PQ"]),
+            "SQ": ("SQ", means["SQ"]),
+            "RQ": ("RQ", means["RQ"]),
+        }
+        return {name: Metric(title=title, value=value) for name, (title, value) in rows.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -156,9 +186,30 @@ class SegmentationResult:
                 for i, name in enumerate(self.classes)
             ],
             "confusion": self.confusion.tolist(),
+            **self._segments_dict(),
             "settings": {"boundary_tolerance": TOLERANCE},
             "notes": list(self.notes),
         }
+
+    def _segments_dict(self) -> dict[str, Any]:
+        found = self.panoptic
+        if found is None:
+            return {}
+        groups = {"all": None, "things": True, "stuff": False}
+        rates = {"PQ": found.quality, "SQ": found.segmentation, "RQ": found.recognition}
+        classes = [
+            {
+                "name": name,
+                "isthing": int(found.things[i]),
+                **{key: _plain(rate[i]) for key, rate in rates.items()},
+                "pairs": int(found.pairs[i]),
+                "missed": int(found.missed[i]),
+                "wrong": int(found.wrong[i]),
+            }
+            for i, name in enumerate(self.classes)
+        ]
+        means = {name: {key: _plain(v) for key, v in found.means(which).items()} for name, which in groups.items()}
+        return {"panoptic": {**means, "classes": classes}}
 
 
 def iou_of(areas: npt.NDArray[Any]) -> Rates:

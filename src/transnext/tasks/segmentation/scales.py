@@ -12,11 +12,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
-from transnext.data.joint import canvas_of, normalised_canvas, place, seen_size
+from transnext.data.channels import Channels, Picture
+from transnext.data.joint import canvas_of, normalised_canvas, place
 from transnext.data.preprocessing import Preprocessing
 from transnext.data.preprocessing import picture as from_bytes
 from transnext.limits import MAX_SIDE, check_number
@@ -100,7 +99,7 @@ def scaled(preprocessing: Preprocessing, ratio: float) -> Preprocessing:
 
 def multi_scale_probabilities(
     ask: Looks,
-    picture: Image.Image | Tensor,
+    picture: Picture | Tensor,
     preprocessing: Preprocessing,
     *,
     ratios: Sequence[float] = RATIOS,
@@ -111,11 +110,12 @@ def multi_scale_probabilities(
 ) -> Iterator[tuple[slice, Tensor]]:
     """Mean probabilities of the pixels of a picture over several looks, some rows at a time.
 
-    Each size is made of the picture itself. Scores of all looks are held as the network gives them.
+    Each size is made of the picture itself. The network is asked in the call; what it says is held as it gives it.
 
     Args:
         ask: Gives scores: a network in evaluation mode, or `partial(sliding_scores, network)`.
-        picture: In mode `RGB`; or a tensor of its bytes, uint8 `[3, H, W]`, 0..255.
+        picture: In mode `RGB`; or a tensor of its bytes, uint8 `[3, H, W]`, 0..255. Where the preprocessing has them,
+            numbers, or a tensor of them, float32 `[C, H, W]`.
         preprocessing: With a `crop_mode` that keeps all of a picture; what ratio 1 stands for.
         ratios: Sizes, relative to that of the preprocessing.
         flip: Also look at the mirror image in each size.
@@ -129,8 +129,10 @@ def multi_scale_probabilities(
     Raises:
         ValueError: There is no ratio, or one is out of range; or see `place`.
     """
-    sizes = _sizes(ratios, preprocessing)
-    shown = picture if isinstance(picture, Image.Image) else _picture(picture)
+    if not ratios:
+        raise ValueError("no ratio is given: 1 is the size in evaluation")
+    sizes = [scaled(preprocessing, ratio) for ratio in ratios]
+    shown = _picture(picture, preprocessing.numbers) if isinstance(picture, Tensor) else picture
     normalise = preprocessing.normalise(device)
 
     def inputs() -> Iterator[tuple[Tensor, tuple[int, int]]]:
@@ -147,7 +149,7 @@ def multi_scale_probabilities(
 
 def multi_scale_map(
     ask: Looks,
-    picture: Image.Image | Tensor,
+    picture: Picture | Tensor,
     preprocessing: Preprocessing,
     *,
     ratios: Sequence[float] = RATIOS,
@@ -158,64 +160,6 @@ def multi_scale_map(
     """The likeliest class of every pixel of a picture, uint8 `[H, W]`; see `multi_scale_probabilities`."""
     parts = multi_scale_probabilities(ask, picture, preprocessing, ratios=ratios, flip=flip, sums=sums, device=device)
     return np.concatenate([likeliest(probabilities).cpu().numpy() for _, probabilities in parts])
-
-
-def multi_scale_scores(
-    ask: Looks,
-    images: Tensor,
-    sizes: Tensor,
-    *,
-    ratios: Sequence[float] = RATIOS,
-    flip: bool = True,
-    sums: bool = False,
-) -> Iterator[Tensor]:
-    """Mean probabilities over several looks at pictures that are at their size already, one picture after the other.
-
-    Other sizes are made of what the network would see alone: bilinear, smoothed where they are smaller. Larger ones
-    than 1 so show no more than that; `multi_scale_probabilities` begins with the picture.
-
-    Args:
-        ask: See there.
-        images: float32 `[B, C, H, W]`, normalised, 0 beyond the size of each.
-        sizes: int64 `[B, 2]`: rows and columns that are image.
-        ratios: See there.
-        flip: See there.
-        sums: See there.
-
-    Yields:
-        float32 `[classes, H', W']` over the canvas, whose sides are the next multiples of 32; 0 beyond the size. Their
-        logarithms are scores again, where those of the network are logits.
-
-    Raises:
-        ValueError: There is no ratio, or one is not positive.
-    """
-    _check_ratios(ratios)
-    return _scores_of_inputs(ask, images, sizes, ratios, flip, sums)
-
-
-def _scores_of_inputs(
-    ask: Looks, images: Tensor, sizes: Tensor, ratios: Sequence[float], flip: bool, sums: bool
-) -> Iterator[Tensor]:
-    canvas = seen_size((images.shape[2], images.shape[3]))
-    for image, (rows, columns) in zip(images, sizes.tolist(), strict=True):
-        with torch.inference_mode():
-            views = _views(ask, _in_sizes(image[None, :, :rows, :columns], ratios), flip)
-            whole = torch.zeros(len(views[0].scores), *canvas, device=image.device)
-            for part, mean in _mean(views, (rows, columns), sums, VALUES_AT_ONCE):
-                whole[:, part, :columns] = mean
-        yield whole
-
-
-def _in_sizes(image: Tensor, ratios: Sequence[float]) -> Iterator[tuple[Tensor, tuple[int, int]]]:
-    """An image `[1, C, h, w]` in several sizes, each on its canvas, and what of that is image."""
-    rows, columns = image.shape[2:]
-    for ratio in ratios:
-        size = (max(1, int(rows * ratio + 0.5)), max(1, int(columns * ratio + 0.5)))
-        one = image
-        if size != (rows, columns):
-            one = F.interpolate(one, size=size, mode="bilinear", align_corners=False, antialias=True)
-        height, width = seen_size(size)
-        yield F.pad(one, (0, width - size[1], 0, height - size[0])), size
 
 
 def _views(ask: Looks, inputs: Iterable[tuple[Tensor, tuple[int, int]]], flip: bool) -> list[_View]:
@@ -232,12 +176,14 @@ def _views(ask: Looks, inputs: Iterable[tuple[Tensor, tuple[int, int]]], flip: b
     return views
 
 
-def _picture(image: Tensor) -> Image.Image:
-    """A picture of its bytes.
+def _picture(image: Tensor, numbers: bool) -> Picture:
+    """A picture of its bytes, or of its numbers.
 
     Raises:
-        ValueError: The tensor is none of a picture in RGB.
+        ValueError: The tensor is none of such a picture.
     """
+    if numbers and image.dtype == torch.float32 and image.ndim == 3 and image.numel():
+        return Channels.of(image.cpu().numpy())
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or not image.numel():
         raise ValueError(f"a tensor of {image.dtype} {list(image.shape)} is no picture: expected torch.uint8 [3, H, W]")
     return from_bytes(image)
@@ -260,15 +206,3 @@ def _mean(
                 total = total + (said.flip(-1) if view.mirrored else said)
             total /= len(views)
         yield rows, total
-
-
-def _sizes(ratios: Sequence[float], preprocessing: Preprocessing) -> list[Preprocessing]:
-    _check_ratios(ratios)
-    return [scaled(preprocessing, ratio) for ratio in ratios]
-
-
-def _check_ratios(ratios: Sequence[float]) -> None:
-    if not ratios:
-        raise ValueError("no ratio is given: 1 is the size in evaluation")
-    for ratio in ratios:
-        check_number("ratio", ratio, 0, above=True)

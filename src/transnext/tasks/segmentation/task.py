@@ -14,18 +14,19 @@ from transnext.data.channels import Picture, statistics_of
 from transnext.data.joint import normalised_canvas
 from transnext.data.preprocessing import Preprocessing
 from transnext.data.segmentation.opening import open_segmentation
-from transnext.data.segmentation.source import aligned
+from transnext.data.segmentation.source import MapSource, aligned
 from transnext.models.backbone import Backbone
 from transnext.report.parts import Section
 from transnext.tasks.class_colours import Colour
 from transnext.tasks.segmentation.config import SegmentationConfig
-from transnext.tasks.segmentation.images import MapImages, collate_maps, placed_sample
+from transnext.tasks.segmentation.images import MapImages, collate_maps, own_sample, placed_sample
 from transnext.tasks.segmentation.looking import Looking
 from transnext.tasks.segmentation.losses import class_weights
 from transnext.tasks.segmentation.metrics import SegmentationMeter
 from transnext.tasks.segmentation.net import SegmentationNet
 from transnext.tasks.segmentation.objective import SegmentationObjective
 from transnext.tasks.segmentation.panoptic import checked_things, things_text
+from transnext.tasks.segmentation.placing import Rows
 from transnext.tasks.segmentation.results import SegmentationResult
 from transnext.tasks.segmentation.starting import HEADS, fresh_net
 from transnext.tasks.starting import Heads
@@ -33,7 +34,16 @@ from transnext.tasks.task import WHOLE, Asked, Loaded, Look, Meter, Objective, T
 
 SIDES = {"small": 320, "released": 512}
 """Trained image side for each size of head, pixels, unless another is given."""
-METADATA = ("class_names", "class_colours", "window", "window_stride", "thing_classes", "category_ids", "in_chans")
+METADATA = (
+    "class_names",
+    "class_colours",
+    "window",
+    "window_stride",
+    "targets",
+    "thing_classes",
+    "category_ids",
+    "in_chans",
+)
 """Entries of a checkpoint that are the task's."""
 LONGEST = 4
 """Of a picture that has no common size, the longer side is at most so many times the shorter one."""
@@ -45,14 +55,18 @@ class Segmentation(Task):
 
     Attributes:
         class_pixels: Labelled pixels of each class in the training images; None where no training is at hand.
+        most_segments: Segments that a training image has at most, where they are learned.
         statistics: Mean and standard deviation of each channel of the training images, where they are numbers.
         looking: How pictures are looked at; as in training if None.
+        scale_one: What its scale 1 stands for.
     """
 
     name: ClassVar[str] = "segmentation"
     class_pixels: tuple[int, ...] | None = field(default=None, compare=False)
+    most_segments: int = field(default=0, compare=False)
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = field(default=None, compare=False)
     looking: Looking | None = None
+    scale_one: Preprocessing | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -65,6 +79,11 @@ class Segmentation(Task):
         """Colour of each class, if the data gave them."""
         given = self.metadata.get("class_colours")
         return None if given is None else [(red, green, blue) for red, green, blue in given]
+
+    @property
+    def things(self) -> list[str] | None:
+        """Names of the classes that have objects, of a network that learned segments; None of others."""
+        return self.metadata["thing_classes"] if self.metadata.get("targets") == "panoptic" else None
 
     @classmethod
     def open(cls, config: TrainConfig[Any]) -> tuple["Segmentation", dict[str, Source]]:
@@ -91,7 +110,9 @@ class Segmentation(Task):
                 raise ValueError("cache keeps pictures of 8-bit RGB, and these are read as numbers: leave it out")
             statistics = statistics_of(train.paths, train.channels)
             metadata["in_chans"] = train.channels
-        task = cls(metadata=metadata, class_pixels=pixels, statistics=statistics)
+        panoptic = own.targets == "panoptic"
+        most = train.most_segments() if panoptic and train is not None else 0
+        task = cls(metadata=metadata, class_pixels=pixels, most_segments=most, statistics=statistics)
         if statistics is not None:
             means = ", ".join(f"{mean:.4f} ({std:.4f})" for mean, std in zip(*statistics, strict=True))
             task.notes.append(
@@ -103,6 +124,11 @@ class Segmentation(Task):
         if things is not None:
             metadata["thing_classes"] = checked_things(things, first.classes)
             task.notes.append(things_text(metadata["thing_classes"], first.classes))
+        if panoptic:
+            metadata["targets"] = own.targets
+            sources = _by_segments(sources, metadata.get("thing_classes"))
+        elif own.segmenter == "mask2former" and first.most_segments():
+            task.notes.append("The data tell segments, and classes alone are learned: --targets panoptic learns both.")
         if first.category_ids is not None:
             metadata["category_ids"] = list(first.category_ids)
         return task, dict(sources)
@@ -123,6 +149,12 @@ class Segmentation(Task):
         weights = None if isinstance(weights, str) else weights
         net, said = fresh_net(config, self.class_names, weights, self.metadata.get("in_chans", 3))
         self.notes.extend(said)
+        queries = getattr(net, "num_queries", self.most_segments)
+        if self.most_segments > queries:
+            self.notes.append(
+                f"A training picture has up to {self.most_segments} segments, and the network tells {queries}: those "
+                "that fit worst are left out."
+            )
         return net
 
     def model_args(self, net: nn.Module) -> dict[str, Any]:
@@ -143,7 +175,8 @@ class Segmentation(Task):
         self, source: Source, preprocessing: Preprocessing, training: TrainConfig[Any] | None = None
     ) -> LabelledImages:
         """See `Task.images`."""
-        return MapImages(source, preprocessing, training)
+        things = None if self.things is None else [self.class_names.index(name) for name in self.things]
+        return MapImages(source, preprocessing, training, things, own_size=training is None and self.how.several)
 
     def preview(self, batches: Iterable[Batch], path: Path) -> int:
         """See `Task.preview`."""
@@ -152,7 +185,7 @@ class Segmentation(Task):
         return preview_page(batches, self.class_names, path, self.colours)
 
     def collate(self, targets: Sequence[Any]) -> Any:
-        """See `Task.collate`: maps uint8 `[B, H, W]` in training, else a list of those of the pictures."""
+        """See `Task.collate`: maps `[B, H, W]` in training, else a list of those of the pictures."""
         return collate_maps(targets)
 
     def objective(self, net: nn.Module, preprocessing: Preprocessing, config: TrainConfig[Any]) -> Objective:
@@ -162,11 +195,11 @@ class Segmentation(Task):
 
     def meter(self) -> Meter[Any]:
         """See `Task.meter`."""
-        return SegmentationMeter(self.class_names)
+        return SegmentationMeter(self.class_names, self.things)
 
     def sample(self, picture: Picture, preprocessing: Preprocessing, index: int) -> Sample:
         """See `Task.sample`."""
-        return placed_sample(picture, preprocessing, index)
+        return own_sample(picture, index) if self.how.several else placed_sample(picture, preprocessing, index)
 
     def channels(self, preprocessing: Preprocessing) -> int | None:
         """See `Task.channels`."""
@@ -177,7 +210,7 @@ class Segmentation(Task):
         return None
 
     def inputs(self, images: Tensor, sizes: Tensor, preprocessing: Preprocessing) -> Tensor:
-        """See `Task.inputs`.
+        """See `Task.inputs`; the pictures as they are where each is looked at in several ways.
 
         Raises:
             ValueError: The network takes another number of channels.
@@ -187,15 +220,25 @@ class Segmentation(Task):
                 f"pictures are brought to the model as RGB, and it takes {preprocessing.input_size[0]} channels: "
                 "ask it in tiles, which are read as they are (--tile, Segmenter.large)"
             )
-        return normalised_canvas(images, sizes, preprocessing.normalise(images.device))
+        return images if self.how.several else normalised_canvas(images, sizes, preprocessing.normalise(images.device))
 
     def raw(self, net: nn.Module, images: Tensor, sizes: Tensor) -> Any:
-        """See `Task.raw`: scores of each picture; in windows or several looks made when they are taken, once.
+        """See `Task.raw`: `scores` of each picture, or what is `Told` of it by a network that learned segments."""
+        if self.things is None or not self.how.once or getattr(net, "is_exported", False):
+            return self.scores(net, images, sizes)
+        return net(images, sizes, told=True)
 
-        At full size those of a batch would fill the memory.
+    def scores(self, net: nn.Module, images: Tensor, sizes: Tensor) -> Iterable[Tensor | Rows]:
+        """Scores of each picture; in windows or several looks made when they are taken, once.
+
+        At full size those of a batch would fill the memory. See `raw`.
         """
-        looking = Looking.trained(self.metadata) if self.looking is None else self.looking
-        return looking.scores(net, images, sizes)
+        return self.how.scores(net, images, sizes, self.scale_one)
+
+    @property
+    def how(self) -> Looking:
+        """How pictures are looked at."""
+        return Looking.trained(self.metadata) if self.looking is None else self.looking
 
     @classmethod
     def load(cls, path: Path, *, image_size: int | None = None, device: str | torch.device = "cpu") -> Loaded:
@@ -240,6 +283,28 @@ class Segmentation(Task):
         from transnext.tasks.segmentation.present import sections_of
 
         return sections_of(results, self.class_names, look)
+
+
+def _by_segments(sources: Mapping[str, MapSource], things: list[str] | None) -> dict[str, MapSource]:
+    """Sources of which segments are learned.
+
+    Raises:
+        ValueError: They tell none, or not which classes have objects.
+    """
+    first = next(iter(sources.values()))
+    places = [first.classes.index(name) for name in things or ()]
+    try:
+        found = {split: source.by_segments(places) for split, source in sources.items()}
+    except ValueError as error:
+        raise ValueError(
+            f"targets are panoptic, and {error}: leave out targets; outlines of objects are learned by transnext detect"
+        ) from None
+    if things is None:
+        raise ValueError(
+            f"targets are panoptic, and {first.root} does not say which classes have objects (isthing): give "
+            "thing_classes, those names, or none of them where all of a class is one segment"
+        )
+    return found
 
 
 def preprocessing_for(backbone: Backbone, config: TrainConfig[SegmentationConfig]) -> Preprocessing:

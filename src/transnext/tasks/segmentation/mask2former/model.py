@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from transnext.data.segmentation.maps import SEGMENT
 from transnext.models.backbone import Backbone
 from transnext.ops.tracing import is_exporting
 from transnext.tasks.headed import HeadedNet, lr_scale
@@ -23,7 +24,7 @@ from transnext.tasks.segmentation.mask2former.head import (
 )
 from transnext.tasks.segmentation.mask2former.losses import losses_of_outputs
 from transnext.tasks.segmentation.mask2former.matching import Target
-from transnext.tasks.segmentation.net import IGNORED, SegmentationNet
+from transnext.tasks.segmentation.net import IGNORED, SegmentationNet, Told
 
 STRIDES = (4, 8, 16, 32)
 """Of the maps that the backbone gives."""
@@ -54,6 +55,11 @@ class Mask2FormerNet(HeadedNet):
         self.num_classes = num_classes
         self.size = size
         self.head = Mask2FormerHead(backbone.channels, num_classes, size)
+
+    @property
+    def num_queries(self) -> int:
+        """Masks of an image, at most."""
+        return self.size.num_queries
 
     def args(self) -> dict[str, Any]:
         """See `HeadedNet.args`."""
@@ -116,9 +122,18 @@ class Mask2Former(Mask2FormerNet, SegmentationNet):
 
         Masks are brought to the canvas before they become probabilities; memory is that of the scores and a few masks.
         """
+        return self._scores(self.predict(images), (images.shape[2], images.shape[3]))
+
+    def forward(self, images: Tensor, sizes: Tensor, maps: Tensor | None = None, told: bool = False) -> Any:
+        """See `SegmentationNet.forward`; or what is `Told` of each picture."""
+        if not told:
+            return super().forward(images, sizes, maps)
         predictions = self.predict(images)
-        canvas = (images.shape[2], images.shape[3])
-        with torch.autocast(images.device.type, enabled=False):
+        scores = self._scores(predictions, (images.shape[2], images.shape[3]))
+        return [Told(*one) for one in zip(scores, predictions.logits[-1], predictions.masks[-1], strict=True)]
+
+    def _scores(self, predictions: Predictions, canvas: tuple[int, int]) -> Tensor:
+        with torch.autocast(predictions.masks[-1].device.type, enabled=False):
             return scores_of_pixels(predictions.logits[-1], predictions.masks[-1], canvas)
 
 
@@ -151,21 +166,23 @@ def size_of(name: str, overrides: dict[str, Any]) -> Mask2FormerSize:
     return replace(SIZES[name], **overrides)
 
 
-def target_of_map(classes: Tensor, num_classes: int) -> Target:
-    """A mask for each class that is in an image; pixels that are not known are in none.
+def target_of_map(segments: Tensor, num_classes: int) -> Target:
+    """A mask for each class, or each segment, that is in an image; pixels that are not known are in none.
 
     Args:
-        classes: Integers `[H, W]`, `IGNORED` where the class is not known.
+        segments: Integers `[H, W]`: a map of classes or of segments, see `transnext.data.segmentation.maps.SEGMENT`.
         num_classes: Classes that there are.
 
     Raises:
         ValueError: There is no such class.
     """
-    present = classes.unique()
-    present = present[present != IGNORED].long()
-    if len(present) and int(present[-1]) >= num_classes:
-        raise ValueError(f"a map has class {int(present[-1])}, the network {num_classes}, counted from 0")
-    return Target(present, (classes == present[:, None, None]).float())
+    present = segments.unique().long()
+    labels = present & SEGMENT - 1
+    known = labels != IGNORED
+    present, labels = present[known], labels[known]
+    if len(labels) and int(labels.max()) >= num_classes:
+        raise ValueError(f"a map has class {int(labels.max())}, the network {num_classes}, counted from 0")
+    return Target(labels, (segments == present[:, None, None]).float())
 
 
 def scores_of_pixels(logits: Tensor, masks: Tensor, canvas: tuple[int, int]) -> Tensor:

@@ -3,10 +3,14 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from transnext.data.segmentation.maps import SEGMENT
 from transnext.tasks.segmentation.mask2former.model import Mask2FormerNet
+from transnext.tasks.segmentation.net import IGNORED
 from transnext.tasks.segmentation.panoptic import Segment
 from transnext.tasks.segmentation.placing import resize_scores
 
@@ -22,6 +26,11 @@ class Panoptic:
 
     ids: Tensor
     segments: tuple[Segment, ...]
+
+    def coded(self) -> npt.NDArray[np.int32]:
+        """A map of segments, int32 `[h, w]`; see `transnext.data.segmentation.maps.SEGMENT`."""
+        codes = [IGNORED, *(one.label + SEGMENT * (0 if one.fused else one.id) for one in self.segments)]
+        return np.array(codes, np.int32)[self.ids.cpu().numpy()]
 
 
 @torch.no_grad()
@@ -58,31 +67,71 @@ def panoptic(
     predictions = net.predict(images)
     canvas = (images.shape[2], images.shape[3])
     seen = [(rows, columns) for rows, columns in sizes.tolist()]
-    found = []
-    for logits, masks, size, original in zip(
-        predictions.logits[-1].float(),
-        predictions.masks[-1],
-        seen,
-        seen if originals is None else originals,
-        strict=True,
-    ):
-        if not torch.isfinite(logits).all() or not torch.isfinite(masks).all():
-            raise ValueError("what the model says is not finite: its weights are not usable")
-        scores, labels = logits.softmax(-1).max(-1)
-        kept = (labels != net.num_classes) & (scores > threshold)
-        parts = resize_scores(masks[kept], canvas, size, original) if kept.any() else iter(())
-        found.append(
-            segments_of_masks(
-                ((rows, part.sigmoid()) for rows, part in parts),
-                original,
-                scores[kept],
-                labels[kept],
-                mask_threshold=mask_threshold,
-                overlap_mask_area_threshold=overlap_mask_area_threshold,
-                fuse=fuse,
-            )
+    return [
+        segments_of_queries(
+            logits,
+            masks,
+            canvas,
+            size,
+            original,
+            threshold=threshold,
+            mask_threshold=mask_threshold,
+            overlap_mask_area_threshold=overlap_mask_area_threshold,
+            fuse=fuse,
         )
-    return found
+        for logits, masks, size, original in zip(
+            predictions.logits[-1],
+            predictions.masks[-1],
+            seen,
+            seen if originals is None else originals,
+            strict=True,
+        )
+    ]
+
+
+@torch.no_grad()
+def segments_of_queries(
+    logits: Tensor,
+    masks: Tensor,
+    canvas: tuple[int, int],
+    size: tuple[int, int],
+    original: tuple[int, int],
+    *,
+    threshold: float = 0.5,
+    mask_threshold: float = 0.5,
+    overlap_mask_area_threshold: float = 0.8,
+    fuse: Collection[int] = (),
+) -> Panoptic:
+    """Segments of an image from what its queries say; see `panoptic`.
+
+    Args:
+        logits: Of the classes, the last of which is none: `[Q, classes + 1]`.
+        masks: Logits, `[Q, h, w]` over the canvas.
+        canvas: `(H, W)` of what the network saw.
+        size: `(H, W)` of what was image in it.
+        original: `(H, W)` of the picture.
+        threshold: See `panoptic`.
+        mask_threshold: See `panoptic`.
+        overlap_mask_area_threshold: See `panoptic`.
+        fuse: See `panoptic`.
+
+    Raises:
+        ValueError: The logits are not finite.
+    """
+    if not torch.isfinite(logits).all() or not torch.isfinite(masks).all():
+        raise ValueError("what the model says is not finite: its weights are not usable")
+    scores, labels = logits.float().softmax(-1).max(-1)
+    kept = (labels != logits.shape[-1] - 1) & (scores > threshold)
+    parts = resize_scores(masks[kept], canvas, size, original) if kept.any() else iter(())
+    return segments_of_masks(
+        ((rows, part.sigmoid()) for rows, part in parts),
+        original,
+        scores[kept],
+        labels[kept],
+        mask_threshold=mask_threshold,
+        overlap_mask_area_threshold=overlap_mask_area_threshold,
+        fuse=fuse,
+    )
 
 
 def segments_of_masks(
