@@ -508,6 +508,21 @@ def test_lists_of_pascal_voc_that_name_what_is_missing(tmp_path) -> None:
     assert open_segmentation(root)["val"].classes == ("nothing", "cell", "edge")
 
 
+@pytest.mark.parametrize(
+    ("names", "known"),
+    [(("2007_000032", "2011_003256"), True), (("2007_000032", "photo"), False), (("007_000032", "2006_000032"), False)],
+)
+def test_a_part_of_pascal_voc_is_known_by_the_names_of_its_pictures(tmp_path, names, known: bool) -> None:
+    """Without its last class values alone may stand for anything."""
+    root = voc_set(tmp_path, {name: patches((0, 1, 15), seed=1) for name in names}, train=names)
+    classes = open_segmentation(root)["train"].classes
+    assert classes[1] == ("aeroplane" if known else "class 1")
+    assert len(classes) == (21 if known else 3)
+    # In another palette they are others.
+    label_file(root / "SegmentationClass" / f"{names[0]}.png", patches((0, 1, 15), seed=1))
+    assert len(open_segmentation(root)["train"].classes) == 3
+
+
 def test_trainval_of_pascal_voc_alone_is_held_out_of(tmp_path) -> None:
     labels = {f"n{i}": patches((0, 1, 20), seed=i) for i in range(10)}
     sources = open_segmentation(voc_set(tmp_path, labels, trainval=tuple(labels)), 0.2, 1)

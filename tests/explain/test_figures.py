@@ -60,5 +60,9 @@ def test_a_figure_of_a_region_says_how_many_queries_it_is_of():
     titles = [ax.get_title(loc="left") for ax in figure.axes if ax.get_title(loc="left")]
     share = looked.region(1, 0, box=(0, 0, 40, 64)).fovea.mean()
     assert titles[:3] == ["picture", "attention", f"window, {share:.0%}"]
+    shown = figure.axes[0].images[0].get_size()
+    outline = figure.axes[0].patches[0]
+    assert outline.get_xy() == (-0.5, -0.5)
+    assert (outline.get_height(), outline.get_width()) == (shown[0], pytest.approx(shown[1] * 40 / 96))
     plain = attention_figure(picture, looked, (0.5, 0.5), stage=1, block=0)
     assert "query (4, 6) of 8 x 12" in plain.get_suptitle()

@@ -7,17 +7,19 @@ import torch
 from torch import Tensor
 
 from tests.explain.test_look import EXACT, MODELS, SIZES, looked_at
-from transnext.explain import PARTS, Looked, RegionAttention
+from transnext.explain import PARTS, Attention, Looked, RegionAttention
+from transnext.explain.weights import Part
 
 
-def mean_of_queries(looked: Looked, found: RegionAttention, part: str, head: int | None, image: int = 0) -> Tensor:
-    """By asking for one query after the other."""
+def queries_of(looked: Looked, found: RegionAttention, image: int = 0) -> dict[tuple[int, int], Attention]:
+    """The queries of a region by row and column, asked for one after the other."""
     place = found.place
-    maps = [
-        looked.query(place.stage, place.block, row, col, image).map(row, col, part, head)  # type: ignore[arg-type]
-        for row, col in found.inside.nonzero().tolist()
-    ]
-    return torch.stack(maps).mean(0)
+    places = [(row, col) for row, col in found.inside.nonzero().tolist()]
+    return {at: looked.query(place.stage, place.block, *at, image) for at in places}
+
+
+def mean_of(queries: dict[tuple[int, int], Attention], part: Part, head: int | None) -> Tensor:
+    return torch.stack([query.map(*at, part, head) for at, query in queries.items()]).mean(0)
 
 
 def ellipse(size: tuple[int, int]) -> Tensor:
@@ -37,9 +39,10 @@ def test_a_region_is_the_mean_of_its_queries(kind, size):
         regions = (looked.region(place.stage, place.block, box=box),
                    looked.region(place.stage, place.block, mask=ellipse(size)))  # fmt: skip
         for found in regions:
+            queries = queries_of(looked, found)
             for part in PARTS:
                 for head in (None, place.heads - 1):
-                    expected = mean_of_queries(looked, found, part, head)
+                    expected = mean_of(queries, part, head)
                     torch.testing.assert_close(found.map(part, head), expected, **EXACT)
             one = torch.ones((), dtype=torch.float64)
             torch.testing.assert_close(found.map().sum(), one)
@@ -50,7 +53,7 @@ def test_the_whole_map_and_a_single_query_are_regions_too():
     _, _, looked = looked_at((75, 131), batch=2)
     whole = looked.region(1, 0, box=(0, 0, 131, 75), image=1)
     assert whole.inside.all()
-    torch.testing.assert_close(whole.map(), mean_of_queries(looked, whole, "all", None, 1), **EXACT)
+    torch.testing.assert_close(whole.map(), mean_of(queries_of(looked, whole, 1), "all", None), **EXACT)
     one = looked.region(1, 0, box=(15.5, 7.5, 17, 9))  # pixel (1, 2) of stride 8 stands at (8.5, 16.5)
     assert one.inside.nonzero().tolist() == [[1, 2]]
     torch.testing.assert_close(one.map(), looked.query(1, 0, 1, 2).map(1, 2), **EXACT)

@@ -1,5 +1,6 @@
 """Segmenters in files: the same answers, any size where there can be any, and what cannot be had."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 import transnext
 from tests.helpers.tiny_mask2former import TINY, tiny_backbone
 from transnext.data.preprocessing import Preprocessing
-from transnext.export import export_model
+from transnext.export import ExportResult, export_model, onnx_file, segmenters
 from transnext.models.backbone import Backbone
 from transnext.tasks.segmentation.nets import build_net
 from transnext.tasks.segmentation.task import Segmentation
@@ -39,20 +40,43 @@ def answers_agree(file: Any, loaded: Loaded, **looking: Any) -> None:
     np.testing.assert_allclose(found.confidence.astype(float), expected.confidence.astype(float), atol=2e-3)
 
 
-@pytest.mark.parametrize("suffix", ["onnx", "xml"])
-def test_a_upernet_takes_any_multiple_of_32(suffix, tmp_path) -> None:
+@pytest.fixture(scope="module")
+def upernets(one_thread, tmp_path_factory) -> tuple[Loaded, dict[str, ExportResult]]:
+    """A UPerNet and its ONNX and OpenVINO files; OpenVINO's is made of ONNX: both are traced and translated once."""
     loaded = segmenter("upernet", window=64, window_stride=40)
-    result = export_model(loaded, tmp_path / f"a.{suffix}")
+    folder = tmp_path_factory.mktemp("upernets")
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((segmenters, "trace"), (onnx_file, "convert")):
+            patch.setattr(module, name, once(getattr(module, name)))
+        return loaded, {suffix: export_model(loaded, folder / f"a.{suffix}") for suffix in ("onnx", "xml")}
+
+
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that gives all who call it what the first call gave."""
+    results: list[Any] = []
+
+    def call(*args: Any) -> Any:
+        if not results:
+            results.append(function(*args))
+        return results[0]
+
+    return call
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "xml"])
+def test_a_upernet_takes_any_multiple_of_32(suffix, upernets, tmp_path) -> None:
+    loaded, result = upernets[0], upernets[1][suffix]
     assert result.info.size_multiple == 32
     assert len({check.shape for check in result.checks}) == 4
     answers_agree(result.path, loaded)
-    answers_agree(result.path, loaded, window=0, scales=(1, 1.5), flip=True)
+    opened = transnext.load(result.path)
+    answers_agree(opened, loaded, window=0, scales=(1, 1.5), flip=True)
     with pytest.raises(ValueError, match="multiples of 32"):
-        transnext.load(result.path).model.file.run(torch.zeros(1, 3, 64, 80))
+        opened.model.file.run(torch.zeros(1, 3, 64, 80))
     with pytest.raises(ValueError, match="bias_mode"):
-        transnext.Segmenter(result.path, bias_mode="interpolate")
+        transnext.Segmenter(opened, bias_mode="interpolate")
     with pytest.raises(ValueError, match="exported file already"):
-        export_model(transnext.load(result.path), tmp_path / "b.onnx")
+        export_model(opened, tmp_path / "b.onnx")
 
 
 @pytest.mark.parametrize(("kind", "backbone"), [("mask2former", None), ("upernet", "resnet18")])

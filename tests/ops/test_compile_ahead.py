@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("triton")
 
 from transnext.ops.triton import attention, gate
+from transnext.ops.triton import compile_ahead as module
 from transnext.ops.triton.compile_ahead import (
     BUDGETS,
     MAPS,
@@ -30,6 +31,12 @@ def compile_ahead(*arguments: str, **environment: str) -> subprocess.CompletedPr
     command = [sys.executable, "-m", "transnext.ops.triton.compile_ahead", *arguments]
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     return subprocess.run(command, env={**kept, **environment}, capture_output=True, text=True, check=False)
+
+
+def compiling(script: str) -> subprocess.CompletedProcess[str]:
+    """What a script does in a process in which kernels are compiled."""
+    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    return subprocess.run([sys.executable, "-c", script], env=kept, capture_output=True, text=True, check=False)
 
 
 def rows_of(run: subprocess.CompletedProcess[str]) -> list[list[str]]:
@@ -57,14 +64,22 @@ def test_every_mode_fits() -> None:
     assert len(rows) == 6 + 5 + 8
 
 
+FIRST_THAT_FITS = """
+from transnext.ops.triton.compile_ahead import cases, compile_case
+
+fitting = set()
+for case in cases(["sm_90"], ["fp32-tf32x3"], [""], [0], every_config=True):
+    if case.kernel not in fitting and compile_case(case).complaint() is None:
+        fitting.add(case.kernel)
+        print(case.launch.kernel.function.__name__)
+"""
+
+
 @pytest.mark.slow
-def test_every_configuration_of_three_products_fits() -> None:
-    """Or another one that tuning may choose does."""
-    rows = rows_of(compile_ahead("--targets", "sm_90", "--maps", "fp32-tf32x3", "--configs"))
-    assert len(rows) == sum(
-        len(kernel.configs)
-        for kernel in (attention.FORWARD, attention.QUERY_GRADIENT, attention.POOLED_GRADIENT, attention.BIAS_GRADIENT)
-    )
+def test_a_configuration_of_three_products_fits() -> None:
+    """The first one, or another one that tuning may choose: later ones are compiled only if those before do not fit."""
+    run = compiling(FIRST_THAT_FITS)
+    assert run.stdout.split() == ["attention_forward", "query_gradient", "pooled_gradient", "bias_gradient"], run.stderr
 
 
 def test_all_there_is() -> None:
@@ -105,9 +120,7 @@ for kernel in (attention.FORWARD, gate.FORWARD):
 
 @pytest.mark.slow
 def test_no_compilation_for_another_size() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", ONE_FOR_ALL_SIZES]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    run = compiling(ONE_FOR_ALL_SIZES)
     assert run.stdout.splitlines() == ["[1]", "[1]"], run.stdout + run.stderr
 
 
@@ -132,6 +145,29 @@ def test_what_is_too_much() -> None:
     assert narrow.complaint() == "48 loads of single 16-bit numbers"
     assert narrow._replace(maps="fp32").complaint() is None
     assert fits.cells()[1:] == ["-", "fp32", "-", "1", "gfx942", "255", "32", "65536", "0", "9", "7", "20.2/logit"]
+
+
+def test_one_configuration_that_fits_is_enough(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """With `--configs` all are compiled, and a kernel fails of which none fits."""
+    spilled, asked = {0}, []
+
+    def compiled(wanted: Any, jobs: int) -> Any:
+        for case in wanted:
+            asked.append(case)
+            used = MAX_SPILLED_BYTES + 1 if case.config in spilled else 0
+            name = case.launch.kernel.function.__name__
+            yield Compiled(name, "", case.maps, "", 1, case.target, 9, used, 0, 0, 9, [], None, None)
+
+    monkeypatch.setattr(module.triton.knobs.runtime, "interpret", False)
+    monkeypatch.setattr(module, "compile_all", compiled)
+    monkeypatch.setattr(sys, "argv", ["compile_ahead", "--targets", "sm_90", "--maps", "fp32-tf32x3", "--configs"])
+    module.main()
+    kernels = (attention.FORWARD, attention.QUERY_GRADIENT, attention.POOLED_GRADIENT, attention.BIAS_GRADIENT)
+    assert len(asked) == sum(len(kernel.configs) for kernel in kernels)
+    assert capsys.readouterr().out.count(f"{MAX_SPILLED_BYTES} are allowed") == len(kernels)
+    spilled |= {1, 2}
+    with pytest.raises(SystemExit, match="kernels that take more than their GPU has: query_gradient "):
+        module.main()
 
 
 def test_counted_by_what_a_trip_makes() -> None:

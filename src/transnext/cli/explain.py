@@ -1,7 +1,8 @@
 """`transnext explain WHAT ...`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,24 +18,46 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from transnext.explain import Looked
+    from transnext.data.sample import Frame
+    from transnext.explain import Attention as Attended
+    from transnext.explain import Looked, RegionAttention
     from transnext.explain.targets import Target
+    from transnext.explain.weights import Part
     from transnext.tasks.task import Loaded
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """An image as a model is asked about it."""
+    """An image as a model is asked about it; `frame` says how it relates to its file, where answers have places."""
 
     loaded: "Loaded"
     picture: "Image.Image"
     inputs: "Tensor"
     run: Callable[["Tensor"], Any]
+    frame: "Frame | None" = None
 
     def look(self) -> "Looked":
         from transnext.explain import look
 
         return look(self.loaded.model, self.inputs, self.run)
+
+    def seen_box(self, box: Sequence[float]) -> list[float]:
+        """A box of the file where answers have places, else of the picture as it is seen, in pixels of the latter.
+
+        Raises:
+            ValueError: It is empty, or not within it.
+        """
+        height, width = (self.picture.height, self.picture.width) if self.frame is None else self.frame.original
+        x0, y0, x1, y1 = box
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            raise ValueError(
+                f"--box is {x0:g} {y0:g} {x1:g} {y1:g}: expected 0 <= X0 < X1 <= {width} and 0 <= Y0 < Y1 <= {height}, "
+                f"pixels of the image{'' if self.frame else ' as the model sees it'}"
+            )
+        if self.frame is None:
+            return [x0, y0, x1, y1]
+        (scale_x, _, left), (_, scale_y, top) = self.frame.to_original.tolist()
+        return [(x0 - left) / scale_x, (y0 - top) / scale_y, (x1 - left) / scale_x, (y1 - top) / scale_y]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +107,8 @@ class _OfAnImage:
             inputs = preprocessing.normalise(device)(images.to(device))
             return _Seen(loaded, whole, inputs, loaded.model)
         found = open_image(self.image, task.min_side(preprocessing))
-        batch = collate([task.sample(found, preprocessing, 0)], targets=list)
+        sample = task.sample(found, preprocessing, 0)
+        batch = collate([sample], targets=list)
         inputs = task.inputs(batch.images.to(device), batch.sizes, preprocessing)
         shown = picture(batch.images[0])
         if shown.size != (inputs.shape[3], inputs.shape[2]):
@@ -93,7 +117,8 @@ class _OfAnImage:
             canvas = Image.new("RGB", (inputs.shape[3], inputs.shape[2]))
             canvas.paste(shown)
             shown = canvas
-        return _Seen(loaded, shown, inputs, lambda x: task.raw(loaded.model, x, batch.sizes.expand(len(x), 2)))
+        run = lambda x: task.raw(loaded.model, x, batch.sizes.expand(len(x), 2))  # noqa: E731
+        return _Seen(loaded, shown, inputs, run, sample.frame)
 
     def write(self, figure: Callable[[], "Figure"], arrays: dict[str, "Tensor"]) -> None:
         """Draws the figure or writes the arrays, if either is asked for."""
@@ -102,16 +127,19 @@ class _OfAnImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Attention(_OfAnImage):
-    """Attention of one pixel in one block: window, pooled keys, query-learnable values, position bias.
+    """Attention of one pixel or of a box in one block: window, pooled keys, query-learnable values, position bias.
 
     Attributes:
         at: Row and column of the pixel as fractions of the image, 0..1; the middle by default.
+        box: Left, upper, right and lower edge of a box, of whose pixels the mean is taken instead: pixels of the image,
+            as it is found in; of what a classifier sees of it without --own-size.
         stage: From 0; the last with aggregated attention by default.
         block: Within the stage, from 0; the last by default.
         head: From 0; the mean over all by default.
     """
 
-    at: Annotated[tuple[float, float], tyro.conf.arg(metavar="Y X")] = (0.5, 0.5)
+    at: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="Y X")] = None
+    box: Annotated[tuple[float, float, float, float] | None, tyro.conf.arg(metavar="X0 Y0 X1 Y1")] = None
     stage: int | None = None
     block: int | None = None
     head: int | None = None
@@ -119,7 +147,10 @@ class Attention(_OfAnImage):
     def check(self) -> None:
         """Refuses what cannot be done before the work."""
         super().check()
-        _check_at(self.at)
+        if self.at is not None and self.box is not None:
+            raise ValueError("--at and --box exclude one another: the attention is of a pixel or of a box")
+        if self.at is not None:
+            _check_at(self.at)
         for name in ("stage", "block", "head"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), 0)
@@ -133,20 +164,29 @@ class Attention(_OfAnImage):
         pooling = [place.stage for place in looked.blocks if place.pool is not None]
         stage = self.stage if self.stage is not None else (pooling or [looked.blocks[-1].stage])[-1]
         block = -1 if self.block is None else self.block
-        row, col = looked.nearest(stage, self.at)
-        found = looked.query(stage, block, row, col)
-        maps: dict[str, Tensor] = {f"map_{part}": found.map(row, col, part, self.head) for part in PARTS}
-        fovea = found.fovea[:, 0].tolist()
-        share = sum(fovea) / len(fovea) if self.head is None else fovea[self.head]
+        found: Attended | RegionAttention
+        draw: Callable[[Part, int | None], Tensor]
+        at, box = self.at or (0.5, 0.5), None if self.box is None else seen.seen_box(self.box)
+        if box is None:
+            row, col = looked.nearest(stage, at)
+            found = looked.query(stage, block, row, col)
+            draw = partial(found.map, row, col)
+            shares, asked, arrays = found.fovea[:, 0], f"query ({row}, {col})", {"bonus": found.bonus}
+        else:
+            found = looked.region(stage, block, box=box)
+            draw = found.map
+            shares, asked, arrays = found.fovea, f"mean of {int(found.inside.sum())} queries", {"inside": found.inside}
+        arrays |= {"local": found.local, "pooled": found.pooled}
+        arrays |= {f"map_{part}": draw(part, self.head) for part in PARTS}
         place = found.place
+        share = float(shares.mean() if self.head is None else shares[self.head])
         window = "all pixels are keys" if place.pool is None else f"{share:.1%} of the attention stays in the window"
         Console(highlight=False, soft_wrap=True).print(
-            f"stage {place.stage}, block {place.block}: query ({row}, {col}) of {place.grid[0]} x {place.grid[1]}, "
-            f"{window}"
+            f"stage {place.stage}, block {place.block}: {asked} of {place.grid[0]} x {place.grid[1]}, {window}"
         )
-        arrays = {"local": found.local, "pooled": found.pooled, "bonus": found.bonus, **maps}
         self.write(
-            lambda: attention_figure(seen.picture, looked, self.at, stage=stage, block=block, head=self.head), arrays
+            lambda: attention_figure(seen.picture, looked, at, stage=stage, block=block, head=self.head, box=box),
+            arrays,
         )
 
 

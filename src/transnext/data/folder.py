@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transnext.data.image_files import FolderListing, is_ignored, is_image, log
 from transnext.data.names import printable
-from transnext.data.split_names import KNOWN_SPLITS, SPLITS, split_of_folder
+from transnext.data.splits import KNOWN_SPLITS, SPLITS, split_of_folder
 
 _FULL = {"train": "training", "val": "validation", "test": "test"}
 _LISTED = 5

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transnext.data.images import image_extensions, recognise, unreadable_extensions, why_not_readable
 from transnext.data.names import printable
-from transnext.data.split_names import split_of_folder
+from transnext.data.splits import split_of_folder
 
 OUTPUT_MARK = ".transnext"
 """A file in folders that this package makes and that hold pictures, so that these are not taken for data."""

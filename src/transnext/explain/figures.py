@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -120,7 +121,7 @@ def attention_figure(
         stage: Which, from 0.
         block: Which within the stage.
         head: Which; the mean over all if None.
-        box: Of a region instead of the pixel; see `Looked.region`.
+        box: Of a region instead of the pixel, outlined; see `Looked.region`.
         mask: Likewise.
 
     Raises:
@@ -151,7 +152,20 @@ def attention_figure(
     heads = f"mean of {place.heads} heads" if head is None else f"head {head} of {place.heads}"
     grid = f"{place.grid[0]} x {place.grid[1]}"
     title = f"Stage {place.stage}, block {place.block}, {asked} of {grid}, {heads}"
-    return heat_figure(picture, heats, title=title, position=marked)
+    figure = heat_figure(picture, heats, title=title, position=marked)
+    if box is not None:
+        for ax in figure.axes[: 1 + len(heats)]:
+            _outline(ax, box, looked.image_size)
+    return figure
+
+
+def _outline(ax: Axes, box: Sequence[float], size: tuple[int, int]) -> None:
+    """A white box with a dark rim on a panel, from x0, y0, x1, y1 in pixels of an image of `(H, W)`."""
+    height, width = ax.images[0].get_size()
+    x0, x1 = (x * width / size[1] - 0.5 for x in box[::2])
+    y0, y1 = (y * height / size[0] - 0.5 for y in box[1::2])
+    for line, colour in ((3.0, "black"), (1.2, "white")):
+        ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, linewidth=line, edgecolor=colour))
 
 
 def rollout_figure(
@@ -205,11 +219,12 @@ def heat_figure(
     return figure
 
 
-def receptive_field_figure(fields: Sequence[ReceptiveField]) -> Figure:
+def receptive_field_figure(fields: Sequence[ReceptiveField], text: str = TEXT) -> Figure:
     """Effective receptive fields side by side, over four powers of ten.
 
     Args:
         fields: At least one.
+        text: Colour of text.
     """
     height, width = fields[0].energy.shape
     figure, axes = _axes(len(fields), min(len(fields), 3), height / width, room=1.1)
@@ -219,7 +234,7 @@ def receptive_field_figure(fields: Sequence[ReceptiveField]) -> Figure:
         found = f"artefact {field.artefact:.2f}" if field.has_room else "too small for an artefact"
         lines.append(f"{found} at stride {field.stride}")
         lines.append(f"half of it in {field.side(0.5)}, 95 % in {field.side(0.95)} pixels")
-        ax.set_title("\n".join(lines), loc="left", fontsize=8, color=TEXT)
+        ax.set_title("\n".join(lines), loc="left", fontsize=8, color=text)
         ax.set_axis_off()
     return figure
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from transnext.explain.maps import nearest, query_map
-from transnext.explain.weights import PARTS, BlockPlace, Kept, Part
+from transnext.explain.weights import BlockPlace, Kept, Part
 
 AT_ONCE = 1 << 22
 """Weights that are held at once, 16 MB."""
@@ -70,10 +70,7 @@ class RegionAttention:
         Raises:
             ValueError: There is no such part or head.
         """
-        if part not in PARTS:
-            raise ValueError(f"part is {part!r}: expected one of {', '.join(PARTS)}")
-        if head is not None and not 0 <= head < self.place.heads:
-            raise ValueError(f"head is {head}: expected 0 to {self.place.heads - 1}")
+        self.place.check(part, head)
         maps: Tensor
         if part == "all":
             maps = self.local + self.pooled

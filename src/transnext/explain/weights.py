@@ -56,6 +56,21 @@ class BlockPlace:
         """Grid of the keys beside the window: the pooled one, or where attention is global that of the map."""
         return self.pool or self.grid
 
+    def check(self, part: Part, head: int | None) -> None:
+        """Refuses what no map can be made of.
+
+        Args:
+            part: Of the attention.
+            head: Which; None for the mean over all.
+
+        Raises:
+            ValueError: There is no such part or head.
+        """
+        if part not in PARTS:
+            raise ValueError(f"part is {part!r}: expected one of {', '.join(PARTS)}")
+        if head is not None and not 0 <= head < self.heads:
+            raise ValueError(f"head is {head}: expected 0 to {self.heads - 1}")
+
 
 class Softmax(NamedTuple):
     """Weights of queries: both parts together sum to 1 over the keys.
@@ -129,15 +144,12 @@ class Attention:
                 f"the query is ({row}, {col}): expected rows {self.rows.start} to {self.rows.stop - 1} and columns "
                 f"{self.cols.start} to {self.cols.stop - 1}"
             )
-        if head is not None and not 0 <= head < self.place.heads:
-            raise ValueError(f"head is {head}: expected 0 to {self.place.heads - 1}")
+        self.place.check(part, head)
         query = (row - self.rows.start) * len(self.cols) + col - self.cols.start
         local, pooled = ((t[:, query].mean(0) if head is None else t[head, query]) for t in self._part(part))
         return query_map(local, pooled.unflatten(-1, self.place.keys), row, col, self.place.grid)
 
     def _part(self, part: Part) -> Softmax:
-        if part not in PARTS:
-            raise ValueError(f"part is {part!r}: expected one of {', '.join(PARTS)}")
         if part == "bias":
             return self.bias_only
         if part == "bonus":

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from transnext.tasks.classification.mirror import MirrorAveraged
+from transnext.tasks.classification.task import MirrorAveraged
 
 
 def small_model() -> nn.Module:

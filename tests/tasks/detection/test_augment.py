@@ -17,7 +17,7 @@ from transnext.data.preprocessing import Preprocessing
 from transnext.tasks.detection.augment import Augmentation, objects_in
 from transnext.tasks.detection.config import DetectionConfig
 from transnext.tasks.detection.copy_paste import paste
-from transnext.tasks.detection.rare_classes import repeat_factors
+from transnext.tasks.detection.images import repeat_factors
 
 MODES = ("fit", "squash", "shortest")
 ALL = [

@@ -468,11 +468,12 @@ def test_eight_images_are_learnt() -> None:
     torch.manual_seed(0)
     x, targets = coloured(8)
     sizes = torch.tensor([[96, 128]] * 8)
-    net = d_fine(Backbone("transnext_pico.emoji", STRIDES, pretrained=True), 3).train()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-4, weight_decay=1e-4)
-    for step in range(80):
+    backbone = Backbone("transnext_pico.emoji", STRIDES, pretrained=True)
+    net = d_fine(backbone, 3, num_queries=30, num_denoising=30).train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-4)
+    for step in range(45):
         for group in optimizer.param_groups:
-            group["lr"] = 5e-4 * min(1, (step + 1) / 20)
+            group["lr"] = 1e-3 * min(1, (step + 1) / 5)
         optimizer.zero_grad()
         sum(net.losses(x, sizes, targets).values()).backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)

@@ -204,7 +204,7 @@ def test_training_evaluating_and_predicting_from_the_command(tmp_path: Path, cap
     for arguments, line in (
         (["eval", out, rgb], "it has 3 channels, where 4 are expected"),
         (["predict", rgb / "images" / "val" / "im4.jpg", "--model", out], "it has 3 channels, where 4 are expected"),
-        (["train", root, "--output", tmp_path / "b", "--in-chans", 5], "it has 4 channels, where 5 are expected"),
+        (["train", root, "--output", tmp_path / "b", "--in-chans", 5], "p0.tif does not fit in_chans: it has 4"),
         (["train", root, "--output", tmp_path / "c", "--checkpoint", out / "best.safetensors", "--in-chans", 3],
          "it has 4 channels, where 3 are expected"),
         (["train", rgb, "--output", tmp_path / "d", "--checkpoint", out / "best.safetensors", *options[2:]],

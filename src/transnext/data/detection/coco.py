@@ -16,7 +16,7 @@ from transnext.data.detection.outlines import parsed
 from transnext.data.detection.raw import RawImage, RawSplit
 from transnext.data.findings import shown
 from transnext.data.names import printable
-from transnext.data.split_names import split_of_folder
+from transnext.data.splits import split_of_folder
 
 ROBOFLOW = "_annotations.coco.json"
 _GROUP_KEYS = ("group", "video_id", "scene")

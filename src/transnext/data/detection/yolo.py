@@ -17,7 +17,7 @@ from transnext.data.detection.raw import RawImage, RawSplit
 from transnext.data.findings import shown
 from transnext.data.image_files import FolderListing
 from transnext.data.names import printable
-from transnext.data.split_names import split_of_folder
+from transnext.data.splits import split_of_folder
 
 _MAX_YAML = 2**19
 _MAX_LABELS = 2**26

@@ -183,7 +183,7 @@ def _channels(paired: Paired, in_chans: int | None) -> int | None:
     try:
         read_channels_header(first, in_chans)
     except UnreadableImage as error:
-        raise ValueError(f"in_chans is {in_chans}, but {printable(first)}: {error.reason}") from None
+        raise ValueError(f"{printable(first)} does not fit in_chans: {error.reason}") from None
     return in_chans
 
 

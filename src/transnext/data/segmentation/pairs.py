@@ -13,7 +13,7 @@ from transnext.data.names import printable
 from transnext.data.segmentation.cityscapes import cityscapes_table
 from transnext.data.segmentation.findings import Findings
 from transnext.data.segmentation.table import ClassTable
-from transnext.data.split_names import split_of_folder
+from transnext.data.splits import split_of_folder
 
 IMAGE_FOLDERS = frozenset({"images", "image", "imgs", "img", "jpegimages", "photos", "pictures"})
 LABEL_FOLDERS = frozenset(

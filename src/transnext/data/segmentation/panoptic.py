@@ -21,7 +21,7 @@ from transnext.data.segmentation.maps import classes_of, digest_of, segment_code
 from transnext.data.segmentation.source import MapSource, PanopticMaps
 from transnext.data.segmentation.table import IGNORED, MAX_CLASSES
 from transnext.data.segmentation.vetting import THREADS, fitting_turn
-from transnext.data.split_names import split_of_folder
+from transnext.data.splits import split_of_folder
 
 _MAX_NUMBER = 2**24
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ NAMES = (
 )  # fmt: skip
 """Of the values 0 to 20."""
 FORMAT = "Pascal VOC"
+_OWN_NAME = re.compile(r"20(0[7-9]|1[0-2])_\d{6}")
+"""Of pictures of Pascal VOC 2008 to 2012: the year in which a picture came to it, and its number."""
 
 
 def find_voc(root: Path, findings: Findings) -> Paired | None:
@@ -50,11 +53,12 @@ def voc_table(seen: Mapping[str, Sequence[SeenPair]]) -> ClassTable | None:
     """Names of the classes, where files have Pascal VOC's values: 0 to 20 in its palette, 255 for borders.
 
     Returns:
-        None if a file has another value or colour, or none has the last class: it may be a data set of fewer classes.
+        None if a file has another value or colour, or none has the last class and pictures have other names than Pascal
+        VOC's: it may be a data set of fewer classes. Annotation programs write such folders for any classes.
     """
     colours = [colour_of(value) for value in range(len(NAMES))]
     known = {value: packed(colour) for value, colour in enumerate(colours)}
-    largest = -1
+    largest, own_names = -1, True
     for pair in (pair for pairs in seen.values() for pair in pairs):
         one = pair.seen
         if not one.palette or one.shown is None:
@@ -63,7 +67,8 @@ def voc_table(seen: Mapping[str, Sequence[SeenPair]]) -> ClassTable | None:
             if value != IGNORED and known.get(value) != shown:
                 return None
             largest = max(largest, value if value != IGNORED else -1)
-    return value_table(NAMES, display=colours) if largest == len(NAMES) - 1 else None
+        own_names = own_names and _OWN_NAME.fullmatch(Path(pair.image).stem) is not None
+    return value_table(NAMES, display=colours) if own_names or largest == len(NAMES) - 1 else None
 
 
 def colour_of(value: int) -> Colour:

@@ -19,7 +19,7 @@ from transnext.data.shards.files import ShardError, attempt, fetch_if_there, fil
 from transnext.data.shards.parquet import ParquetShard
 from transnext.data.shards.source import Shard, ShardedImages
 from transnext.data.shards.tar import TarShard, index_path
-from transnext.data.split_names import SPLIT_WORDS, SPLITS, split_of_word
+from transnext.data.splits import SPLIT_WORDS, SPLITS, split_of_word
 
 _SUFFIXES = (".tar", ".parquet")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")

@@ -1,11 +1,13 @@
 """Classification as a task of the engine."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from transnext.config import TrainConfig
@@ -17,7 +19,6 @@ from transnext.report.parts import Section
 from transnext.tasks.classification.align import aligned, namings
 from transnext.tasks.classification.answers import ImagePrediction, check_classifier, classify
 from transnext.tasks.classification.metrics import ClassificationMeter
-from transnext.tasks.classification.mirror import MirrorAveraged
 from transnext.tasks.classification.objective import ClassificationObjective, ErasedImages
 from transnext.tasks.classification.results import SplitResult
 from transnext.tasks.task import WHOLE, Asked, Loaded, Look, Meter, Objective, Task
@@ -129,3 +130,21 @@ class Classification(Task):
         from transnext.tasks.classification.present import sections_of  # imports matplotlib, which training needs not
 
         return sections_of(results, self.class_names, look)
+
+
+class MirrorAveraged(nn.Module):
+    """The mean of a classifier's probabilities for an image and for its mirror image (left and right exchanged).
+
+    Args:
+        model: Gives logits `[B, classes]`; shared, not copied.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`[B, 3, H, W]` to the logarithm of the mean probabilities, float32 `[B, classes]`."""
+        one, other = (self.model(x).float().log_softmax(-1) for x in (images, images.flip(-1)))
+        return torch.logaddexp(one, other) - math.log(2)

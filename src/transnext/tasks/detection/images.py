@@ -1,4 +1,4 @@
-"""Pictures with annotated objects as a detector is trained on them and asked about them."""
+"""Pictures with annotated objects as a detector is trained on them, how often, and asked about them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
@@ -140,3 +142,28 @@ def collate_objects(targets: Sequence[Annotation | Instances]) -> InstanceBatch 
     if len(objects) == len(targets):
         return InstanceBatch.of(objects)
     return [target for target in targets if isinstance(target, Annotation)]
+
+
+def repeat_factors(labels_per_image: Sequence[npt.ArrayLike], threshold: float) -> npt.NDArray[np.float64]:
+    """Rates at which images are to be drawn, relative to the others (repeat-factor sampling, Gupta et al. 2019).
+
+    A class in a share `f` of the images has the factor `max(1, sqrt(threshold / f))`, an image the largest of its
+    classes, and 1 if there is nothing in it.
+
+    Args:
+        labels_per_image: Classes of the objects in each image, in any number.
+        threshold: Share of images below which a class is rare.
+
+    Returns:
+        float64 `[images]`, at least 1.
+    """
+    classes = [np.unique(np.asarray(labels, np.int64)) for labels in labels_per_image]
+    factors = np.ones(len(classes))
+    present = np.concatenate([*classes, np.zeros(0, np.int64)])
+    if not len(present):
+        return factors
+    names, counts = np.unique(present, return_counts=True)
+    by_class = np.maximum(1.0, np.sqrt(threshold * len(classes) / counts))
+    for i, labels in enumerate(classes):
+        factors[i] = by_class[np.searchsorted(names, labels)].max(initial=1.0)
+    return factors

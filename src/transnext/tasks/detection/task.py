@@ -23,12 +23,11 @@ from transnext.limits import MAX_SIDE, check_number
 from transnext.models.backbone import Backbone
 from transnext.report.parts import Section
 from transnext.tasks.detection.config import DetectionConfig
-from transnext.tasks.detection.images import DetectionImages, collate_objects, placed_sample
+from transnext.tasks.detection.images import DetectionImages, collate_objects, placed_sample, repeat_factors
 from transnext.tasks.detection.metrics import DetectionMeter
 from transnext.tasks.detection.net import DetectionNet, Found
 from transnext.tasks.detection.nets import DETECTORS
 from transnext.tasks.detection.objective import DetectionObjective
-from transnext.tasks.detection.rare_classes import repeat_factors
 from transnext.tasks.detection.results import DetectionResult
 from transnext.tasks.detection.starting import HEADS, fresh_net
 from transnext.tasks.starting import Heads
