@@ -28,8 +28,9 @@ import triton
 import triton.language as tl
 
 from transnext.ops import aggregated_attention, expand_bias_table
-from transnext.ops.triton import attention, gate
-from transnext.ops.triton.kernels.position_bias import bias_like, key_places
+from transnext.ops.triton import attention, gate, resized_bias
+from transnext.ops.triton.kernels.position_bias import bias_like, load_key_places, store_key_places
+from transnext.ops.triton.launch import config, noted_launches
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread", "poisoned_memory", "interpreted_kernels"),
@@ -60,6 +61,7 @@ CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "several tiles of queries and keys": ((7, 10, 5, 7), {"D": 17, "M": 1}),
     "resized bias": ((5, 6, 2, 3), {"D": 8, "trained_rows": (7, 3), "trained_cols": (6, 3)}),
     "resized along one axis": ((6, 4, 2, 2), {"D": 40, "M": 1, "trained_cols": (8, 4)}),
+    "resized to more, uneven": ((9, 7, 4, 5), {"D": 8, "M": 1, "trained_rows": (3, 1), "trained_cols": (5, 2)}),
 }
 
 
@@ -95,10 +97,17 @@ def test_strided_maps_and_parameters_of_another_dtype() -> None:
         assert found[name].dtype == (inputs[name].dtype if name in inputs else torch.bfloat16)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_float32_gradients_of_16_bit_maps(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        ("several tiles of queries and keys", torch.bfloat16),
+        ("several tiles of queries and keys", torch.float16),
+        ("resized to more, uneven", torch.bfloat16),
+    ],
+)
+def test_float32_gradients_of_16_bit_maps(case: str, dtype: torch.dtype) -> None:
     """Products of 16-bit numbers leave no more error than those of float32, as results that are not rounded show."""
-    sizes, options = CASES["several tiles of queries and keys"]
+    sizes, options = CASES[case]
     inputs, *others = (cast(attention_inputs(*sizes, **options, seed=seed), torch.float32) for seed in range(3))
     for one in (inputs, *others):
         one |= {name: one[name].to(dtype) for name in MAPS}
@@ -146,6 +155,22 @@ def test_bias_gradient_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
             torch.testing.assert_close(results_in_triton(inputs)["bias_table"], whole)
 
 
+@pytest.mark.parametrize(
+    ("size", "trained", "inner"), [(5, 7, 1), (7, 5, 3), (1, 4, 2), (9, 1, 1), (6, 6, 5), (61, 9, 2), (3, 80, 1)]
+)
+def test_gradient_of_resizing(size: int, trained: int, inner: int) -> None:
+    """That of PyTorch's linear interpolation, of the sum of two."""
+    grad = torch.randn(2, 11, size, inner, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    leaf = torch.zeros(11 * inner, 1, trained, dtype=torch.float64, requires_grad=True)
+    out = torch.nn.functional.interpolate(leaf, size=size, mode="linear", align_corners=False)
+    summed = grad.sum(0).transpose(1, 2).reshape(out.shape)
+    expected = torch.autograd.grad(out, leaf, summed)[0].view(11, inner, trained).transpose(1, 2)
+    whole = torch.full((11, trained + 2, inner + 1), math.nan)
+    found = resized_bias.resize_gradient(grad.float(), trained, whole[:, 1:-1, 1:])
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    assert whole.isnan().sum() == whole.numel() - expected.numel()
+
+
 def test_zero_vectors_and_large_logits() -> None:
     inputs = cast(attention_inputs(3, 4, 2, 2, M=1), torch.float32)
     for name in ("q", "k", "k_pool"):
@@ -190,6 +215,17 @@ def test_sides_that_are_too_long() -> None:
         aggregated_attention(**inputs, backend="fused")
 
 
+def test_tables_that_are_too_large() -> None:
+    q, k_pool, table = (torch.empty(1, *n, 1, 1, device="meta") for n in ((20000, 20000), (2, 2), (40000, 40000)))
+    others = [q.new_empty(shape) for shape in ((1, 1, 1), (1, 1, 1), (1, 9), (1, 1, 9), (1, 1, 9))]
+    arguments = [q, q, q, k_pool, k_pool, *others, table[..., 0, 0]]
+    with noted_launches() as noted, pytest.raises(ValueError, match="from 40000 rows of 40000 entries: the kernels"):
+        attention.forward(*arguments, 20000, 20000, 2, 2)
+    assert not noted
+    with noted_launches(), pytest.raises(ValueError, match="from 40000 rows of 15000 entries: the kernels go to"):
+        attention.forward(*arguments[:-1], table[:, :9, :15000, 0, 0], 5, 7501, 1, 2)
+
+
 def test_empty_batch() -> None:
     results = results_in_triton(cast(attention_inputs(3, 4, 1, 2, B=0), torch.float32))
     assert results["out"].shape == (0, 3, 4, 2, 3)
@@ -222,6 +258,7 @@ def test_two_runs_are_the_same() -> None:
 @triton.jit
 def biases_of_all_pairs(
     table,
+    places,
     out,
     H,
     W,
@@ -242,8 +279,10 @@ def biases_of_all_pairs(
     pixel, p = tl.arange(0, QUERIES), tl.arange(0, KEYS)
     there = (pixel < H * W)[:, None] & (p < P_h * P_w)[None, :]
     y, x, key = tl.minimum(pixel // W, H - 1), pixel % W, tl.minimum(p, P_h * P_w - 1)
+    P4 = tl.cdiv(P_h * P_w, 4) * 4
+    store_key_places(places, p, key, shape, table_shape, P4, TAPS, EVEN)
     like = tl.zeros([QUERIES, KEYS], tl.float32)
-    bias = bias_like(like, table, y, x, key, key_places(key, shape, table_shape, EVEN), shape, table_shape, TAPS, EVEN)
+    bias = bias_like(like, table, y, x, load_key_places(places, key, P4, TAPS), shape, table_shape, TAPS)
     tl.store(out + pixel[:, None] * P_h * P_w + p[None, :], bias, mask=there)
 
 
@@ -261,6 +300,13 @@ def test_bias_is_that_of_the_index(sizes: tuple[int, ...], trained: tuple[int, .
     resized = trained is not None and trained != sizes
     made_for = trained or sizes
     even = made_for[0] % made_for[2] == 0 and made_for[1] % made_for[3] == 0
-    biases_of_all_pairs[(1,)](table, out, *sizes, table.shape[2], *made_for, 2 if resized else 1, even, *blocks)
+    places = torch.zeros(3, P_h * P_w + 3, dtype=torch.int32)
+    read = table
+    if resized:
+        read = torch.full((1, H, P_h, table.shape[2], 2), math.nan)
+        with pytest.MonkeyPatch.context() as patch:  # of many rows each program takes the interpreter milliseconds
+            patch.setattr(resized_bias.RESIZE_ROWS, "configs", [config(4, BLOCK_R=1024, BLOCK_U=128)])
+            resized_bias.resize_rows(table, read, (1, *sizes), (*table.shape[1:], *made_for), even)
+    biases_of_all_pairs[(1,)](read, places, out, *sizes, table.shape[2], *made_for, 2 if resized else 1, even, *blocks)
     expected = expand_bias_table(table.double(), rows, cols).reshape(out.shape)
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-5 if resized else 0)

@@ -7,7 +7,6 @@ import torch
 import triton
 from torch import Tensor
 
-from transnext.ops.position_bias import axis_index
 from transnext.ops.triton.kernels import attention_backward as backward_kernels
 from transnext.ops.triton.kernels import attention_forward as forward_kernels
 from transnext.ops.triton.kernels import attention_pooled_backward as pooled_kernels
@@ -24,6 +23,7 @@ from transnext.ops.triton.launch import (
     stride_unit,
     wants_64_bits,
 )
+from transnext.ops.triton.resized_bias import resize_gradient, resize_rows
 
 MAX_DENSE_ENTRIES = 1 << 22
 """Query-key pairs times heads whose bias gradient is in memory at once: 16 MB, which the L2 of a large GPU holds."""
@@ -38,7 +38,10 @@ FACTORS_BLOCK_K = 64
 """Pooled keys of a program that computes factors of logits."""
 
 MAX_SIDE = (1 << 15) - 1
-"""Rows or columns of a map, with which the place of a bias in its table is computed in 32 bits."""
+"""Rows or columns of a map, with which places on an axis are computed in 32 bits."""
+
+MAX_TABLE_ENTRIES = 1 << 29
+"""Entries of the bias of a head, with which their places are computed in 32 bits, in bytes."""
 
 SUMS_BLOCK_Q = 32
 """Queries of a program that sums the gradients of parameters: fixed, because its sums are laid out by it."""
@@ -47,7 +50,7 @@ HALF_SHIFT = 14
 """Powers of two by which weights are multiplied before they are rounded to float16, whose smallest number is 6e-8."""
 
 
-OF_POOLED = ("D", "TAPS", "EVEN", "PRECISION", "SIZE")
+OF_POOLED = ("D", "TAPS", "PRECISION", "SIZE")
 KEY = (*OF_POOLED, "RADIUS")
 FACTORS = Kernel(forward_kernels.attention_factors, [config(4, BLOCK_K=FACTORS_BLOCK_K)])
 FORWARD = Kernel(
@@ -105,13 +108,15 @@ class _Call(NamedTuple):
 
     Attributes:
         maps: `q`, `k`, `v`, `k_pool`, `v_pool`, channels next to one another and the pooled ones contiguous.
-        parameters: The six parameters, contiguous, tokens with channels last; the last is the bias table.
+        parameters: The six parameters, contiguous, tokens with channels last; the last is the bias table, float32, or
+            what it is resized to.
         factors: What `attention_factors` writes: of pooled keys, and where they read the bias table.
         strides: Of `q`, `k` and `v`: batch, rows, columns, heads, in units of UNIT.
         shape: Heads; rows and columns of queries and of pooled keys.
         table_shape: Rows and columns of the bias table; queries and keys that it is made for.
         constants: Arguments that a kernel is compiled for.
         of_tiles: Those of the kernels that make products of tiles: how the table is read, how products are made.
+        even: Whether the table's pooled keys divide its queries.
         of_chunks: Those of the kernels that go over neighbours.
     """
 
@@ -123,6 +128,7 @@ class _Call(NamedTuple):
     table_shape: tuple[int, ...]
     constants: dict[str, Any]
     of_tiles: dict[str, Any]
+    even: bool
     of_chunks: dict[str, Any]
 
     @property
@@ -177,9 +183,6 @@ def forward_training(q: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
 
 def backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """Gradients of the eleven tensors, in their dtypes; the same from run to run. It computes the output again.
-
-    In interpolating mode that of the table is, unless `torch.use_deterministic_algorithms` is on, summed by PyTorch
-    in an order that may change.
 
     Args:
         grad: Gradient of the output, `[B, H, W, M, D]`.
@@ -316,12 +319,18 @@ def _prepare(maps: tuple[Any, ...], parameters: tuple[Any, ...], table_size: tup
     of_tiles = {
         "BLOCK_D": block_of(D),
         "TAPS": 1 if tuple(table_size) == (H, W, P_h, P_w) else 2,
-        "EVEN": table_size[0] % table_size[2] == 0 and table_size[1] % table_size[3] == 0,
         "PRECISION": product_precision(q.dtype),
     }
+    even = table_size[0] % table_size[2] == 0 and table_size[1] % table_size[3] == 0
     shape, table_shape = (M, H, W, P_h, P_w), (*table.shape[1:], *table_size)
+    of_rows = table.shape[1] if of_tiles["TAPS"] == 1 else H * P_h
+    if of_rows * table.shape[2] > MAX_TABLE_ENTRIES:
+        raise ValueError(
+            f"the position bias of a map of {H}x{W} and a pooled one of {P_h}x{P_w} is read from {of_rows} rows of "
+            f"{table.shape[2]} entries: the kernels go to {MAX_TABLE_ENTRIES} entries"
+        )
     factors = q.new_empty((B, M, 2, _rounded_up(P_h * P_w)), dtype=torch.float32)
-    places = q.new_empty(factors.shape[3:], dtype=torch.int32)
+    places = q.new_empty((1 if of_tiles["TAPS"] == 1 else 3, factors.shape[3]), dtype=torch.int32)
     tokens_by_tap = q.new_empty((M, K, D), dtype=torch.float32)
     FACTORS[(triton.cdiv(P_h * P_w, FACTORS_BLOCK_K) * B * M,)](
         k_pool,
@@ -335,18 +344,24 @@ def _prepare(maps: tuple[Any, ...], parameters: tuple[Any, ...], table_size: tup
         D=D,
         BLOCK_D=of_tiles["BLOCK_D"],
         TAPS=of_tiles["TAPS"],
-        EVEN=of_tiles["EVEN"],
+        EVEN=even,
         RADIUS=constants["RADIUS"],
     )
+    if of_tiles["TAPS"] == 1:
+        read = table.float()
+    else:
+        read = q.new_empty((M, H, P_h, table.shape[2], 2), dtype=torch.float32)
+        resize_rows(table, read, shape, table_shape, even)
     return _Call(
         maps=(q, k, v, k_pool, v_pool),
-        parameters=(embedding, temperature, local_bias, tokens_by_tap, token_bias, table.float()),
+        parameters=(embedding, temperature, local_bias, tokens_by_tap, token_bias, read),
         factors=(factors, places),
         strides=tuple(s // unit for t in (q, k, v) for s in t.stride()[:4]),
         shape=shape,
         table_shape=table_shape,
         constants=constants,
         of_tiles=of_tiles,
+        even=even,
         of_chunks={"C": 16 // q.itemsize, **dict(zip(("MAIN", "REST"), parts_of(D), strict=True))},
     )
 
@@ -361,7 +376,7 @@ def _pooled_gradients(call: _Call, grad: Tensor, of_queries: Tensor) -> tuple[Te
         grad,
         call.maps,
         call.parameters[5],
-        call.factors[0],
+        *call.factors,
         of_queries,
         partial_k,
         partial_v,
@@ -399,10 +414,13 @@ def _without(constants: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _table_gradient(call: _Call, grad: Tensor, of_queries: Tensor) -> Tensor:
     """Gradient of the bias table, `[M, U_h, U_w]` float32: that of every pair, a few rows of queries at a time."""
-    q, table = call.maps[0], call.parameters[5]
+    q = call.maps[0]
     M, H, W, P_h, P_w = call.shape
-    B, P = call.images, call.pooled_keys
-    of_table = torch.zeros(table.shape, dtype=torch.float32, device=q.device)
+    U_h, U_w, T_h, T_w, TP_h, TP_w = call.table_shape
+    B, P, resized = call.images, call.pooled_keys, call.of_tiles["TAPS"] == 2
+    of_table = torch.zeros((M, U_h, U_w), dtype=torch.float32, device=q.device)
+    # Of all rows of queries, and of the columns and keys that the table is made for.
+    by_rows = of_table.new_empty((M, TP_h, TP_w, H, T_w) if resized else 0)
     rows_at_once = max(1, min(H, MAX_DENSE_ENTRIES // (M * P * W)))
     for first_row in range(0, H, rows_at_once):
         num_rows = min(rows_at_once, H - first_row)
@@ -412,8 +430,8 @@ def _table_gradient(call: _Call, grad: Tensor, of_queries: Tensor) -> Tensor:
         BIAS_GRADIENT[_bias_grid(num_rows * W, P, M * splits)](
             grad,
             call.maps,
-            table,
-            call.factors[0],
+            call.parameters[5],
+            *call.factors,
             of_queries,
             dense,
             *call.strides,
@@ -426,20 +444,16 @@ def _table_gradient(call: _Call, grad: Tensor, of_queries: Tensor) -> Tensor:
             **_without(call.constants, "RADIUS"),
             **call.of_tiles,
         )
-        if call.of_tiles["TAPS"] == 1:
-            FOLD[(M * table.shape[1] * triton.cdiv(table.shape[2], BLOCK_U),)](
-                dense,
-                of_table,
-                *call.shape,
-                *table.shape[1:],
-                first_row,
-                num_rows,
-                splits,
-                EVEN=call.of_tiles["EVEN"],
-            )
+        if resized:
+            columns = resize_gradient(dense.view(splits, -1, W, 1), T_w)
+            keys = resize_gradient(columns.view(1, M, P_h, -1), TP_h)
+            of_rows = by_rows.view(M * TP_h, TP_w, H * T_w)[:, :, first_row * T_w : (first_row + num_rows) * T_w]
+            resize_gradient(keys.view(1, -1, P_w, num_rows * T_w), TP_w, of_rows)
         else:
-            sizes = list(call.table_shape[2:])
-            of_table += _resized_table_gradient(table, dense.sum(0), (H, W), (P_h, P_w), sizes, first_row)
+            _fold(dense, of_table, call.shape, first_row, call.even)
+    if resized:
+        pairs = resize_gradient(by_rows.view(1, -1, H, T_w), T_h)
+        _fold(pairs.view(1, M, -1, T_h * T_w), of_table, (M, T_h, T_w, TP_h, TP_w), 0, call.even)
     return of_table
 
 
@@ -447,42 +461,10 @@ def _bias_grid(pixels: int, P: int, times: int) -> Any:
     return lambda meta: (triton.cdiv(pixels, meta["BLOCK_Q"]) * triton.cdiv(P, meta["BLOCK_K"]) * times,)
 
 
-def _resized_table_gradient(
-    table: Tensor,
-    dense: Tensor,
-    queries: tuple[int, int],
-    keys: tuple[int, int],
-    table_size: list[int],
-    first_row: int,
-) -> Tensor:
-    """Share of the pairs of some rows of queries, `[M, P, rows * W]`, in the gradient of a table that is resized."""
-    rows, cols = (
-        axis_index(
-            queries[i],
-            keys[i],
-            trained_queries=table_size[i],
-            trained_keys=table_size[2 + i],
-            device=table.device,
-        )
-        for i in (0, 1)
+def _fold(dense: Tensor, of_table: Tensor, shape: tuple[int, ...], first_row: int, even: bool) -> None:
+    """Adds gradients of pairs, `[S, M, P, rows * W]`, to that of the table, which is made for them."""
+    splits, M, _, pixels = dense.shape
+    U_h, U_w = of_table.shape[1:]
+    FOLD[(M * U_h * triton.cdiv(U_w, BLOCK_U),)](
+        dense, of_table, *shape, U_h, U_w, first_row, pixels // shape[2], splits, EVEN=even
     )
-    num_rows = dense.shape[2] // queries[1]
-    of_rows = slice(first_row, first_row + num_rows)
-    by_row_and_column = dense.unflatten(2, (num_rows, -1)).unflatten(1, keys).permute(0, 3, 1, 4, 2)
-    pairs = by_row_and_column.flatten(3, 4).flatten(1, 2)  # [M, rows * P_h, W * P_w]
-    pairs = _read_axis_gradient(pairs, cols.taps, cols.weight, table.shape[2], dim=2)
-    weight = None if rows.weight is None else rows.weight[of_rows]
-    return _read_axis_gradient(pairs, rows.taps[of_rows], weight, table.shape[1], dim=1)
-
-
-def _read_axis_gradient(grad: Tensor, taps: Tensor, weight: Tensor | None, entries: int, dim: int) -> Tensor:
-    """Gradient of what was read along an axis through an `AxisIndex`, whose taps and weights are `[Q, P, T]`."""
-    shape = list(grad.shape)
-    shape[dim] = entries
-    total = grad.new_zeros(shape)
-    for t in range(taps.shape[2]):
-        part = grad
-        if weight is not None:
-            part = grad * weight[..., t].to(grad.dtype).flatten().view(-1, *[1] * (grad.ndim - 1 - dim))
-        total.index_add_(dim, taps[..., t].flatten(), part)
-    return total

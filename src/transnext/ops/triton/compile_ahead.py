@@ -77,6 +77,7 @@ class Budget(NamedTuple):
         times: Further units that each of those is.
         loop: "products" for the innermost loops that multiply matrices, "longest" for the longest one, "kernel" for all
             of a kernel in which no loop is left.
+        resized: Instructions and registers in interpolating mode; None where that makes no difference.
     """
 
     unit: str
@@ -85,6 +86,11 @@ class Budget(NamedTuple):
     registers: int = 168
     times: int = 1
     loop: str = "products"
+    resized: tuple[float, int] | None = None
+
+    def bound(self, mode: str) -> tuple[float, int] | None:
+        """The most that instructions and registers may be in one of `MODES`; None where that is left open."""
+        return {"": (self.most, self.registers), "resized": self.resized}.get(mode)
 
     def counted(self, used: Usage, config: triton.Config, others: dict[str, Any] | None = None) -> float:
         """Instructions of a thread for a unit; `others` are tile sizes that are none of the configuration's."""
@@ -103,16 +109,19 @@ class Budget(NamedTuple):
 OF_LOGITS = ("BLOCK_Q", "BLOCK_K")
 OF_NUMBERS = ("BLOCK_G", "PIXELS", "BLOCK_F")
 BUDGETS: dict[str, Budget] = {
-    "attention_forward": Budget("logit", OF_LOGITS, 30),
-    "query_gradient": Budget("logit", OF_LOGITS, 30),
+    "attention_forward": Budget("logit", OF_LOGITS, 30, resized=(38, 168)),
+    "query_gradient": Budget("logit", OF_LOGITS, 30, resized=(39, 255)),
     "local_gradient": Budget("tap", ("BLOCK_Q",), 180, loop="longest"),
-    "pooled_gradient": Budget("logit", OF_LOGITS, 50),
-    "bias_gradient": Budget("logit", OF_LOGITS, 25),
+    "pooled_gradient": Budget("logit", OF_LOGITS, 50, resized=(60, 168)),
+    "bias_gradient": Budget("logit", OF_LOGITS, 25, resized=(25, 168)),
+    "resize_rows": Budget("entry", ("BLOCK_R", "BLOCK_U"), 185, loop="kernel"),
+    "resize_gradient": Budget("product", ("BLOCK_R", "BLOCK_T"), 9, loop="longest"),
     "gate_forward": Budget("number", OF_NUMBERS, 36, loop="longest"),
     "gate_and_conv_gradient": Budget("number", OF_NUMBERS, 65, loop="longest"),
     "conv_input_gradient": Budget("number", OF_NUMBERS, 17, loop="longest"),
 }
-"""Budgets of kernels: of pooled logits, of a neighbour of a pixel, and of a number that the gate lets through."""
+"""Budgets of kernels: of pooled logits, of a neighbour of a pixel, of an entry of the bias table that is resized and of
+a number times a weight in its gradient, and of a number that the gate lets through."""
 
 
 class Case(NamedTuple):
@@ -213,8 +222,12 @@ def launches(maps: str, stage: int) -> list[Launch]:
     U = len(axis_index(side, P).offsets)
     parameters = [empty(M, 1, D), empty(M, 1, 1), empty(M, 9), empty(M, D, 9), empty(M, 1, 9), empty(M, U, U)]
     arguments: list[Any] = [q, k, v, *pooled, *parameters, side, side, P, P]
+    trained = side // 2
+    U = len(axis_index(trained, P).offsets)
+    resized = [*arguments[:10], empty(M, U, U), trained, trained, P, P]
     x, weight, bias = empty(B, side, side, 2 * F, dtype=dtype), empty(F, 1, 3, 3), empty(F)
     with noted_launches() as noted:
+        attention.backward(grad, *resized)  # of which those stay that the next has not
         attention.backward_training(grad, *attention.forward_training(*arguments), *arguments)
         gate.forward(x, weight, bias)
         gate.backward(x[..., :F], x, weight, bias)
@@ -277,7 +290,7 @@ def compile_launch(launch: Launch, config: triton.Config, target: str, **changes
 
 def _is_bound(case: Case) -> bool:
     """Whether a case must be within its kernel's budget."""
-    return case.target == "sm_90" and case.config == 0 and not case.mode and not case.maps.startswith("fp32")
+    return case.target == "sm_90" and case.config == 0 and not case.maps.startswith("fp32")
 
 
 def compile_case(case: Case) -> Compiled:
@@ -307,7 +320,7 @@ def compile_case(case: Case) -> Compiled:
         used.instructions,
         [loop.instructions for loop in used.loops],
         (budget.counted(used, config, launch.kwargs), budget.unit) if budget else None,
-        (budget.most, budget.registers) if budget and _is_bound(case) else None,
+        budget.bound(case.mode) if budget and _is_bound(case) else None,
     )
 
 

@@ -12,7 +12,7 @@ Arguments that `attention_forward` has too are described there.
 import triton
 import triton.language as tl
 
-from transnext.ops.triton.kernels.position_bias import bias_like
+from transnext.ops.triton.kernels.position_bias import bias_like, load_key_places, table_of_head
 from transnext.ops.triton.kernels.tiles import (
     LOG2_E,
     SIZES,
@@ -89,7 +89,6 @@ def query_gradient(
     REST: tl.constexpr,
     RADIUS: tl.constexpr,
     TAPS: tl.constexpr,
-    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     C: tl.constexpr,
     UNIT: tl.constexpr,
@@ -154,7 +153,7 @@ def query_gradient(
     k_pool += (b * P * M + m) * D
     v_pool += (b * P * M + m) * D
     factors += (b * M + m) * 2 * P4
-    table += m * table_shape[0] * table_shape[1]
+    table = table_of_head(table, m, shape, table_shape, TAPS)
     off = tl.zeros([BLOCK_Q], tl.float32)
     changed = zero_parts(BLOCK_Q, MAIN, REST)
     mean = zero_parts(BLOCK_Q, MAIN, REST)
@@ -165,7 +164,7 @@ def query_gradient(
         keys = load_tile(rows_of(k_pool, row, M, D, WIDE), D, BLOCK_D)
         values = load_tile(rows_of(v_pool, row, M, D, WIDE), D, BLOCK_D)
         logits = rows_times_rows(query_tile, keys, PRECISION)
-        bias = bias_like(logits, table, y, x, row, tl.load(places + row), shape, table_shape, TAPS, EVEN)
+        bias = bias_like(logits, table, y, x, load_key_places(places, row, P4, TAPS), shape, table_shape, TAPS)
         bias += scale[:, None] * of_embedding[None, :]
         logits = logits * of_key[None, :] * (scale * inverse)[:, None] + bias
         share = tl.exp2(logits * LOG2_E - (log_total * LOG2_E)[:, None])

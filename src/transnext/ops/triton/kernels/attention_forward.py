@@ -12,7 +12,12 @@ factors of rows and columns: with `a = scale / |q|` and `c = 1 / |k|` they are `
 import triton
 import triton.language as tl
 
-from transnext.ops.triton.kernels.position_bias import bias_like, key_places
+from transnext.ops.triton.kernels.position_bias import (
+    bias_like,
+    load_key_places,
+    store_key_places,
+    table_of_head,
+)
 from transnext.ops.triton.kernels.tiles import (
     LOG2_E,
     SIZES,
@@ -71,8 +76,9 @@ def attention_factors(
     """What programs of the other kernels would all compute again.
 
     Writes `factors`, `[B, M, 2, P4]` float32: one over the lengths of the pooled keys, and the products of unit keys
-    and the query embedding; beyond `P` 0 and minus infinity, so that weights there are 0. Also `places`, `[P4]` int32,
-    the `key_places`; and `tokens`, `[M, D, K]`, with channels last, `[M, K, D]` float32.
+    and the query embedding; beyond `P` 0 and minus infinity, so that weights there are 0. Also `places`, where
+    keys read the bias table (see `store_key_places`); and `tokens`, `[M, D, K]`, with channels last, `[M, K, D]`
+    float32.
     """
     shape = (M, H, W, P_h, P_w)
     table_shape = (U_h, U_w, T_h, T_w, TP_h, TP_w)
@@ -88,8 +94,8 @@ def attention_factors(
     with_embedding = tl.sum(keys * embedding[None, :], 1) * inverse
     tl.store(row + P4, tl.where(place < P, with_embedding, float("-inf")), mask=place < P4)
     if b == 0:
-        if TAPS == 1:
-            tl.store(places + place, key_places(p, shape, table_shape, EVEN), mask=place < P4)
+        if m == 0:
+            store_key_places(places, place, p, shape, table_shape, P4, TAPS, EVEN)
         if tile == 0:
             K: tl.constexpr = (2 * RADIUS + 1) * (2 * RADIUS + 1)
             for o in range(K):
@@ -135,7 +141,6 @@ def attention_forward(
     REST: tl.constexpr,
     RADIUS: tl.constexpr,
     TAPS: tl.constexpr,
-    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     SHIFT: tl.constexpr,
     C: tl.constexpr,
@@ -148,7 +153,8 @@ def attention_forward(
 
     Args:
         maps: `q`, `k`, `v`, any strides; `k_pool` and `v_pool`, `[B, P, M, D]` contiguous.
-        parameters: Query embedding, temperature, local bias, tokens `[M, K, D]` float32, token bias, bias table.
+        parameters: Query embedding, temperature, local bias, tokens `[M, K, D]` float32, token bias, bias table
+            (float32; where TAPS is 2, what `resize_rows` made of it).
         factors: As `attention_factors` writes them.
         places: Those as well.
         out: Written.
@@ -182,8 +188,7 @@ def attention_forward(
         MAIN: See `load_parts`.
         REST: Likewise.
         RADIUS: Of the window.
-        TAPS: See `bias_tile`.
-        EVEN: Likewise.
+        TAPS: See `query_places`.
         PRECISION: Of products of float32.
         SHIFT: Weights are multiplied by 2 to this before they are rounded: float16 has no small numbers.
         C: Channels of a chunk.
@@ -216,13 +221,13 @@ def attention_forward(
     k_pool += (b * P * M + m) * D
     v_pool += (b * P * M + m) * D
     factors += (b * M + m) * 2 * P4
-    table += m * table_shape[0] * table_shape[1]
+    table = table_of_head(table, m, shape, table_shape, TAPS)
     for start in range(0, P, BLOCK_K):
         p = start + tl.arange(0, BLOCK_K)
         row = tl.minimum(p, P - 1)
         of_key, of_embedding = key_factors(factors, p, P4)
         logits = rows_times_rows(query_tile, load_tile(rows_of(k_pool, row, M, D, WIDE), D, BLOCK_D), PRECISION)
-        bias = bias_like(logits, table, y, x, row, tl.load(places + row), shape, table_shape, TAPS, EVEN)
+        bias = bias_like(logits, table, y, x, load_key_places(places, row, P4, TAPS), shape, table_shape, TAPS)
         bias += scale[:, None] * of_embedding[None, :]
         logits = logits * of_key[None, :] * (scale * inverse)[:, None] + bias
         peak = tl.maximum(largest, tl.max(logits, 1))

@@ -7,7 +7,13 @@ rounded up to multiples of 4.
 import triton
 import triton.language as tl
 
-from transnext.ops.triton.kernels.position_bias import bias_like, key_places, key_term, query_step
+from transnext.ops.triton.kernels.position_bias import (
+    bias_like,
+    key_term,
+    load_key_places,
+    query_step,
+    table_of_head,
+)
 from transnext.ops.triton.kernels.tiles import (
     LOG2_E,
     SIZES,
@@ -42,6 +48,7 @@ def pooled_gradient(
     maps,
     table,
     factors,
+    places,
     of_queries,
     partial_k,
     partial_v,
@@ -75,7 +82,6 @@ def pooled_gradient(
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     TAPS: tl.constexpr,
-    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     SHIFT: tl.constexpr,
     UNIT: tl.constexpr,
@@ -108,8 +114,8 @@ def pooled_gradient(
     values = load_tile(v_pool + row, D, BLOCK_D)
     factors += (b * M + m) * 2 * P4
     of_key, of_embedding = key_factors(factors, place, P4)
-    key = key_places(p, shape, table_shape, EVEN)
-    table += m * table_shape[0] * table_shape[1]
+    key = load_key_places(places, p, P4, TAPS)
+    table = table_of_head(table, m, shape, table_shape, TAPS)
     q = image_of_head(q, strides, b, m, 0, UNIT)
     grad += (b * N * M + m) * D
     of_queries += (b * M + m) * 4 * N4
@@ -124,7 +130,7 @@ def pooled_gradient(
         queries = load_tile(pixels_of(q, y, x, strides, 0, UNIT, WIDE), D, BLOCK_D)
         dout = load_tile(rows_of(grad, pixel, M, D, WIDE), D, BLOCK_D)
         logits = rows_times_rows(queries, keys, PRECISION)
-        bias = bias_like(logits, table, y, x, p, key, shape, table_shape, TAPS, EVEN)
+        bias = bias_like(logits, table, y, x, key, shape, table_shape, TAPS)
         bias += scale[:, None] * of_embedding[None, :]
         logits = logits * of_key[None, :] * (scale * of_length)[:, None] + bias
         share = tl.exp2(logits * LOG2_E - (log_total * LOG2_E - SHIFT)[:, None])
@@ -186,6 +192,7 @@ def bias_gradient(
     maps,
     table,
     factors,
+    places,
     of_queries,
     dense,
     q_batch,
@@ -219,7 +226,6 @@ def bias_gradient(
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     TAPS: tl.constexpr,
-    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     UNIT: tl.constexpr,
     WIDE: tl.constexpr,
@@ -250,10 +256,10 @@ def bias_gradient(
     query = tile * BLOCK_Q + tl.arange(0, BLOCK_Q)
     pixel = first_row * W + tl.minimum(query, pixels - 1)
     y, x = pixel // W, pixel % W
-    table += m * table_shape[0] * table_shape[1]
-    key = key_places(p, shape, table_shape, EVEN)
+    table = table_of_head(table, m, shape, table_shape, TAPS)
+    key = load_key_places(places, p, P4, TAPS)
     dbias = tl.zeros([BLOCK_Q, BLOCK_K], tl.float32)
-    bias = bias_like(dbias, table, y, x, p, key, shape, table_shape, TAPS, EVEN)
+    bias = bias_like(dbias, table, y, x, key, shape, table_shape, TAPS)
     for image in range(split, B, SPLITS):
         b = tl.cast(image, tl.int64)
         log_total, delta, of_length, scale = query_factors(of_queries + (b * M + m) * 4 * N4, pixel, N4)
@@ -290,7 +296,7 @@ def fold_bias_gradient(
 ):
     """Adds what `bias_gradient` wrote to `[M, U_h, U_w]` float32: each entry of the table asks all of its pairs.
 
-    For tables that are read without resizing.
+    Of a table that is resized these are the pairs of the size that it is made for.
     """
     u_tiles = tl.cdiv(U_w, BLOCK_U)
     u_x = tl.program_id(0) % u_tiles * BLOCK_U + tl.arange(0, BLOCK_U)

@@ -20,6 +20,7 @@ SIZES = [
     *("M", "H", "W", "P", "P_h", "P_w", "U_h", "U_w", "T_h", "T_w", "TP_h", "TP_w"),
     *(f"{of}_{axis}" for of in "qkv" for axis in ("batch", "row", "column", "head")),
     *("B", "R", "SIZE", "SPLITS", "first_row", "num_rows"),
+    *("size", "inner", "trained", "trips", "r_step", "t_step"),
 ]
 """Arguments for whose values nothing is compiled anew, be they 1 or multiples of 16. Strides are in units."""
 
