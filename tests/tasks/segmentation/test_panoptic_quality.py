@@ -206,7 +206,7 @@ def test_without_segments_there_is_no_panoptic_quality() -> None:
         result = meter.result("val")
         assert result.panoptic is None
         assert result.score == result.mean_iou == 1
-        assert "panoptic quality is of data that tell segments" in result.notes[0]
+        assert "panoptic quality is of data with segments" in result.notes[0]
 
 
 def test_answers_that_are_not_finite_find_nothing() -> None:

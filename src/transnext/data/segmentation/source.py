@@ -102,6 +102,19 @@ class PanopticMaps:
             digests=self.digests[places],
         )
 
+    def most(self, things: Collection[int]) -> int:
+        """How many objects and classes without objects an image has at most; groups do not count.
+
+        Args:
+            things: Classes that have objects.
+        """
+        images = len(self.starts) - 1
+        image = np.repeat(np.arange(images), np.diff(self.starts))
+        objects = np.isin(self.labels, list(things))
+        counts = np.bincount(image[objects & ~self.groups], minlength=images)
+        stuff = np.unique(image[~objects & ~self.groups] * 256 + self.labels[~objects & ~self.groups])
+        return int((counts + np.bincount(stuff // 256, minlength=images)).max(initial=0))
+
 
 @dataclass(frozen=True)
 class ObjectMaps:
@@ -199,9 +212,10 @@ class MapSource:
         digest.update(np.ascontiguousarray(self.digests, "<u8").tobytes())
         return digest.digest()
 
-    def most_segments(self) -> int:
-        """Return how many segments an image has at most; 0 if segments are not told apart."""
-        return int(np.diff(self.maps.starts).max(initial=0)) if isinstance(self.maps, PanopticMaps) else 0
+    @property
+    def tells_segments(self) -> bool:
+        """Segments are told apart, not classes alone."""
+        return isinstance(self.maps, PanopticMaps)
 
     def by_segments(self, things: Collection[int]) -> MapSource:
         """Return the same images, known by their segments, too: `annotation_bytes` tells them apart.

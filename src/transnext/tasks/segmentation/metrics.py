@@ -97,7 +97,9 @@ class SegmentationMeter(Meter[Iterable[Tensor | Rows | Told]]):
         images = sorted(self._images, key=lambda image: image.index)
         notes = [f"scores of {self._broken} images were not finite"] if self._broken else []
         if self.things is not None and not any(image.segments for image in images):
-            notes.append("panoptic quality is of data that tell segments, and of pictures seen once, as a whole")
+            notes.append(
+                "panoptic quality is of data with segments, pictures seen once as a whole, models not exported"
+            )
         return SegmentationResult(
             split=split,
             classes=self.classes,

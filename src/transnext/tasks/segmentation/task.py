@@ -14,7 +14,7 @@ from transnext.data.channels import Picture, statistics_of
 from transnext.data.joint import normalised_canvas
 from transnext.data.preprocessing import Preprocessing
 from transnext.data.segmentation.opening import open_segmentation
-from transnext.data.segmentation.source import MapSource, aligned
+from transnext.data.segmentation.source import MapSource, PanopticMaps, aligned
 from transnext.models.backbone import Backbone
 from transnext.report.parts import Section
 from transnext.tasks.class_colours import Colour
@@ -110,9 +110,7 @@ class Segmentation(Task):
                 raise ValueError("cache keeps pictures of 8-bit RGB, and these are read as numbers: leave it out")
             statistics = statistics_of(train.paths, train.channels)
             metadata["in_chans"] = train.channels
-        panoptic = own.targets == "panoptic"
-        most = train.most_segments() if panoptic and train is not None else 0
-        task = cls(metadata=metadata, class_pixels=pixels, most_segments=most, statistics=statistics)
+        task = cls(metadata=metadata, class_pixels=pixels, statistics=statistics)
         if statistics is not None:
             means = ", ".join(f"{mean:.4f} ({std:.4f})" for mean, std in zip(*statistics, strict=True))
             task.notes.append(
@@ -124,10 +122,11 @@ class Segmentation(Task):
         if things is not None:
             metadata["thing_classes"] = checked_things(things, first.classes)
             task.notes.append(things_text(metadata["thing_classes"], first.classes))
-        if panoptic:
+        if own.targets == "panoptic":
             metadata["targets"] = own.targets
-            sources = _by_segments(sources, metadata.get("thing_classes"))
-        elif own.segmenter == "mask2former" and first.most_segments():
+            sources, most = _by_segments(sources, metadata.get("thing_classes"))
+            task = replace(task, most_segments=most)
+        elif own.segmenter == "mask2former" and first.tells_segments:
             task.notes.append("The data tell segments, and classes alone are learned: --targets panoptic learns both.")
         if first.category_ids is not None:
             metadata["category_ids"] = list(first.category_ids)
@@ -285,8 +284,8 @@ class Segmentation(Task):
         return sections_of(results, self.class_names, look)
 
 
-def _by_segments(sources: Mapping[str, MapSource], things: list[str] | None) -> dict[str, MapSource]:
-    """Sources of which segments are learned.
+def _by_segments(sources: Mapping[str, MapSource], things: list[str] | None) -> tuple[dict[str, MapSource], int]:
+    """Sources of which segments are learned, and how many a training image has at most.
 
     Raises:
         ValueError: They tell none, or not which classes have objects.
@@ -304,7 +303,8 @@ def _by_segments(sources: Mapping[str, MapSource], things: list[str] | None) -> 
             f"targets are panoptic, and {first.root} does not say which classes have objects (isthing): give "
             "thing_classes, those names, or none of them where all of a class is one segment"
         )
-    return found
+    maps = found["train"].maps if "train" in found else None
+    return found, maps.most(places) if isinstance(maps, PanopticMaps) else 0
 
 
 def preprocessing_for(backbone: Backbone, config: TrainConfig[SegmentationConfig]) -> Preprocessing:
