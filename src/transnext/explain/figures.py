@@ -219,11 +219,12 @@ def heat_figure(
     return figure
 
 
-def receptive_field_figure(fields: Sequence[ReceptiveField]) -> Figure:
+def receptive_field_figure(fields: Sequence[ReceptiveField], text: str = TEXT) -> Figure:
     """Effective receptive fields side by side, over four powers of ten.
 
     Args:
         fields: At least one.
+        text: Colour of text.
     """
     height, width = fields[0].energy.shape
     figure, axes = _axes(len(fields), min(len(fields), 3), height / width, room=1.1)
@@ -233,7 +234,7 @@ def receptive_field_figure(fields: Sequence[ReceptiveField]) -> Figure:
         found = f"artefact {field.artefact:.2f}" if field.has_room else "too small for an artefact"
         lines.append(f"{found} at stride {field.stride}")
         lines.append(f"half of it in {field.side(0.5)}, 95 % in {field.side(0.95)} pixels")
-        ax.set_title("\n".join(lines), loc="left", fontsize=8, color=TEXT)
+        ax.set_title("\n".join(lines), loc="left", fontsize=8, color=text)
         ax.set_axis_off()
     return figure
 

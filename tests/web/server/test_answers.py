@@ -261,6 +261,13 @@ def test_receptive_fields_are_those_of_python(client: TestClient, models: dict[s
     assert figure.content.startswith(b"\x89PNG")
     assert client.get("/api/erf", params={"format": "png"}).content.startswith(b"\x89PNG")  # says so, too
     assert client.get("/api/erf", params={"format": "exe"}).status_code == 400
+    for asked, colour in (({}, (255, 255, 255)), ({"text": "e9e9e6", "card": "1c1e22"}, (28, 30, 34))):
+        drawn = client.get("/api/erf", params={"size": 128, "format": "png", **asked}).content
+        assert Image.open(io.BytesIO(drawn)).convert("RGB").getpixel((2, 2)) == colour
+    for bad in ("1c1e2", "#1c1e22", "white", "1c1e22\n"):
+        answer = client.get("/api/erf", params={"format": "png", "card": bad})
+        assert answer.status_code == 400
+        assert answer.json()["error"].endswith("expected a colour, six hexadecimal digits")
     net = models[DEFAULT_MODEL].net
     assert net is not None
     assert all(p.grad is None for p in net.parameters())

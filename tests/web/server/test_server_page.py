@@ -166,6 +166,16 @@ def test_figures_and_receptive_fields_can_be_kept(fresh: Visit) -> None:
     assert download.value.suggested_filename == "receptive_field.png"
 
 
+CORNER_IS = """(expected) => {
+  const figure = document.getElementById("field-figure");
+  if (figure.hidden || !figure.complete || !figure.naturalWidth) return false;
+  const context = new OffscreenCanvas(1, 1).getContext("2d");
+  context.drawImage(figure, 0, 0);
+  return String([...context.getImageData(0, 0, 1, 1).data.slice(0, 3)]) === String(expected);
+}"""
+"""Whether the first pixel of the figure of the receptive field has a colour."""
+
+
 def test_a_receptive_field_follows_the_model_and_its_size(fresh: Visit) -> None:
     page = fresh.page
     page.click("#tab-field")
@@ -177,6 +187,12 @@ def test_a_receptive_field_follows_the_model_and_its_size(fresh: Visit) -> None:
     page.wait_for_selector("#field-said:has-text('128 x 128 pixels, 8 drawings')")
     page.select_option("#model", "small")
     page.wait_for_selector("#field-said:has-text('small, trained weights')")
+    # It has the page's colours, and others when those change.
+    for scheme, colour in (("light", [255, 255, 255]), ("dark", [28, 30, 34])):
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_function(CORNER_IS, arg=colour)
+        card = page.evaluate("getComputedStyle(document.getElementById('tabs')).backgroundColor")
+        assert card == f"rgb({', '.join(map(str, colour))})"
 
 
 def test_two_models_are_looked_at_side_by_side(fresh: Visit) -> None:

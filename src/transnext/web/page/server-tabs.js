@@ -30,6 +30,7 @@ export function addTabs(explorer) {
     showField(explorer, tab === "field");
   };
   explorer.addEventListener("state", show);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show); // figures have the page's colours
   show();
 }
 
@@ -105,13 +106,20 @@ function fieldPanel() {
   );
 }
 
+// Of the page, as figures are told of them: hexadecimal digits.
+function pageColours() {
+  const style = getComputedStyle(document.documentElement);
+  return Object.fromEntries(["text", "card"].map((name) => [name, style.getPropertyValue(`--${name}`).trim().slice(1)]));
+}
+
 // Measured when its tab has been open for a moment, for the model, size and mode that are chosen then.
 function showField(explorer, open) {
   clearTimeout(showField.timer);
   if (!open) return;
   const which = fieldOf(explorer);
   const [said, figure] = ["field-said", "field-figure"].map((id) => document.getElementById(id));
-  const key = JSON.stringify(which);
+  const colours = pageColours();
+  const key = JSON.stringify([which, colours]);
   if (showField.key === key) return;
   showField.key = key;
   said.textContent = "Measuring …";
@@ -120,7 +128,7 @@ function showField(explorer, open) {
     try {
       const [numbers, file] = await Promise.all([
         explorer.provider.receptiveField(which),
-        explorer.provider.receptiveField({ ...which, format: "png" }),
+        explorer.provider.receptiveField({ ...which, ...colours, format: "png" }),
       ]);
       if (showField.key !== key) return; // overtaken
       const { caption, half, most, stride, artefact } = numbers;

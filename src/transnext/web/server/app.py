@@ -10,7 +10,8 @@
     GET    /api/images/NAME/region?stage&block&object   mean of the queries in an object or class, float32
     GET    /api/images/NAME/figure?stage&block&y&x&head&format     a picture to keep, PNG or SVG; with &object of one
     DELETE /api/images/NAME                 forgets it
-    GET    /api/erf?model&size&mode&format  effective receptive field: numbers (JSON), or a picture (PNG, SVG)
+    GET    /api/erf?model&size&mode&format&text&card
+                                          effective receptive field: numbers (JSON), or a picture (PNG, SVG) in colours
 
 Errors are JSON, `{"error": one line}`. Nothing is written to a disk, and no path that a request names is opened.
 """
@@ -19,6 +20,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Any
@@ -214,11 +216,13 @@ class Server:
         kind = request.query_params.get("format") or "json"
         if kind != "json":
             _format(request)
+        colours = [_colour(request, name) for name in ("text", "card")]
         async with self.lane.place():
             field = await self.lane.run(request.is_disconnected, partial(self.fields.of, model, loaded, mode))
             if kind == "json":
                 return JSONResponse(figures.numbers(field))
-            content = await self.lane.run(request.is_disconnected, partial(figures.receptive_field, field, kind))
+            draw = partial(figures.receptive_field, field, kind, *colours)
+            content = await self.lane.run(request.is_disconnected, draw)
         return _download(content, kind, "receptive_field")
 
     def _model(self, request: Request) -> Model:
@@ -333,6 +337,15 @@ def _number(request: Request, name: str, default: Any = ...) -> Any:
     if not given.isascii() or not given.isdigit() or len(given) > 9:
         raise HTTPException(400, f"{name} is {given[:20]!r}: expected a whole number")
     return int(given)
+
+
+def _colour(request: Request, name: str) -> str | None:
+    given = request.query_params.get(name)
+    if given is None:
+        return None
+    if re.fullmatch("[0-9a-f]{6}", given) is None:
+        raise HTTPException(400, f"{name} is {given[:20]!r}: expected a colour, six hexadecimal digits")
+    return f"#{given}"
 
 
 def _format(request: Request) -> str:

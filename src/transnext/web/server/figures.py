@@ -107,11 +107,13 @@ def attention(
     return _file(figure, kind)
 
 
-def receptive_field(field: ReceptiveField, kind: str) -> bytes:
-    """A file of the figure of a receptive field."""
-    from transnext.explain.figures import receptive_field_figure  # imports matplotlib
+def receptive_field(field: ReceptiveField, kind: str, text: str | None = None, back: str | None = None) -> bytes:
+    """A file of the figure of a receptive field, with text and a background of these colours, else dark on white."""
+    from transnext.explain.figures import TEXT, receptive_field_figure  # imports matplotlib
 
-    return _file(receptive_field_figure([field]), kind)
+    figure = receptive_field_figure([field], text or TEXT)
+    figure.set_facecolor(back or "white")
+    return _file(figure, kind)
 
 
 def _measured(model: Model, loaded: Loaded, mode: Mode | None) -> ReceptiveField:
