@@ -166,10 +166,9 @@ def test_figures_and_receptive_fields_can_be_kept(fresh: Visit) -> None:
     assert download.value.suggested_filename == "receptive_field.png"
 
 
-CORNER_IS = """async (expected) => {
+CORNER_IS = """(expected) => {
   const figure = document.getElementById("field-figure");
-  if (figure.hidden) return false;
-  await figure.decode();
+  if (figure.hidden || !figure.complete || !figure.naturalWidth) return false;
   const context = new OffscreenCanvas(1, 1).getContext("2d");
   context.drawImage(figure, 0, 0);
   return String([...context.getImageData(0, 0, 1, 1).data.slice(0, 3)]) === String(expected);
