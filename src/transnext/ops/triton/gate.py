@@ -31,6 +31,7 @@ FORWARD = Kernel(
         config(4, 1, MOST_REGISTERS, BLOCK_G=32, PIXELS=2, BLOCK_F=32),
     ],
     KEY,
+    bound_units=(8, 4),
 )
 GATE_GRADIENT = Kernel(
     kernels.gate_and_conv_gradient,
@@ -49,6 +50,7 @@ INPUT_GRADIENT = Kernel(
         config(4, 1, MOST_REGISTERS, BLOCK_G=8, PIXELS=4, BLOCK_F=64),
     ],
     KEY,
+    bound_units=(8, 4),
 )
 
 
