@@ -28,7 +28,10 @@ from gpu_process import Child, Results, run_side_by_side, shares
 
 MODELS = ("transnext_tiny", "convnext_tiny", "swin_tiny_patch4_window7_224")
 DRY_MODELS = ("transnext_pico eager", "test_convnext eager", "transnext_pico compiled")
-DRY_VARIANTS = ("B3 single 16-bit weights", "C4 2 splits")
+DRY_VARIANTS = (
+    *("B3 single 16-bit weights", "C4 2 splits"),
+    *("G add_layer_norm_gradient 1024 numbers", "G gelu_pool 2 pixels"),
+)
 WARMED = (("attention", "224 stage 1"), ("attention", "224 stage 3"), ("gate", "224 stage 1"), ("gate", "224 stage 3"))
 CHECKERS = 10
 """Processes that check values side by side: most of their time goes into compiling."""

@@ -28,8 +28,11 @@ from tests.helpers.attention_cases import (
     gate_results,
 )
 from tests.helpers.error_budget import budget_used
+from tests.helpers.pass_cases import add_norm_inputs, add_norm_results, gelu_pool_results, random
 from transnext import TransNeXt
-from transnext.ops import aggregated_attention, depthwise_conv_gelu_gate
+from transnext.ops import aggregated_attention, depthwise_conv_gelu_gate, reference
+from transnext.ops.add_norm import add_layer_norm
+from transnext.ops.gelu_pool import gelu_average_pool
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 SIZES: list[tuple[tuple[int, ...], dict[str, Any]]] = [
@@ -54,6 +57,8 @@ OF_VARIANTS: tuple[tuple[int, ...], dict[str, Any]] = ((21, 28, 7, 7), {"D": 24,
 
 NUM_OPS = 10
 GATE_OF_VARIANTS = (2, 13, 21, 48)
+ROWS_OF_VARIANTS = (1021, 72)
+POOLED_OF_VARIANTS = ((2, 21, 31, 72), (5, 7))
 SANITIZED = ("memcheck", "racecheck")
 COMPILED = ("training default", "eval reduce-overhead", "training reduce-overhead", "eval default")
 
@@ -170,6 +175,10 @@ def variant_values(report: Report, name: str) -> None:
         with applied(variant, programs=2 * 2 * 2):
             if variant.op == "gate":
                 found = on_cpu(gate_results(**inputs, backend="fused"))
+            elif variant.op == "add_norm":
+                found = on_cpu(add_norm_results(add_layer_norm, inputs, torch.bfloat16))
+            elif variant.op == "gelu_pool":
+                found = on_cpu(gelu_pool_results(gelu_average_pool, **inputs))
             else:
                 found = on_cpu(attention_results(inputs, "fused"))
     except Exception as error:  # more than the GPU has, or what Triton cannot compile
@@ -178,13 +187,31 @@ def variant_values(report: Report, name: str) -> None:
     used = budget_used(found, plain, exact, usual, times=4 if report.dry else 2)
     if variant.judged != "all":
         used = {tensor: share for tensor, share in used.items() if (tensor == "out") == (variant.judged == "out")}
-    judge(report, f"variant {name}", OF_VARIANTS[0], next(iter(found.values())).dtype, used)
+    judge(report, f"variant {name}", tuple(found["out"].shape), found["out"].dtype, used)
 
 
 @lru_cache
 def of_variants(device: torch.device, dry: bool, op: str, maps: str) -> tuple[Any, ...]:
     """Arguments, results in float64, those of other arguments, and those of the plain path."""
     dtype = torch.float32 if maps == "fp32" else torch.bfloat16
+    if op == "add_norm":  # the sum in float32, so that it is not its rounding that decides
+        rows = {
+            n: t.to(device, torch.float32) for n, t in add_norm_inputs(*(3, 24) if dry else ROWS_OF_VARIANTS).items()
+        }
+        ways = ((torch.float64, torch.float64), (torch.float32, dtype))
+        exact, plain = (
+            on_cpu(add_norm_results(reference.add_layer_norm, {n: t.to(kind) for n, t in rows.items()}, of_norm))
+            for kind, of_norm in ways
+        )
+        return rows, exact, [], plain
+    if op == "gelu_pool":
+        shape, size = ((1, 3, 4, 8), (2, 2)) if dry else POOLED_OF_VARIANTS
+        maps_in = {"x": random(*shape).to(device, dtype), "size": size}
+        exact, plain = (
+            on_cpu(gelu_pool_results(lambda x, size: reference.gelu_average_pool(x, *size), x, size))
+            for x in (maps_in["x"].double(), maps_in["x"])
+        )
+        return maps_in, exact, [], plain
     if op == "gate":
         B, H, W, F = (1, 3, 2, 16) if dry else GATE_OF_VARIANTS
         x, weight, bias = (t.to(device, torch.float32) for t in gate_inputs(B, H, W, F))

@@ -1,7 +1,8 @@
 """What may be changed about the kernels, one change each: which of it is in them, which is timed, and how it is made.
 
-Letters of tables: A loads, B forward, C backward, D gate, E whole models, F float32 maps. Tile sizes, warps, stages and
-bounds of registers come from the lists that the kernels themselves are launched with, so that they follow those.
+Letters of tables: A loads, B forward, C backward, D gate, E whole models, F float32 maps, G passes between products.
+Tile sizes, warps, stages and bounds of registers come from the lists that the kernels themselves are launched with, so
+that they follow those.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,9 +14,9 @@ from typing import Any
 
 import triton
 
-from transnext.ops.triton import attention, gate
+from transnext.ops.triton import add_norm, attention, gate, gelu_pool
 from transnext.ops.triton.compile_ahead import launches
-from transnext.ops.triton.launch import Kernel, Launch, config, options_of
+from transnext.ops.triton.launch import Kernel, Launch, config
 
 OF_POOLED_KEYS = ("pooled_gradient", "finish_pooled_gradient")
 OF_BIAS = ("bias_gradient", "fold_bias_gradient")
@@ -28,6 +29,8 @@ FREE = {"pooled_gradient": ("BLOCK_Q",)}
 
 WARPS, STAGES, REGISTERS = (1, 2, 4, 8), (1, 2, 3), (None, 128, 168)
 ROWS_OF_A_WARP = 32
+MODULES = {"attention": attention, "gate": gate, "add_norm": add_norm, "gelu_pool": gelu_pool}
+"""Ops, and where their kernels and numbers are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +41,10 @@ class Variant:
         name: Letter of its table and what it is.
         what: What it changes.
         state: "open" if it is timed, "adopted" if the kernels are so already, else why it is not timed.
-        op: "attention" or "gate".
+        op: One of `MODULES`.
         kernels: Those whose times are added up.
         config: Of the first of them, instead of the first one in its list.
-        constants: Numbers of `transnext.ops.triton.attention`, instead of those there.
+        constants: Numbers of the op's module, instead of those there.
         splits: Programs that share the queries of a tile of pooled keys; None to leave it to `PROGRAMS_WANTED`.
         precision: Of products, instead of what `product_precision` says.
         maps: "bf16" or "fp32".
@@ -70,14 +73,14 @@ class Variant:
 
 @lru_cache
 def kernels() -> dict[str, Launch]:
-    """A launch of every kernel of attention and gate, as `compile_ahead` notes them down."""
-    of_both = [value for module in (attention, gate) for value in vars(module).values()]
-    return {one.kernel.function.__name__: one for one in launches("bf16", 0) if one.kernel in of_both}
+    """A launch of every kernel of the ops, as `compile_ahead` notes them down."""
+    theirs = [value for module in MODULES.values() for value in vars(module).values()]
+    return {one.kernel.function.__name__: one for one in launches("bf16", 0) if one.kernel in theirs}
 
 
 def op_of(kernel: Kernel) -> str:
     """The op that launches a kernel."""
-    return "gate" if any(value is kernel for value in vars(gate).values()) else "attention"
+    return next(op for op, module in MODULES.items() if any(value is kernel for value in vars(module).values()))
 
 
 def words(made: triton.Config) -> str:
@@ -99,18 +102,19 @@ def applied(variant: Variant, programs: int) -> Iterator[None]:
     if variant.splits is not None:
         numbers["PROGRAMS_WANTED"] = variant.splits * programs
     functions = {} if variant.precision is None else {"product_precision": lambda dtype: variant.precision}
-    before = {name: getattr(attention, name) for name in (*numbers, *functions)}
+    module = MODULES[variant.op]
+    before = {name: getattr(module, name) for name in (*numbers, *functions)}
     kernel = kernels()[variant.kernels[0]].kernel if variant.config is not None else None
     configs = [] if kernel is None else kernel.configs
     for name, value in {**numbers, **functions}.items():
-        setattr(attention, name, value)
+        setattr(module, name, value)
     if kernel is not None:
         kernel.configs = [variant.config]
     try:
         yield
     finally:
         for name, value in before.items():
-            setattr(attention, name, value)
+            setattr(module, name, value)
         if kernel is not None:
             kernel.configs = configs
 
@@ -135,7 +139,7 @@ def configs_of(launch: Launch) -> list[tuple[triton.Config, bool]]:
         if "BLOCK_Q" in changed:
             warps = max(1, changed["BLOCK_Q"] // ROWS_OF_A_WARP)
         found.append((like(first, {**first.kwargs, **changed}, num_warps=warps), False))
-    if op_of(kernel) == "gate" or len(kernel.configs) > 1:  # the others take no time to speak of
+    if op_of(kernel) != "attention" or len(kernel.configs) > 1:  # the others take no time to speak of
         found += [(like(first, first.kwargs, num_warps=warps), False) for warps in WARPS]
         found += [(like(first, first.kwargs, num_stages=stages), False) for stages in STAGES]
         found += [(like(first, first.kwargs, maxnreg=registers), False) for registers in REGISTERS]
@@ -151,11 +155,12 @@ def like(one: triton.Config, blocks: Mapping[str, int], **changes: Any) -> trito
 def of_configs() -> Iterator[Variant]:
     """One for each configuration that a kernel would be launched in."""
     for name, launch in kernels().items():
-        seen = [options_of(launch.kernel.configs[0], launch.kwargs)]
+        seen = [launch.kernel.options(launch.kernel.configs[0], launch.kwargs)]
         op = op_of(launch.kernel)
-        letter = "D" if op == "gate" else "B" if name in ("attention_factors", "attention_forward") else "C"
+        letter = {"gate": "D", "add_norm": "G", "gelu_pool": "G"}.get(op)
+        letter = letter or ("B" if name in ("attention_factors", "attention_forward") else "C")
         for one, listed in configs_of(launch):
-            options = options_of(one, launch.kwargs)  # some options are left out for some kernels
+            options = launch.kernel.options(one, launch.kwargs)  # some options are left out for some kernels
             if options not in seen:
                 seen.append(options)
                 what = "of its own list" if listed else "tiles, warps, stages, bound of registers"
@@ -235,6 +240,32 @@ def of_numbers() -> Iterator[Variant]:
             kernels=("query_gradient",),
             config=like(first, first.kwargs, num_warps=max(1, queries // ROWS_OF_A_WARP)),
             constants={"SUMS_BLOCK_Q": queries},
+        )
+    for programs in (512, 2048, 4096):
+        yield Variant(
+            name=f"G add_layer_norm_gradient {programs} programs",
+            what="MAX_PROGRAMS: tiles of a program",
+            op="add_norm",
+            kernels=("add_layer_norm_gradient",),
+            constants={"MAX_PROGRAMS": programs},
+        )
+    first = add_norm.BACKWARD.configs[0]
+    for numbers in (1024, 4096):
+        yield Variant(
+            name=f"G add_layer_norm_gradient {numbers} numbers",
+            what="NUMBERS: of a tile, a warp for as many as now",
+            op="add_norm",
+            kernels=("add_layer_norm_gradient",),
+            config=like(first, {"NUMBERS": numbers}, num_warps=first.num_warps * numbers // add_norm.NUMBERS),
+            constants={"NUMBERS": numbers},
+        )
+    for pixels in (1, 2, 8, 16):
+        yield Variant(
+            name=f"G gelu_pool {pixels} pixels",
+            what="PIXELS_OF_A_LANE",
+            op="gelu_pool",
+            kernels=("gelu_pool",),
+            constants={"PIXELS_OF_A_LANE": pixels},
         )
     for precision in ("ieee", "tf32", "bf16x3"):
         yield Variant(

@@ -10,23 +10,19 @@ pytest.importorskip("triton")
 import gpu_variants
 from attention_forms import make_inputs, with_sdpa
 from gpu_kernels import STAGES, tensors_of_gate
-from gpu_variants import applied, kernels, op_of, open_ones, variants
-from transnext.ops.triton import attention, gate
+from gpu_variants import MODULES, applied, kernels, op_of, open_ones, variants
+from transnext.ops.triton import attention
 from transnext.ops.triton.compile_ahead import launches
-from transnext.ops.triton.launch import Kernel, options_of
+from transnext.ops.triton.launch import Kernel
 
 
 def state() -> dict[str, Any]:
     """All that variants change."""
-    found = {
-        name: value for name, value in vars(attention).items() if isinstance(value, int) or name == "product_precision"
-    }
-    for module in (attention, gate):
-        found |= {
-            f"{module.__name__}.{name}": list(value.configs)
-            for name, value in vars(module).items()
-            if isinstance(value, Kernel)
-        }
+    found = {}
+    for op, module in MODULES.items():
+        for name, value in vars(module).items():
+            if isinstance(value, (int, Kernel)) or name == "product_precision":
+                found[f"{op} {name}"] = list(value.configs) if isinstance(value, Kernel) else value
     return found
 
 
@@ -60,13 +56,13 @@ def test_names_are_unlike_and_states_are_words() -> None:
         assert set(one.kernels) <= kernels().keys()
         assert all(op_of(kernels()[name].kernel) == one.op for name in one.kernels)
     letters = {one.name[0] for one in every}
-    assert letters == set("ABCDEF")
+    assert letters == set("ABCDEFG")
 
 
 def test_no_two_are_the_same_launch() -> None:
     for name, launch in kernels().items():
         own = [one.config for one in open_ones() if one.config and one.kernels == (name,) and not one.constants]
-        options = [options_of(config, launch.kwargs) for config in (launch.kernel.configs[0], *own)]
+        options = [launch.kernel.options(config, launch.kwargs) for config in (launch.kernel.configs[0], *own)]
         assert all(options.count(one) == 1 for one in options), name
         if len(launch.kernel.configs) > 1:
             assert all(

@@ -1,12 +1,12 @@
 """Residual sum and LayerNorm as one kernel for GPUs, interpreted, against the definition in float64."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from torch import Tensor
 
 from tests.helpers.error_budget import check_budget
+from tests.helpers.pass_cases import add_norm_inputs as arguments
+from tests.helpers.pass_cases import add_norm_results as results
+from tests.helpers.pass_cases import random
 from transnext.ops import reference
 from transnext.ops.add_norm import add_layer_norm
 
@@ -17,26 +17,6 @@ from transnext.ops.triton import add_norm
 pytestmark = pytest.mark.usefixtures("one_thread", "poisoned_memory", "interpreted_kernels")
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
-Function = Callable[..., tuple[Tensor, Tensor]]
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def arguments(*shape: int, bias: bool = True, offset: float = 0.5) -> dict[str, Tensor]:
-    C = shape[-1]
-    made = {"x": random(*shape) + offset, "branch": random(*shape, seed=1), "weight": random(C, seed=2)}
-    return {**made, "bias": random(C, seed=3)} if bias else made
-
-
-def results(function: Function, tensors: dict[str, Tensor], dtype: torch.dtype, eps: float = 1e-6) -> dict[str, Tensor]:
-    leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
-    total, normed = function(*(leaves.get(name) for name in ("x", "branch", "weight", "bias")), eps, dtype)
-    grads = [random(*out.shape, seed=seed).to(out.dtype) for seed, out in ((4, total), (5, normed))]
-    gradients = torch.autograd.grad((total, normed), list(leaves.values()), grads)
-    return {"out": total.detach(), "normed": normed.detach(), **dict(zip(leaves, gradients, strict=True))}
-
 
 CASES = {
     "one number": ((1, 1), {}),

@@ -56,6 +56,7 @@ def test_every_kernel_fits(target: str, maps: int) -> None:
     if target == "sm_90":  # compiled for the strides of real launches, maps are read 16 bytes at a time
         assert {row[-4] for row in rows if row[-11] == "bf16"} == {"0"}
         assert {row[0] for row in rows if row[-1] != "-"} == set(BUDGETS)
+        assert {row[-6] for row in rows} == {"0"}  # spilled by none, float32 maps included
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 
 from tests.helpers.error_budget import check_budget
+from tests.helpers.pass_cases import gelu_pool_results as results
+from tests.helpers.pass_cases import random
 from transnext.ops import reference
 from transnext.ops.gelu_pool import gelu_average_pool
 
@@ -22,17 +24,6 @@ SIZES = {
     "bins that many lanes share": ((1, 13, 17, 12), (1, 2)),
     "a bin for each pixel, several tiles": ((3, 5, 9, 40), (5, 9)),
 }
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def results(function: object, x: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
-    x = x.detach().requires_grad_()
-    out = function(x, size)
-    grad = random(*out.shape, seed=1).to(x.dtype)
-    return {"out": out.detach(), "x": torch.autograd.grad(out, x, grad)[0]}
 
 
 def definition(x: Tensor, size: tuple[int, int]) -> Tensor:

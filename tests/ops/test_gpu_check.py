@@ -49,14 +49,18 @@ def test_rehearsal(tmp_path: Path) -> None:
     }
     assert all(row["passed"] in (True, "") for row in tables["A correctness"])
     checked = {row["check"] for row in tables["A correctness"]}
-    assert {"variant B3 single 16-bit weights", "variant C4 2 splits", "opcheck"} <= checked
+    variants = [
+        *("B3 single 16-bit weights", "C4 2 splits"),
+        *("G add_layer_norm_gradient 1024 numbers", "G gelu_pool 2 pixels"),
+    ]
+    assert {"opcheck", *(f"variant {name}" for name in variants)} <= checked
     compiled, refused = tables["compiled"]
     assert compiled["registers"] > 0
     assert "sm_12" in refused["error"]
     timed = {row["kernel"] for row in tables["B kernels"]}
     assert timed > {"attention_forward", "query_gradient", "local_gradient", "pooled_gradient", "bias_gradient"}
     assert any(name.startswith("gate") for name in timed)
-    assert [row["variant"] for row in tables["B variants"]] == ["B3 single 16-bit weights", "C4 2 splits"]
+    assert [row["variant"] for row in tables["B variants"]] == variants
     assert all(row["us_after"] > 0 for row in tables["B variants"])
     ways = {row["way"]: row for row in tables["C ops"] if row["op"] == "attention"}
     assert "backward on CPU" in ways.pop("FlexAttention")["error"]

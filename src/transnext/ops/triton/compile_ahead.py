@@ -27,7 +27,7 @@ from triton.runtime import driver
 
 from transnext.ops.position_bias import axis_index
 from transnext.ops.triton import add_norm, attention, gate, gelu_pool
-from transnext.ops.triton.launch import Launch, noted_launches, options_of
+from transnext.ops.triton.launch import Launch, noted_launches
 from transnext.ops.triton.machine_code import Usage, usage
 
 TARGETS = {
@@ -76,7 +76,7 @@ class Budget(NamedTuple):
         registers: The most that a thread may have; none may be spilled.
         times: Further units that each of those is.
         loop: "products" for the innermost loops that multiply matrices, "longest" for the longest one, "kernel" for all
-            of a kernel in which no loop is left.
+            of a kernel in which no loop is left, or in which it is run through once.
         resized: Instructions and registers in interpolating mode; None where that makes no difference.
     """
 
@@ -107,6 +107,7 @@ class Budget(NamedTuple):
 
 
 OF_LOGITS = ("BLOCK_Q", "BLOCK_K")
+OF_UNITS = ("ROWS", "UNIT")
 OF_NUMBERS = ("BLOCK_G", "PIXELS", "BLOCK_F")
 BUDGETS: dict[str, Budget] = {
     "attention_forward": Budget("logit", OF_LOGITS, 30, resized=(38, 168)),
@@ -119,9 +120,14 @@ BUDGETS: dict[str, Budget] = {
     "gate_forward": Budget("number", OF_NUMBERS, 36, loop="longest"),
     "gate_and_conv_gradient": Budget("number", OF_NUMBERS, 65, loop="longest"),
     "conv_input_gradient": Budget("number", OF_NUMBERS, 17, loop="longest"),
+    "add_layer_norm": Budget("number", ("NUMBERS",), 23, loop="kernel"),
+    "add_layer_norm_gradient": Budget("number", ("NUMBERS",), 33, loop="longest"),
+    "gelu_pool": Budget("number", OF_UNITS, 24, loop="longest"),
+    "gelu_pool_gradient": Budget("number", OF_UNITS, 100, loop="kernel"),
 }
 """Budgets of kernels: of pooled logits, of a neighbour of a pixel, of an entry of the bias table that is resized and of
-a number times a weight in its gradient, and of a number that the gate lets through."""
+a number times a weight in its gradient, of a number that the gate lets through, and of one that the passes between
+products read or write."""
 
 
 class Case(NamedTuple):
@@ -282,7 +288,7 @@ def compile_launch(launch: Launch, config: triton.Config, target: str, **changes
     """Compiles a kernel as this launch would have it, but for arguments to be changed, and returns what Triton does."""
     driver.set_active(_Absent(target))
     kwargs = {**launch.kwargs, **changes}
-    kwargs |= options_of(config, kwargs)
+    kwargs |= launch.kernel.options(config, kwargs)
     if TARGETS[target][0].backend == "hip":
         kwargs.pop("maxnreg", None)
     return launch.kernel.function.warmup(*launch.args, grid=launch.grid, **kwargs)

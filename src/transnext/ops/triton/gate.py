@@ -31,6 +31,7 @@ FORWARD = Kernel(
         config(4, 1, MOST_REGISTERS, BLOCK_G=32, PIXELS=2, BLOCK_F=32),
     ],
     KEY,
+    bound_units=(8, 4),
 )
 GATE_GRADIENT = Kernel(
     kernels.gate_and_conv_gradient,
@@ -49,6 +50,7 @@ INPUT_GRADIENT = Kernel(
         config(4, 1, MOST_REGISTERS, BLOCK_G=8, PIXELS=4, BLOCK_F=64),
     ],
     KEY,
+    bound_units=(8, 4),
 )
 
 
@@ -105,7 +107,8 @@ def backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> tu
     if grad.numel():
         constants = _constants(x, F)
         sizes = (B, H, W, F // constants["UNIT"])
-        grad_conv = torch.empty_like(grad)
+        # As autograd has it, but for float16: a scaled loss may take it beyond the range, where the results are not.
+        grad_conv = torch.empty_like(grad, dtype=torch.float32 if grad.dtype == torch.float16 else None)
         GATE_GRADIENT[lambda meta: (parts * triton.cdiv(F, meta["BLOCK_F"]),)](
             grad,
             x,

@@ -44,26 +44,6 @@ def config(num_warps: int, num_stages: int = 3, registers: int | None = None, **
     return triton.Config(blocks, num_warps=num_warps, num_stages=num_stages, maxnreg=most)
 
 
-def options_of(config: triton.Config, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of a configuration. Its bound of registers is for aligned 16-bit maps with 32-bit offsets and a bias
-    that is not resized.
-
-    Others take what there are: with fewer they would spill.
-
-    Args:
-        config: The configuration.
-        arguments: Those of the launch, by name.
-    """
-    options: dict[str, Any] = config.all_kwargs()
-    # float32 maps have units of 4 numbers
-    if arguments.get("TAPS") == 2 or arguments.get("WIDE") or arguments.get("UNIT") != 8:
-        options.pop("maxnreg", None)
-    if "PRECISION" in arguments and arguments.get("UNIT") != 8:
-        # Factors take twice the registers, and programs of one warp would spill.
-        options["num_warps"] = max(FLOAT_WARPS, options["num_warps"])
-    return options
-
-
 class Launch(NamedTuple):
     """A launch that was noted down instead of made.
 
@@ -91,7 +71,7 @@ class Launch(NamedTuple):
         Args:
             config: One of those of the kernel.
         """
-        self.kernel.function[self.grid](*self.args, **self.kwargs, **options_of(config, self.kwargs))
+        self.kernel.function[self.grid](*self.args, **self.kwargs, **self.kernel.options(config, self.kwargs))
 
 
 class Kernel:
@@ -104,12 +84,21 @@ class Kernel:
         function: A function of `triton.jit`.
         configs: What to try, the one that is expected to be best first.
         key: Arguments, given by name, for whose values the choice holds.
+        bound_units: Numbers of a unit of strides (`stride_unit`) with which bounds of registers hold: 8 of 16-bit maps,
+            and 4 of float32 ones, which most kernels want more registers for.
     """
 
-    def __init__(self, function: Any, configs: Sequence[triton.Config], key: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        function: Any,
+        configs: Sequence[triton.Config],
+        key: Sequence[str] = (),
+        bound_units: Sequence[int] = (8,),
+    ) -> None:
         self.function = function
         self.configs = list(configs)
         self._key = key
+        self._bound_units = bound_units
         self._chosen: dict[tuple[Any, ...], triton.Config] = {}
         self._tuner = triton.autotune(configs=self.configs, key=list(key), cache_results=True)(function)
         self._lock = threading.Lock()  # the tuner is not made for several threads
@@ -119,9 +108,26 @@ class Kernel:
             if _noted is not None:
                 _noted.append(Launch(self, grid, args, kwargs))
                 return
-            self.function[grid](*args, **kwargs, **options_of(self._choice(grid, args, kwargs), kwargs))
+            self.function[grid](*args, **kwargs, **self.options(self._choice(grid, args, kwargs), kwargs))
 
         return launch
+
+    def options(self, config: triton.Config, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of a configuration. Its bound of registers is for 32-bit offsets and a bias that is not resized.
+
+        Others take what there are: with fewer they would spill.
+
+        Args:
+            config: The configuration.
+            arguments: Those of the launch, by name.
+        """
+        options: dict[str, Any] = config.all_kwargs()
+        if arguments.get("TAPS") == 2 or arguments.get("WIDE") or arguments.get("UNIT") not in self._bound_units:
+            options.pop("maxnreg", None)
+        if "PRECISION" in arguments and arguments.get("UNIT") != 8:
+            # Factors take twice the registers, and programs of one warp would spill.
+            options["num_warps"] = max(FLOAT_WARPS, options["num_warps"])
+        return options
 
     def _choice(self, grid: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> triton.Config:
         place = tuple(kwargs[name] for name in self._key)

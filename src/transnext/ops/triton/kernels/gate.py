@@ -283,7 +283,7 @@ def gate_and_conv_gradient(
 ):
     """Gradients of the gate and of the convolution's result, and of the convolution's weights a part of the sums.
 
-    Writes the second half of `grad_x`, `[B, H, W, 2 F]`; `grad_conv`, `[B, H, W, F]`; and `partial`,
+    Writes the second half of `grad_x`, `[B, H, W, 2 F]`; `grad_conv`, `[B, H, W, F]`, of any dtype; and `partial`,
     `[parts, TAPS + 1, F]` float32, the last of them for the bias.
     """
     F = F * UNIT
