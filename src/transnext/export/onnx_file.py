@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import logging
+import operator
 import warnings
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,18 @@ def _ready(program: ExportedProgram) -> ExportedProgram:
     for node in list(graph.nodes):
         if node.target is aten._assert_tensor_metadata.default:
             graph.erase_node(node)
-        elif node.target is aten.dropout.default and not node.args[2]:
+        elif node.target in (aten.dropout.default, aten.feature_dropout.default) and not node.args[2]:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
+        elif node.target is aten.batch_norm.default and not node.args[5]:
+            *tensors, _, momentum, eps, _ = node.args
+            with graph.inserting_before(node):
+                normed = graph.call_function(
+                    aten._native_batch_norm_legit_no_training.default, (*tensors, momentum, eps)
+                )
+            unused = node.meta["val"].new_empty(0)
+            normed.meta = {**node.meta, "val": (node.meta["val"], unused, unused)}
+            node.target, node.args = operator.getitem, (normed, 0)
         elif node.target is aten.to.dtype:
             node.target, node.args, node.kwargs = aten._to_copy.default, node.args[:1], {"dtype": node.args[1]}
         elif node.target in (aten.unflatten.int, aten.flatten.using_ints, aten.view.default):
