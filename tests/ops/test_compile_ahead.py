@@ -62,7 +62,7 @@ def test_every_kernel_fits(target: str, maps: int) -> None:
 @pytest.mark.slow
 def test_every_mode_fits() -> None:
     rows = rows_of(compile_ahead("--targets", "sm_90", "--maps", "bf16", "--modes", "uneven", "resized", "wide"))
-    assert len(rows) == 3 + 5 + 8
+    assert len(rows) == 3 + 5 + 10
     assert {row[0] for row in rows if row[-10] == "resized"} == {"attention_factors"} | {
         name for name, budget in BUDGETS.items() if budget.resized
     }

@@ -13,6 +13,7 @@ from transnext.ops.gelu_pool import gelu_average_pool
 pytest.importorskip("triton")
 
 from transnext.ops.triton import gelu_pool
+from transnext.ops.triton.launch import noted_launches
 
 pytestmark = pytest.mark.usefixtures("one_thread", "poisoned_memory", "interpreted_kernels")
 
@@ -66,6 +67,26 @@ def test_strides(dtype: torch.dtype) -> None:
     for other in (joined, shifted, x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1), x.flip(1).flip(1)):
         assert torch.equal(gelu_pool.forward(other, 2, 3), expected)
         assert torch.equal(gelu_pool.backward(x[:, :2, :3], other, 2, 3), gradient)
+
+
+def test_maps_beyond_32_bits() -> None:
+    """Rows lie so far apart that offsets do not fit into 32 bits; little of the memory is touched."""
+    x = random(1, 3, 2, 4).half()
+    expected, gradient = gelu_pool.forward(x, 2, 1), gelu_pool.backward(x[:, :2, :1], x, 2, 1)
+    stride = 2**30 + 24
+    far = torch.empty(0, dtype=torch.float16)
+    far = far.set_(torch.UntypedStorage(2 * (2 * stride + 8)), 0, (1, 3, 2, 4), (0, stride, 4, 1))
+    far.copy_(x)
+    assert torch.equal(gelu_pool.forward(far, 2, 1), expected)
+    assert torch.equal(gelu_pool.backward(x[:, :2, :1], far, 2, 1), gradient)
+
+
+@pytest.mark.parametrize(("images", "bins"), [(63, 1), (64, 1), (1, 63), (1, 64)])
+def test_which_maps_are_beyond_32_bits(images: int, bins: int) -> None:
+    x = torch.empty(images, 256, 256, 512, device="meta", dtype=torch.bfloat16)  # 2 ** 25 numbers an image
+    with noted_launches() as noted:
+        gelu_pool.backward(gelu_pool.forward(x, bins * 256, 256), x, bins * 256, 256)
+    assert [launch.kwargs["WIDE"] for launch in noted] == [images * bins >= 64] * 2
 
 
 def test_every_configuration(monkeypatch: pytest.MonkeyPatch) -> None:

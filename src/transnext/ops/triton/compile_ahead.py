@@ -123,7 +123,7 @@ BUDGETS: dict[str, Budget] = {
     "add_layer_norm": Budget("number", ("NUMBERS",), 23, loop="kernel"),
     "add_layer_norm_gradient": Budget("number", ("NUMBERS",), 33, loop="longest"),
     "gelu_pool": Budget("number", OF_UNITS, 24, loop="longest"),
-    "gelu_pool_gradient": Budget("number", OF_UNITS, 100, loop="kernel"),
+    "gelu_pool_gradient": Budget("number", OF_UNITS, 72, loop="kernel"),
 }
 """Budgets of kernels: of pooled logits, of a neighbour of a pixel, of an entry of the bias table that is resized and of
 a number times a weight in its gradient, of a number that the gate lets through, and of one that the passes between

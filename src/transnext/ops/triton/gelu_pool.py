@@ -20,12 +20,12 @@ MAX_SIDE = (1 << 15) - 1
 FORWARD = Kernel(
     kernels.gelu_pool,
     [config(4, ROWS=128), config(2, ROWS=128), config(8, ROWS=256)],
-    ("LANES", "UNIT", "SIZE"),
+    ("LANES", "UNIT", "WIDE", "SIZE"),
 )
 BACKWARD = Kernel(
     kernels.gelu_pool_gradient,
     [config(4, ROWS=128), config(2, ROWS=128), config(8, ROWS=256)],
-    ("UNIT", "SIZE"),
+    ("UNIT", "WIDE", "SIZE"),
 )
 
 
@@ -59,6 +59,7 @@ def forward(x: Tensor, P_h: int, P_w: int) -> Tensor:
             triton.cdiv(pixels, lanes),
             LANES=lanes,
             UNIT=unit,
+            WIDE=_is_wide(x, P_h * P_w),
             SIZE=size_class(x, rows),
         )
     return out
@@ -95,6 +96,7 @@ def backward(grad: Tensor, x: Tensor, P_h: int, P_w: int) -> Tensor:
             _widest(P_h, H),
             _widest(P_w, W),
             UNIT=unit,
+            WIDE=_is_wide(x, P_h * P_w),
             SIZE=size_class(x, rows),
         )
     return grad_x
@@ -103,6 +105,12 @@ def backward(grad: Tensor, x: Tensor, P_h: int, P_w: int) -> Tensor:
 def _unit(x: Tensor) -> int:
     """Channels that are read at once, of which all channels and all strides are multiples."""
     return math.gcd(stride_unit(x), x.shape[-1])
+
+
+def _is_wide(x: Tensor, bins: int) -> bool:
+    """Whether an offset in the map, in its gradient or in the pooled one exceeds 32 bits."""
+    last = sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
+    return max(last + 1, x.numel(), x.shape[0] * bins * x.shape[3]) >= 2**31
 
 
 def _widest(size: int, bins: int) -> int:

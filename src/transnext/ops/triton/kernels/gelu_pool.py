@@ -41,11 +41,14 @@ def gelu_pool(
     SIZE,
     LANES: tl.constexpr,
     UNIT: tl.constexpr,
+    WIDE: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Writes `out`, `[B, P_h, P_w, C]`: `LANES` rows share the pixels of a bin."""
+    """Writes `out`, `[B, P_h, P_w, C]`: `LANES` rows share the pixels of a bin. WIDE is for 64-bit offsets."""
     GROUPS: tl.constexpr = ROWS // LANES
-    first = tl.program_id(0).to(tl.int64) * GROUPS
+    first = tl.program_id(0) * GROUPS
+    if WIDE:
+        first, x_y, x_x = first.to(tl.int64), x_y.to(tl.int64), x_x.to(tl.int64)
     row = tl.minimum(first + tl.arange(0, ROWS) % GROUPS, R - 1)
     lane = tl.arange(0, ROWS) // GROUPS
     unit, place = row % units, row // units
@@ -58,8 +61,8 @@ def gelu_pool(
     total = tl.zeros([ROWS, UNIT], tl.float32)
     for t in range(trips):
         n = t * LANES + lane
-        y, x_of = (top + n // width).to(tl.int64), left + n % width
-        places = x + ((origin + y * x_y + x_of.to(tl.int64) * x_x) * UNIT)[:, None] + c[None, :]
+        y, x_of = top + n // width, left + n % width
+        places = x + ((origin + y * x_y + x_of * x_x) * UNIT)[:, None] + c[None, :]
         z = tl.load(places, mask=(n < count)[:, None], other=0.0).to(tl.float32)
         below, _ = normal(z)
         total += z * below  # 0 of 0
@@ -87,10 +90,14 @@ def gelu_pool_gradient(
     bins_x,
     SIZE,
     UNIT: tl.constexpr,
+    WIDE: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Writes `grad_x`, `[B, H, W, C]`: each pixel gathers from the bins that it is in."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    """Writes `grad_x`, `[B, H, W, C]`: each pixel gathers from the bins that it is in. WIDE is for 64-bit offsets."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    if WIDE:
+        row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+        x_y, x_x = x_y.to(tl.int64), x_x.to(tl.int64)
     live = row < R
     row = tl.minimum(row, R - 1)
     unit, place = row % units, row // units
@@ -108,7 +115,7 @@ def gelu_pool_gradient(
         share = tl.where(sees, 1.0 / pixels.to(tl.float32), 0.0)
         places = grad + (((b * P_h + p_y) * P_w + p_x) * units + unit)[:, None] * UNIT + c[None, :]
         total += tl.load(places, mask=sees[:, None], other=0.0).to(tl.float32) * share[:, None]
-    origin = b * x_b + y.to(tl.int64) * x_y + x_of.to(tl.int64) * x_x + unit
+    origin = b * x_b + y * x_y + x_of * x_x + unit
     z = tl.load(x + (origin * UNIT)[:, None] + c[None, :], mask=live[:, None], other=0.0).to(tl.float32)
     below, power = normal(z)
     places = grad_x + (row * UNIT)[:, None] + c[None, :]
