@@ -107,6 +107,8 @@ def main(comparison: Comparison) -> None:
             epochs = max(1, int(comparison.minutes * 60 * (1 - _EVALUATION) / (update * updates)))
             start = time.process_time()
             result = train(config.but(epochs=epochs))
+            if result.interrupted:
+                raise SystemExit(f"stopped: the run {config.output} does not count; those before it are in the table")
             row = {
                 "backbone": backbone,
                 "seed": seed,

@@ -1,5 +1,6 @@
 """`make demo`: train the small model on the bundled images, measure it, let it answer, and write the report."""
 
+import sys
 import time
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def main() -> None:
     start = time.perf_counter()
     _clear(OUTPUT)
     result = train(TrainConfig.of(data="emoji", model="transnext_pico", epochs=EPOCHS, seed=1, output=str(OUTPUT)))
+    if result.signal is not None:
+        sys.exit(128 + result.signal)
 
     console.print("\nA few images that it has never seen:")
     predictor = Predictor(OUTPUT)

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from transnext import demo as drawings
 from transnext.cli import demo, main
 from transnext.config import TrainConfig
 from transnext.data.detection import scenes
+from transnext.engine import trainer
+from transnext.engine.run_folder import TrainResult
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,6 +44,18 @@ def test_it_trains_answers_and_names_the_page(quick, tmp_path, monkeypatch, caps
     main(["demo", "detect"])  # which it replaces
     assert page.exists()
     assert not (page.parent / "of the first").exists()
+
+
+@pytest.mark.parametrize("run", [drawings.main, lambda: main(["demo", "detect"])])
+def test_what_was_stopped_does_not_answer(run, tmp_path, monkeypatch, capsys):
+    where = {"folder": Path("a"), "report": Path("a/report.html")}
+    stopped = TrainResult(**where, history=[], results=[], interrupted=True, signal=2)
+    monkeypatch.setattr(trainer, "train", lambda config: stopped)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        run()
+    assert ended.value.code == 130
+    assert "Look at" not in capsys.readouterr().out
 
 
 def test_other_runs_are_not_replaced(quick, tmp_path, capsys):
