@@ -149,6 +149,16 @@ def test_what_is_found_in_the_data(tmp_path: Path) -> None:
     assert open_segmentation(map_set(tmp_path / "rgb"), in_chans=3)["train"].channels is None
 
 
+@pytest.mark.parametrize("in_chans", [None, 4])
+def test_a_damaged_picture_does_not_say_what_all_are(tmp_path: Path, in_chans: int | None) -> None:
+    root = deep_set(tmp_path)
+    whole = open_segmentation(root, in_chans=in_chans)["train"]
+    first = root / "images" / "train" / "p0.tif"
+    first.write_bytes(first.read_bytes()[:40])
+    damaged = open_segmentation(root, in_chans=in_chans)["train"]
+    assert (damaged.channels, len(damaged)) == (4, len(whole) - 1)
+
+
 def test_a_model_of_rgb_is_not_evaluated_on_numbers(tmp_path: Path) -> None:
     task = Segmentation(metadata={"class_names": ["field", "water"]})
     line = "has pictures of numbers of 4 channels, and it was trained on RGB of 8 bits"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from transnext.data.segmentation.source import MapSource
 from transnext.data.segmentation.table import ClassTable
 from transnext.data.segmentation.vetting import looked_at, source_of, table_of
 from transnext.data.splits import held_out, ordered_names
-from transnext.data.windowed import needs_numbers
+from transnext.data.windowed import needs_numbers, open_windowed
 from transnext.limits import check_number
 
 _LOOKED_FOR = (
@@ -174,9 +174,9 @@ def _channels(paired: Paired, in_chans: int | None) -> int | None:
     """Channels of pictures that are to be read as numbers; None for 8-bit RGB.
 
     Raises:
-        ValueError: The first picture has other channels than it was said.
+        ValueError: The first picture that can be read has other channels than it was said.
     """
-    first = next(image for pairs in paired.pairs.values() for image, _ in pairs)
+    first = _first_readable([image for pairs in paired.pairs.values() for image, _ in pairs])
     found = needs_numbers(first)
     if in_chans is None or (found is None and in_chans == 3):
         return found
@@ -185,6 +185,19 @@ def _channels(paired: Paired, in_chans: int | None) -> int | None:
     except UnreadableImage as error:
         raise ValueError(f"{printable(first)} does not fit in_chans: {error.reason}") from None
     return in_chans
+
+
+def _first_readable(images: Sequence[str]) -> str:
+    """The first picture whose header can be read, so that a damaged one does not say what all are; else the first."""
+    for image in images:
+        try:
+            with open_windowed(image, channels=4):  # TIFF files with the channels that they have
+                return image
+        except (UnreadableImage, OSError):
+            continue
+        except ValueError:  # a package is missing, or it is stored turned, which whoever reads it will say
+            return image
+    return images[0]
 
 
 def _from_pairs(
