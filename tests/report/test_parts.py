@@ -6,7 +6,7 @@ import pytest
 from transnext.report.charts import Series, line_chart, nice_ticks
 from transnext.report.confusion import most_confused
 from transnext.report.history import best_epoch, total_of
-from transnext.report.text import duration, escape, magnitude, number, percent
+from transnext.report.text import duration, escape, magnitude, number, percent, rate
 
 
 @pytest.mark.parametrize(
@@ -74,4 +74,13 @@ def test_text():
         "2 h 2 min",
     ]
     assert [magnitude(v).replace("\u202f", " ") for v in (950, 28_258_960, 1.2e9)] == ["950", "28.3 M", "1.2 G"]
+    assert [rate(v) for v in (348.6, 10.4, 9.97, 9.94, 0.31, None, float("nan"))] == [
+        "349",
+        "10",
+        "10",
+        "9.9",
+        "0.3",
+        "–",
+        "–",
+    ]
     assert escape("<a href='x'>&\"\x00") == "&lt;a href=&#x27;x&#x27;&gt;&amp;&quot;\ufffd"

@@ -14,6 +14,7 @@ from transnext.data import Source
 from transnext.data.preprocessing import Preprocessing
 from transnext.engine.batching import Batching
 from transnext.engine.update import UpdateResult
+from transnext.report.text import rate
 from transnext.tasks.task import Result
 
 DATA_BOUND = 0.2
@@ -158,7 +159,7 @@ def update_figures(totals: EpochTotals) -> str:
     if not totals.images:
         return ""
     row = totals.row()
-    return f"{_training(row, list(totals.seen))}  {row['images_per_second']:.0f} img/s{_waiting(row)}"
+    return f"{_training(row, list(totals.seen))}  {rate(row['images_per_second'])} img/s{_waiting(row)}"
 
 
 def _training(row: Mapping[str, Any], seen: Sequence[str]) -> str:
@@ -183,5 +184,5 @@ def epoch_line(row: Mapping[str, Any], epochs: int, totals: EpochTotals, val: Re
     left_out = f"  {row['nan_updates']} updates left out (not finite)" if row["nan_updates"] else ""
     return (
         f"epoch {row['epoch']:>3}/{epochs}  train {_training(row, list(totals.seen))}{judged}  "
-        f"{row['images_per_second']:.0f} img/s  {row['seconds']:.0f} s{_waiting(row)}{left_out}"
+        f"{rate(row['images_per_second'])} img/s  {row['seconds']:.0f} s{_waiting(row)}{left_out}"
     )

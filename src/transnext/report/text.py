@@ -39,6 +39,12 @@ def number(value: float | None, digits: int = 3) -> str:
     return re.sub(r"e([+-])0*(\d)", lambda m: f"e{m[1].strip('+')}{m[2]}", text)
 
 
+def rate(value: float | None) -> str:
+    """A number of things per second, "349", "4.2" where it is below 10."""
+    value = finite(value)
+    return NOTHING if value is None else f"{value:.{int(value < 9.95)}f}"
+
+
 def percent_of(fraction: float, digits: int) -> str:
     """A fraction 0..1 as "83.4 %", with `digits` significant digits."""
     return f"{number(100 * fraction, digits)}\u202f%"

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
-from transnext.report.text import NOTHING
+from transnext.report.text import rate
 from transnext.tasks.task import Result
 
 MOST_COLUMNS = 8
@@ -25,8 +25,7 @@ def results_table(results: Sequence[Result]) -> Table:
                 names.append("95 % interval")
                 cells.append(interval_text(metric.interval))
         names.append("images/s")
-        speed = result.images_per_second
-        columns.append([*cells, NOTHING if speed is None else f"{speed:.0f}"])
+        columns.append([*cells, rate(result.images_per_second)])
     splits = [result.split for result in results]
     if len(names) > MOST_COLUMNS:
         return _table(["", *splits], ([name, *cells] for name, *cells in zip(names, *columns, strict=True)))
