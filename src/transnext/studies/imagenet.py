@@ -24,10 +24,11 @@ from transnext.data.imagenet import (
     subset_indices,
 )
 from transnext.engine.evaluation import Evaluator
+from transnext.report.text import NOTHING
 from transnext.studies.corruptions import RobustnessResult, robustness_as_dict
 from transnext.tasks.classification.intervals import bootstrap_interval
 from transnext.tasks.classification.results import SplitResult
-from transnext.tasks.table import NOTHING, interval_text
+from transnext.tasks.table import interval_text
 
 TITLES = {
     "val": "ImageNet-1K",

@@ -19,8 +19,8 @@ from transnext.models.macs import count_macs
 from transnext.models.transnext import MODES
 from transnext.report.charts import LINE_STYLES, Series, Show, line_chart
 from transnext.report.tables import folded, number_table
-from transnext.report.text import count, escape, number, percent, percent_of
-from transnext.tasks.table import NOTHING, interval_text
+from transnext.report.text import NOTHING, count, escape, number, percent, percent_of
+from transnext.tasks.table import interval_text
 
 DEFAULT_SCALES = (0.5, 1.0, 1.5, 2.0, 3.0)
 """Of the trained size."""
