@@ -160,13 +160,13 @@ class Attention(_OfAnImage):
         from transnext.explain import PARTS, attention_figure
 
         seen = self.open()
+        at, box = self.at or (0.5, 0.5), None if self.box is None else seen.seen_box(self.box)
         looked = seen.look()
         pooling = [place.stage for place in looked.blocks if place.pool is not None]
         stage = self.stage if self.stage is not None else (pooling or [looked.blocks[-1].stage])[-1]
         block = -1 if self.block is None else self.block
         found: Attended | RegionAttention
         draw: Callable[[Part, int | None], Tensor]
-        at, box = self.at or (0.5, 0.5), None if self.box is None else seen.seen_box(self.box)
         if box is None:
             row, col = looked.nearest(stage, at)
             found = looked.query(stage, block, row, col)
