@@ -4,6 +4,7 @@
     python benchmarks/detection.py large               # Mask R-CNN at 800x1216, TransNeXt-Tiny beside convnext_tiny
     python benchmarks/detection.py loop DATA           # images read and augmented beside the same batches kept
     python benchmarks/detection.py memory DATA         # resident memory after each of five epochs of reading
+    python benchmarks/detection.py tiles DATA MODEL    # large pictures put together of test images: whole, and in tiles
 
 Ratios are those of medians, what is compared is called in turn.
 """
@@ -11,20 +12,27 @@ Ratios are those of medians, what is compared is called in turn.
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Annotated, Any
 
+import numpy as np
 import psutil
 import torch
 import tyro
+from PIL import Image
 
 from transnext.config import TrainConfig
 from transnext.data import collate
-from transnext.data.instances import Instances
+from transnext.data.detection.opening import open_detection
+from transnext.data.instances import Annotation, Instances
 from transnext.engine.loader import train_loader
 from transnext.models.backbone import Backbone
+from transnext.predict import Detector
+from transnext.tasks.detection.coco_eval import Judged, coco_numbers, limit_for
 from transnext.tasks.detection.nets import build_net, strides_of
+from transnext.tasks.detection.placing import Placed
 from transnext.tasks.detection.task import Detection
 
 _ROUNDS = 7
@@ -137,6 +145,56 @@ def memory(data: Annotated[str, tyro.conf.Positional], epochs: int = 5) -> None:
         print(f"epoch {epoch + 1}: {count} images, {psutil.Process().memory_info().rss / 1e6:.0f} MB", flush=True)
 
 
+def tiles(
+    data: Annotated[str, tyro.conf.Positional],
+    model: Annotated[str, tyro.conf.Positional],
+    split: str = "test",
+    across: int = 2,
+    tile: int = 480,
+) -> None:
+    """AP50 on pictures of `across` x `across` images, asked about whole and in tiles, and how many objects are found.
+
+    Images one by one, as the detector was trained on, say what can be had.
+    """
+    detector = Detector(model)
+    source = open_detection(data)[split]
+    images = [i for i in range(len(source)) if source.target(i).size == source.target(0).size]
+    height, width = source.target(0).size
+    ways: dict[str, list[Judged]] = {"one by one": [], "whole": [], "in tiles": []}
+    least = 0.01  # of what is compared; AP looks at all
+    for start in range(0, len(images) - across**2 + 1, across**2):
+        canvas = Image.new("RGB", (across * width, across * height))
+        truths = []
+        for place, i in enumerate(images[start : start + across**2]):
+            picture, truth = source.load(i), source.target(i)
+            ways["one by one"].append(_judged(truth, detector(picture, threshold=least)[0]))
+            left, top = place % across * width, place // across * height
+            canvas.paste(picture, (left, top))
+            truths.append(replace(truth, boxes=truth.boxes + np.array([left, top] * 2, np.float32)))
+        boxes, labels, crowd, areas = (
+            np.concatenate([getattr(one, name) for one in truths]) for name in ("boxes", "labels", "crowd", "areas")
+        )
+        size = across * height, across * width
+        whole = Annotation(size=size, boxes=boxes, labels=labels, crowd=crowd, areas=areas)
+        ways["whole"].append(_judged(whole, detector(canvas, threshold=least)[0]))
+        ways["in tiles"].append(_judged(whole, detector(canvas, threshold=least, tile=tile)[0]))
+    limit = limit_for(ways["whole"])
+    task: Any = detector.loaded.task
+    threshold = task.threshold
+    for way, judged in ways.items():
+        numbers = coco_numbers(judged, len(source.classes), limit).summary
+        found = sum(int((one.found.scores >= threshold).sum()) for one in judged)
+        true = sum(len(one.truth) for one in judged)
+        print(
+            f"{way:10}  AP50 {numbers['AP50']:.3f}  AP {numbers['AP']:.3f}  {found} found of {true} at {threshold:.2f}"
+        )
+
+
+def _judged(truth: Annotation, found: Any) -> Judged:
+    scores, boxes = found.confidence.astype(np.float32), found.xyxy.astype(np.float32)
+    return Judged(0, truth, Placed(size=truth.size, boxes=boxes, scores=scores, labels=found.class_id.astype(np.int32)))
+
+
 def _objects(count: int, side: int) -> Instances:
     corner = torch.rand(count, 2) * side * 0.7
     boxes = torch.cat([corner, corner + side * (0.1 + 0.2 * torch.rand(count, 2))], 1)
@@ -160,4 +218,6 @@ def _loader(task: Detection, images: Any, config: TrainConfig[Any], workers: int
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"steps": steps, "large": large, "loop": loop, "memory": memory})
+    tyro.extras.subcommand_cli_from_dict(
+        {"steps": steps, "large": large, "loop": loop, "memory": memory, "tiles": tiles}
+    )
