@@ -117,8 +117,8 @@ class _OfAnImage:
             canvas = Image.new("RGB", (inputs.shape[3], inputs.shape[2]))
             canvas.paste(shown)
             shown = canvas
-        run = lambda x: task.raw(loaded.model, x, batch.sizes.expand(len(x), 2))  # noqa: E731
-        return _Seen(loaded, shown, inputs, run, sample.frame)
+        sizes, net = batch.sizes, loaded.model
+        return _Seen(loaded, shown, inputs, lambda x: task.raw(net, x, sizes.expand(len(x), 2)), sample.frame)
 
     def write(self, figure: Callable[[], "Figure"], arrays: dict[str, "Tensor"]) -> None:
         """Draws the figure or writes the arrays, if either is asked for."""

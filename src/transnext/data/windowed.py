@@ -171,7 +171,7 @@ def check_channels(picture: WindowedPicture, channels: int) -> None:
 
 
 @contextmanager
-def open_windowed(path: str | os.PathLike[str], channels: int = 3) -> Iterator[WindowedPicture]:
+def open_windowed(path: str | os.PathLike[str] | npt.NDArray[Any], channels: int = 3) -> Iterator[WindowedPicture]:
     """Opens a picture to be read in windows.
 
     - .npy: an array `[H, W]` or `[H, W, channels]`, mapped into memory.
@@ -180,7 +180,7 @@ def open_windowed(path: str | os.PathLike[str], channels: int = 3) -> Iterator[W
     - Other formats: decoded whole; for three channels by `read_image`, for one or four as they are stored.
 
     Args:
-        path: Of the file.
+        path: Of the file; or an array as in .npy, which has no name but "array".
         channels: That are wanted.
 
     Yields:
@@ -189,8 +189,14 @@ def open_windowed(path: str | os.PathLike[str], channels: int = 3) -> Iterator[W
     Raises:
         FileNotFoundError: There is no such file.
         UnreadableImage: It cannot be read.
+        TypeError: `path` is something else.
         ValueError: A package is missing, an array has another shape, or a TIFF read in windows is stored turned.
     """
+    if isinstance(path, np.ndarray):
+        yield ArrayPicture(path)
+        return
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"a {type(path).__name__} cannot be read in tiles: give a path or an array [H, W, channels]")
     name = os.fspath(path)
     if not Path(name).exists():
         raise FileNotFoundError(f"there is no file {printable(name)}")

@@ -12,7 +12,7 @@ import numpy as np
 from transnext.data.channels import MAX_CHANNELS, read_channels_header
 from transnext.data.detection.coco import find_coco
 from transnext.data.image_files import below_wrappers, log
-from transnext.data.images import UnreadableImage
+from transnext.data.images import UnreadableImage, read_header
 from transnext.data.names import printable
 from transnext.data.segmentation.class_files import find_class_file, read_class_file
 from transnext.data.segmentation.coco import class_table_of, is_panoptic, objects_as_maps
@@ -25,7 +25,7 @@ from transnext.data.segmentation.source import MapSource
 from transnext.data.segmentation.table import ClassTable
 from transnext.data.segmentation.vetting import looked_at, source_of, table_of
 from transnext.data.splits import held_out, ordered_names
-from transnext.data.windowed import needs_numbers, open_windowed
+from transnext.data.windowed import needs_numbers
 from transnext.limits import check_number
 
 _LOOKED_FOR = (
@@ -191,12 +191,13 @@ def _first_readable(images: Sequence[str]) -> str:
     """The first picture whose header can be read, so that a damaged one does not say what all are; else the first."""
     for image in images:
         try:
-            with open_windowed(image, channels=4):  # TIFF files with the channels that they have
-                return image
-        except (UnreadableImage, OSError):
-            continue
-        except ValueError:  # a package is missing, or it is stored turned, which whoever reads it will say
+            read_header(image)
             return image
+        except UnreadableImage:
+            if needs_numbers(image) is not None:  # more channels than Pillow knows
+                return image
+        except FileNotFoundError:
+            continue
     return images[0]
 
 

@@ -1,7 +1,6 @@
 """Asking a segmenter about pictures."""
 
 from collections.abc import Collection
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from transnext.data.windowed import ArrayPicture, Normaliser, open_windowed
+from transnext.data.windowed import Normaliser, open_windowed
 from transnext.limits import check_number
 from transnext.tasks.segmentation.answers import ClassMap, WrittenMap, class_counts
 from transnext.tasks.segmentation.large import BATCH, Bands, bands_of, check_map_file, grid_for, map_of, write_map
@@ -174,8 +173,6 @@ def map_in_tiles(
         ValueError: A number is out of range, the picture has another number of channels, scores are not finite, or the
             segmenter is to look in windows, several sizes or mirrored.
     """
-    if not isinstance(source, (str, Path, np.ndarray)):
-        raise TypeError(f"a {type(source).__name__} cannot be read in tiles: give a path or an array [H, W, channels]")
     looking: Looking | None = getattr(loaded.task, "looking", None)
     if looking is not None and replace(looking, bias_mode=None, bias_size=None) not in (
         Looking(),
@@ -193,18 +190,16 @@ def map_in_tiles(
             f"the model takes {channels} channels, and mean and std of {len(preprocessing.mean)} are known: "
             f"give its preprocessing those of all {channels}"
         )
-    name = "array" if isinstance(source, np.ndarray) else str(source)
-    opened = (
-        nullcontext(ArrayPicture(source, name)) if isinstance(source, np.ndarray) else open_windowed(name, channels)
-    )
-    with opened as picture:
+    with open_windowed(source, channels) as picture:
         normalise = Normaliser(picture, preprocessing.mean, preprocessing.std)
         grid = grid_for(picture.size, tile, overlap)
         bands = bands_of(loaded.model, picture, normalise, grid, batch_size=batch_size, device=device)
         colours, classes = loaded.task.metadata.get("class_colours"), loaded.class_names
         if output is None:
             labels = map_of(bands, picture.size)
-            return ClassMap(name=name, labels=labels, class_names=classes, colours=colours, profile=picture.profile())
+            return ClassMap(
+                name=picture.name, labels=labels, class_names=classes, colours=colours, profile=picture.profile()
+            )
         counts = np.zeros(256, np.int64)
 
         def counted() -> Bands:
@@ -213,7 +208,9 @@ def map_in_tiles(
                 yield rows, part
 
         write_map(output, counted(), picture.size, classes=len(classes), colours=colours, profile=picture.profile())
-        return WrittenMap(name=name, path=output, size=picture.size, class_names=classes, pixels=counts[: len(classes)])
+        return WrittenMap(
+            name=picture.name, path=output, size=picture.size, class_names=classes, pixels=counts[: len(classes)]
+        )
 
 
 def _placed(

@@ -140,8 +140,7 @@ def looking_at(loaded: Loaded, *, window: int | None = None, **others: Any) -> L
         others: Further fields of `Looking`, as in training if they are left out.
 
     Raises:
-        ValueError: The network has no position bias that could follow another mode, or a number is out of
-            range.
+        ValueError: The network has no position bias that could follow another mode, or a number is out of range.
     """
     looking = Looking.trained(loaded.task.metadata)
     if window is not None:
