@@ -18,6 +18,7 @@ from itertools import islice
 from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 import torch
 import tyro
@@ -184,10 +185,21 @@ def tiles(
     for way, judged in ways.items():
         numbers = coco_numbers(judged, len(source.classes), limit).summary
         found = sum(int((one.found.scores >= threshold).sum()) for one in judged)
+        within = sum(_within_others(one.found.boxes[one.found.scores >= threshold]) for one in judged)
         true = sum(len(one.truth) for one in judged)
         print(
-            f"{way:10}  AP50 {numbers['AP50']:.3f}  AP {numbers['AP']:.3f}  {found} found of {true} at {threshold:.2f}"
+            f"{way:10}  AP50 {numbers['AP50']:.3f}  AP {numbers['AP']:.3f}  "
+            f"{found} found of {true} at {threshold:.2f}, "
+            f"{within} of them by half or more within another"
         )
+
+
+def _within_others(boxes: npt.NDArray[np.float32]) -> int:
+    """How many boxes lie by half or more within another one: what is found twice, or lies over something else."""
+    lower, upper = np.maximum(boxes[:, None, :2], boxes[:, :2]), np.minimum(boxes[:, None, 2:], boxes[:, 2:])
+    common = (upper - lower).clip(0).prod(-1) * (1 - np.eye(len(boxes)))
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+    return int((common >= 0.5 * areas[:, None]).any(1).sum())
 
 
 def _judged(truth: Annotation, found: Any) -> Judged:
