@@ -216,8 +216,20 @@ def outputs_of(net: DFine, x: Tensor, targets: list[Instances]) -> tuple:
     return losses, captured["config"], captured["outputs"], captured["labels"]
 
 
+def same(ours: torch.Tensor, theirs: torch.Tensor, out: object) -> None:
+    """Values, and gradients of what the layers give."""
+    torch.testing.assert_close(ours, theirs)
+    places = [out.intermediate_logits, out.intermediate_reference_points, out.intermediate_predicted_corners]
+    gradients = [torch.autograd.grad(x, places, retain_graph=True, allow_unused=True) for x in (ours, theirs)]
+    assert any(gradient is not None for gradient in gradients[0])
+    for one, other in zip(*gradients, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other)
+
+
 def test_terms_are_those_of_transformers() -> None:
-    """Every term that transformers takes of one layer alone, and the distillation, equals its own."""
+    """Every term that transformers takes of one layer alone, and the distillation, equals its own; gradients, too."""
     net = still(shaken(build(num_denoising=0)))
     x, _, targets = images_of(4, 0, 2)
     losses, config, out, labels = outputs_of(net, x, targets)
@@ -245,7 +257,7 @@ def test_terms_are_those_of_transformers() -> None:
     missing = criterion.loss_labels_vfl(second, labels, match, 6) | criterion.loss_boxes(second, labels, match, 6)
     for term, name in [("class", "loss_vfl"), ("box", "loss_bbox"), ("giou", "loss_giou")]:
         total = sum(theirs[name + place] for place in ("", "_aux_0", "_aux_1", "_aux_2"))
-        torch.testing.assert_close(losses[term], total + criterion.weight_dict[name] * missing[name])
+        same(losses[term], total + criterion.weight_dict[name] * missing[name], out)
     local = {"fgl": 0.0, "ddf": 0.0}
     for layer in range(3):
         level = {
@@ -260,7 +272,7 @@ def test_terms_are_those_of_transformers() -> None:
             local[name.removeprefix("loss_")] += criterion.weight_dict[name] * value
     for term, value in local.items():
         assert value > 1e-3
-        torch.testing.assert_close(losses[term], value)
+        same(losses[term], value, out)
 
 
 def test_denoising_is_not_seen_by_the_other_queries() -> None:

@@ -1,18 +1,25 @@
-"""Losses of D-FINE: the terms are transformers', which layers they are taken of and what they are divided by is not."""
+"""Losses of D-FINE: the terms are transformers', which layers they are taken of and what they are divided by is not.
+
+Overlaps are taken of the pairs alone. Transformers takes those of all queries with all objects of a batch and keeps the
+diagonal: of eight images with six objects and their denoising that is a sixth of a training step, and it grows with the
+square of the objects.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.loss.loss_d_fine import DFineLoss
+from torchvision.ops import box_convert, generalized_box_iou_loss
+from transformers.loss.loss_d_fine import DFineLoss, bbox2distance
 
 from transnext.tasks.headed import mean_over_processes
 
 TERMS = {"class": "loss_vfl", "box": "loss_bbox", "giou": "loss_giou", "fgl": "loss_fgl", "ddf": "loss_ddf"}
-"""Terms by name: varifocal class loss, L1 and generalised IoU of boxes, fine-grained localisation (cross-entropy of
-the distributions of edges), and their distillation from the last layer to those before."""
+"""Terms, and their names in transformers: varifocal class loss, L1 and generalised IoU of boxes, fine-grained
+localisation (cross-entropy of the distributions of edges), and their distillation from the last layer."""
 TEMPERATURE = 5.0
 
 Match = list[tuple[Tensor, Tensor]]
@@ -65,17 +72,18 @@ def d_fine_losses(config: Any, outputs: Any, targets: Sequence[dict[str, Tensor]
     criterion = DFineLoss(config).to(zero.device)
 
     def add(kind: str, level: Level, match: Match, divisor: Tensor, positive: Tensor, negative: Tensor) -> None:
-        terms = criterion.loss_labels_vfl(level, targets, match, divisor)
-        terms |= criterion.loss_boxes(level, targets, match, divisor)
+        pairs = _pairs(level, targets, match)
+        terms = {
+            "class": _varifocal(criterion, level["logits"], pairs) / divisor,
+            "box": F.l1_loss(pairs.found, pairs.boxes, reduction="sum") / divisor,
+            "giou": generalized_box_iou_loss(_corners(pairs.found), _corners(pairs.boxes), "sum", eps=0) / divisor,
+        }
         if "pred_corners" in level:
-            # Its own teacher: without distillation.
-            alone = {**level, "teacher_corners": level["pred_corners"], "teacher_logits": level["logits"]}
-            terms["loss_fgl"] = criterion.loss_local(alone, targets, match, divisor)["loss_fgl"]
+            terms["fgl"] = _localisation(criterion, level, pairs) / divisor
         if "teacher_corners" in level:
-            terms["loss_ddf"] = _distillation(level, targets, match, positive, negative)
-        for term, name in TERMS.items():
-            if name in terms:
-                losses[kind + term] = losses[kind + term] + criterion.weight_dict[name] * terms[name]
+            terms["ddf"] = _distillation(level, pairs, positive, negative)
+        for term, value in terms.items():
+            losses[kind + term] = losses[kind + term] + criterion.weight_dict[TERMS[term]] * value
 
     selected = {"logits": outputs.enc_topk_logits, "pred_boxes": outputs.enc_topk_bboxes}
     for level in [selected, *_levels(outputs, slice(noisy, None))]:
@@ -106,22 +114,65 @@ def _levels(outputs: Any, queries: slice) -> list[Level]:
     return levels
 
 
-def _distillation(
-    level: Level, targets: Sequence[dict[str, Tensor]], match: Match, positive: Tensor, negative: Tensor
-) -> Tensor:
+@dataclass(frozen=True)
+class _Pairs:
+    """Queries of a level and the objects that they stand for.
+
+    `places` are image and query, int64 `[N]` each; `found` and `boxes` are what was found and what is there, float32
+    `[N, 4]`, centre, width and height; `labels` are int64 `[N]`; `overlaps`, float32 `[N]`, have no gradient.
+    """
+
+    places: tuple[Tensor, Tensor]
+    found: Tensor
+    boxes: Tensor
+    labels: Tensor
+    overlaps: Tensor
+
+
+def _pairs(level: Level, targets: Sequence[dict[str, Tensor]], match: Match) -> _Pairs:
+    images = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(match)])
+    places = images, torch.cat([query for query, _ in match])
+    boxes, labels = (
+        torch.cat([target[name][place] for target, (_, place) in zip(targets, match, strict=True)])
+        for name in ("boxes", "class_labels")
+    )
+    found = level["pred_boxes"][places]
+    return _Pairs(places, found, boxes, labels, _iou(found.detach(), boxes))
+
+
+def _varifocal(criterion: DFineLoss, logits: Tensor, pairs: _Pairs) -> Tensor:
+    """Varifocal loss: classes of matched queries are to be as sure as their boxes lie well (Zhang et al., 2021)."""
+    overlap = torch.zeros_like(logits)
+    overlap[(*pairs.places, pairs.labels)] = pairs.overlaps
+    weight = criterion.alpha * logits.detach().sigmoid().pow(criterion.gamma)
+    weight[(*pairs.places, pairs.labels)] = pairs.overlaps
+    return F.binary_cross_entropy_with_logits(logits, overlap, weight=weight, reduction="sum")
+
+
+def _localisation(criterion: DFineLoss, level: Level, pairs: _Pairs) -> Tensor:
+    """Fine-grained localisation loss: cross-entropy of the distributions of edges, weighted by overlap."""
+    bins = criterion.max_num_bins
+    with torch.no_grad():
+        starts = level["ref_points"][pairs.places]
+        edges = bbox2distance(starts, _corners(pairs.boxes), bins, criterion.reg_scale, criterion.up)
+    distributions = level["pred_corners"][pairs.places].reshape(-1, bins + 1)
+    loss: Tensor = criterion.unimodal_distribution_focal_loss(
+        distributions, *edges, weight=pairs.overlaps.repeat_interleave(4)
+    )
+    return loss
+
+
+def _distillation(level: Level, pairs: _Pairs, positive: Tensor, negative: Tensor) -> Tensor:
     """Decoupled distillation focal loss: the distributions of edges drawn to those of the last layer.
 
     It is the weighted mean over matched queries and the one over others, both weighted by the roots of their numbers,
     which are given, as other processes have more of them.
     """
-    images = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(match)])
-    queries = torch.cat([query for query, _ in match])
-    boxes = torch.cat([target["boxes"][place] for target, (_, place) in zip(targets, match, strict=True)])
     with torch.no_grad():
         weights = level["teacher_logits"].sigmoid().amax(-1)
-        weights[images, queries] = _iou(level["pred_boxes"][images, queries], boxes)
+        weights[pairs.places] = pairs.overlaps
         is_matched = torch.zeros_like(weights, dtype=torch.bool)
-        is_matched[images, queries] = True
+        is_matched[pairs.places] = True
         edges = (*weights.shape, 4, -1)
         teacher = F.softmax(level["teacher_corners"].view(edges) / TEMPERATURE, dim=-1)
     student = F.log_softmax(level["pred_corners"].view(edges) / TEMPERATURE, dim=-1)
@@ -139,6 +190,10 @@ def _iou(first: Tensor, second: Tensor) -> Tensor:
     high = torch.minimum(first[:, :2] + first[:, 2:] / 2, second[:, :2] + second[:, 2:] / 2)
     common = (high - low).clamp(min=0).prod(-1)
     return common / (first[:, 2:].prod(-1) + second[:, 2:].prod(-1) - common)
+
+
+def _corners(boxes: Tensor) -> Tensor:
+    return box_convert(boxes, "cxcywh", "xyxy")
 
 
 def _nothing(device: torch.device) -> tuple[Tensor, Tensor]:
