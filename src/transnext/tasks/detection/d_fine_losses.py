@@ -142,10 +142,11 @@ def _pairs(level: Level, targets: Sequence[dict[str, Tensor]], match: Match) -> 
 
 def _varifocal(criterion: DFineLoss, logits: Tensor, pairs: _Pairs) -> Tensor:
     """Varifocal loss: classes of matched queries are to be as sure as their boxes lie well (Zhang et al., 2021)."""
+    images, queries = pairs.places
     overlap = torch.zeros_like(logits)
-    overlap[(*pairs.places, pairs.labels)] = pairs.overlaps
+    overlap[images, queries, pairs.labels] = pairs.overlaps
     weight = criterion.alpha * logits.detach().sigmoid().pow(criterion.gamma)
-    weight[(*pairs.places, pairs.labels)] = pairs.overlaps
+    weight[images, queries, pairs.labels] = pairs.overlaps
     return F.binary_cross_entropy_with_logits(logits, overlap, weight=weight, reduction="sum")
 
 
