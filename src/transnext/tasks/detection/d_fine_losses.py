@@ -1,8 +1,8 @@
 """Losses of D-FINE: the terms are transformers', which layers they are taken of and what they are divided by is not.
 
-Overlaps are taken of the pairs alone. Transformers takes those of all queries with all objects of a batch and keeps the
-diagonal: of eight images with six objects and their denoising that is a sixth of a training step, and it grows with the
-square of the objects.
+Objects are matched image by image, and overlaps are taken of the pairs alone. Transformers weighs all queries with the
+objects of all images of a batch, and takes the diagonal of the overlaps of all pairs: of eight images with six objects
+that is a fifth of a training step, and it grows with the square of the objects.
 """
 
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ def d_fine_losses(config: Any, outputs: Any, targets: Sequence[dict[str, Tensor]
 
     selected = {"logits": outputs.enc_topk_logits, "pred_boxes": outputs.enc_topk_bboxes}
     for level in [selected, *_levels(outputs, slice(noisy, None))]:
-        match = criterion.matcher(level, targets) if sum(counts) else [_nothing(zero.device)] * len(targets)
+        match = [_matched(criterion, level, i, target) for i, target in enumerate(targets)]
         add("", level, match, objects, matched, asked - matched)
     if denoising:
         match = criterion.get_cdn_matched_indices(denoising, targets)
@@ -130,6 +130,8 @@ class _Pairs:
 
 
 def _pairs(level: Level, targets: Sequence[dict[str, Tensor]], match: Match) -> _Pairs:
+    device = level["pred_boxes"].device  # matches are found on the CPU
+    match = [(query.to(device), place.to(device)) for query, place in match]
     images = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(match)])
     places = images, torch.cat([query for query, _ in match])
     boxes, labels = (
@@ -197,6 +199,13 @@ def _corners(boxes: Tensor) -> Tensor:
     return box_convert(boxes, "cxcywh", "xyxy")
 
 
-def _nothing(device: torch.device) -> tuple[Tensor, Tensor]:
-    empty = torch.zeros(0, dtype=torch.int64, device=device)
-    return empty, empty
+def _matched(criterion: DFineLoss, level: Level, image: int, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Queries of an image and the objects that they are to find, at the least cost for all; on the CPU.
+
+    Image by image: transformers would weigh queries with the objects of all images of the batch.
+    """
+    if not len(target["boxes"]):
+        return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    own = {name: level[name][image : image + 1] for name in ("logits", "pred_boxes")}
+    [match] = criterion.matcher(own, [target])
+    return match
