@@ -227,7 +227,7 @@ def receptive_field_figure(fields: Sequence[ReceptiveField], text: str = TEXT) -
         text: Colour of text.
     """
     height, width = fields[0].energy.shape
-    figure, axes = _axes(len(fields), min(len(fields), 3), height / width, room=1.1)
+    figure, axes = _axes(len(fields), min(len(fields), 3), height / width, room=0.85)
     for ax, field in zip(axes, fields, strict=True):
         ax.imshow(np.log10(field.energy.numpy().clip(1e-4)), cmap=COLORMAP, vmin=-4, vmax=0)
         lines = textwrap.wrap(field.caption(), 38)
@@ -272,5 +272,5 @@ def _axes(count: int, columns: int, ratio: float, room: float = 0.35) -> tuple[F
     figure = Figure(figsize=(columns * side, rows * (side * ratio + room) + 0.3), layout="constrained", dpi=150)
     axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
     for unused in axes[count:]:
-        unused.set_axis_off()
+        unused.remove()
     return figure, axes[:count]
