@@ -85,7 +85,10 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def blank(self, device: torch.device) -> tuple[Tensor, Tensor, Any]:
-        """A batch to be forgotten, for a process that could read no image while others wait for its gradient."""
+        """A batch to be forgotten, for a process that could read no image while others wait for its gradient.
+
+        Its sizes are 0 where divisors are taken over processes: it must not count in them.
+        """
 
 
 class Meter(ABC, Generic[Raw]):

@@ -5,15 +5,16 @@ from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from transnext.data.instances import Instances
 from transnext.models.backbone import Backbone
 from transnext.tasks.detection.mask_rcnn.initial import kaiming, normal, xavier
-from transnext.tasks.detection.mask_rcnn.roi_heads import RoIHeads
+from transnext.tasks.detection.mask_rcnn.roi_heads import MASK_SIDE, RoIHeads
 from transnext.tasks.detection.mask_rcnn.rpn import RegionProposals
-from transnext.tasks.detection.net import DetectionNet, Found
+from transnext.tasks.detection.net import DetectionNet, Found, not_finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +155,10 @@ class MaskRCNN(DetectionNet):
         said = self.rpn(maps)
         anchors = [self.rpn.targets(said, size, t) for size, t in zip(image_sizes, targets, strict=True)]
         objectness, boxes = self.rpn.losses(said, anchors)
-        proposals = self.rpn.proposals(said, image_sizes, self.sizes.train_candidates, self.sizes.train_proposals)
+        most = 2 * self.max_detections
+        proposals = self.rpn.proposals(
+            said, image_sizes, max(self.sizes.train_candidates, most), max(self.sizes.train_proposals, most)
+        )
         rois = [self.roi_heads.targets(p.boxes, t) for p, t in zip(proposals, targets, strict=True)]
         return {
             "proposal_objectness": objectness.sum(),
@@ -166,8 +170,9 @@ class MaskRCNN(DetectionNet):
         """See `DetectionNet.detect`; masks are those of the named class, 28 by 28 over each box."""
         maps = self.maps(images)
         image_sizes = sizes.tolist()
-        proposals = self.rpn.proposals(self.rpn(maps), image_sizes, self.sizes.candidates, self.sizes.proposals)
-        return self.roi_heads.detect(
+        said = self.rpn(maps)
+        proposals = self.rpn.proposals(said, image_sizes, self.candidates, self.proposals)
+        found = self.roi_heads.detect(
             maps[: len(self.roi_heads.strides)],
             [of_image.boxes for of_image in proposals],
             image_sizes,
@@ -175,6 +180,22 @@ class MaskRCNN(DetectionNet):
             nms_threshold=self.nms_threshold,
             max_detections=self.max_detections,
         )
+        # Proposals are compared, and whatever is compared with what is not finite is not proposed.
+        usable = torch.stack([level.flatten(1).isfinite().all(1) for level in (*said.logits, *said.deltas)]).all(0)
+        mask_side = MASK_SIDE if self.with_masks else None
+        return [
+            one if fine else not_finite(images, mask_side) for one, fine in zip(found, usable.tolist(), strict=True)
+        ]
+
+    @property
+    def candidates(self) -> int:
+        """Anchors of a level that may become proposals: enough for twice as many proposals as there may be objects."""
+        return max(self.sizes.candidates, 2 * self.max_detections)
+
+    @property
+    def proposals(self) -> int:
+        """Proposals of an image: at least two for each object that there may be."""
+        return max(self.sizes.proposals, 2 * self.max_detections)
 
     def args(self) -> dict[str, Any]:
         """See `DetectionNet.args`: arguments of `mask_rcnn`."""
