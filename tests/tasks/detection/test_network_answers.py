@@ -55,7 +55,7 @@ def test_every_parameter_has_a_gradient_where_losses_are_not_finite(detector) ->
 def test_as_many_objects_are_found_as_may_be(monkeypatch) -> None:
     """Proposals do not end before the objects do: 400 places that the network is sure of are 400 objects."""
     net = small("mask_rcnn").eval()
-    net.max_detections = 400
+    net.make_room(400)
     said_of = net.rpn.forward
 
     def sure_of_every_fourth(maps):

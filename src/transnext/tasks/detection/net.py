@@ -95,6 +95,10 @@ class DetectionNet(HeadedNet):
         """Most objects of an image that it has a place for while it is trained; None if there is no such limit."""
         return None
 
+    def make_room(self, objects: int) -> None:
+        """Lets `detect` give so many objects of an image, at most."""
+        self.max_detections = objects
+
     @abstractmethod
     def detect(self, images: Tensor, sizes: Tensor) -> list[Found]:
         """Objects of each image, all that the network would name whatever their score; see `losses`.

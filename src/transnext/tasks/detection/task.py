@@ -101,7 +101,7 @@ class Detection(Task):
         self.notes.extend(said)
         # COCO's limit of 100 would cut the objects of denser images.
         dense = -(-self.metadata["most_objects"] // 100) * 100
-        net.max_detections = config.task.max_detections or max(net.max_detections, dense)
+        net.make_room(config.task.max_detections or max(net.max_detections, dense))
         return net
 
     def model_args(self, net: nn.Module) -> dict[str, Any]:

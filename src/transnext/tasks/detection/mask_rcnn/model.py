@@ -155,10 +155,7 @@ class MaskRCNN(DetectionNet):
         said = self.rpn(maps)
         anchors = [self.rpn.targets(said, size, t) for size, t in zip(image_sizes, targets, strict=True)]
         objectness, boxes = self.rpn.losses(said, anchors)
-        most = 2 * self.max_detections
-        proposals = self.rpn.proposals(
-            said, image_sizes, max(self.sizes.train_candidates, most), max(self.sizes.train_proposals, most)
-        )
+        proposals = self.rpn.proposals(said, image_sizes, self.sizes.train_candidates, self.sizes.train_proposals)
         rois = [self.roi_heads.targets(p.boxes, t) for p, t in zip(proposals, targets, strict=True)]
         return {
             "proposal_objectness": objectness.sum(),
@@ -171,7 +168,7 @@ class MaskRCNN(DetectionNet):
         maps = self.maps(images)
         image_sizes = sizes.tolist()
         said = self.rpn(maps)
-        proposals = self.rpn.proposals(said, image_sizes, self.candidates, self.proposals)
+        proposals = self.rpn.proposals(said, image_sizes, self.sizes.candidates, self.sizes.proposals)
         found = self.roi_heads.detect(
             maps[: len(self.roi_heads.strides)],
             [of_image.boxes for of_image in proposals],
@@ -187,15 +184,12 @@ class MaskRCNN(DetectionNet):
             one if fine else not_finite(images, mask_side) for one, fine in zip(found, usable.tolist(), strict=True)
         ]
 
-    @property
-    def candidates(self) -> int:
-        """Anchors of a level that may become proposals: enough for twice as many proposals as there may be objects."""
-        return max(self.sizes.candidates, 2 * self.max_detections)
-
-    @property
-    def proposals(self) -> int:
-        """Proposals of an image: at least two for each object that there may be."""
-        return max(self.sizes.proposals, 2 * self.max_detections)
+    def make_room(self, objects: int) -> None:
+        """See `DetectionNet.make_room`; there are two proposals at least for each."""
+        if objects > self.max_detections:
+            names = ("train_candidates", "train_proposals", "candidates", "proposals")
+            self.sizes = replace(self.sizes, **{name: max(getattr(self.sizes, name), 2 * objects) for name in names})
+        super().make_room(objects)
 
     def args(self) -> dict[str, Any]:
         """See `DetectionNet.args`: arguments of `mask_rcnn`."""

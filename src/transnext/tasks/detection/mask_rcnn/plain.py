@@ -67,14 +67,14 @@ def _proposals(net: MaskRCNN, said: Objectness, limits: Tensor) -> Tensor:
     """The likeliest boxes of an image, `[N, 4]`, which overlap little; see `RegionProposals.proposals`."""
     boxes, scores = [], []
     for anchors, logits, deltas in zip(said.anchors, said.logits, said.deltas, strict=True):
-        best, places = logits[0].topk(min(net.candidates, anchors.shape[0]))
+        best, places = logits[0].topk(min(net.sizes.candidates, anchors.shape[0]))
         of_level = _clipped(decode(anchors[places], deltas[0][places], _NO_SCALES), limits)
         whole = ((of_level[:, 2:] - of_level[:, :2]) > 0).all(dim=1).nonzero()[:, 0]
         of_level, likely = of_level[whole], best.sigmoid()[whole]
         kept = nms(of_level, likely, NMS_IOU)
         boxes.append(of_level[kept])
         scores.append(likely[kept])
-    order = torch.cat(scores).argsort(descending=True)[: net.proposals]
+    order = torch.cat(scores).argsort(descending=True)[: net.sizes.proposals]
     return torch.cat(boxes)[order]
 
 
