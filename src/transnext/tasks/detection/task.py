@@ -87,7 +87,7 @@ class Detection(Task):
             "class_names": list(first.classes),
             "category_ids": list(first.category_ids),
             "with_masks": with_masks,
-            "most_objects": max(int(source.per_image().sum(1).max(initial=0)) for source in sources.values()),
+            "most_objects": max(source.most_objects() for source in sources.values()),
         }
         if config.task.threshold is not None:
             metadata["threshold"] = config.task.threshold
