@@ -78,20 +78,32 @@ class Detection(Task):
         wanted = DETECTORS[config.task.detector].masks if masks is None else masks
         sources = open_detection(config.data, config.images.val_fraction, config.seed, masks=wanted)
         require("training of detectors", "faster_coco_eval", "supervision", extra="detect")
-        first = next(iter(sources.values()))
-        without = [split for split, source in sources.items() if not source.has_masks]
+        outlined = [split for split, source in sources.items() if source.has_masks]
+        # Other splits are judged once, by what they have.
+        without = [split for split in ("train", "val") if split in sources.keys() - outlined]
         if masks and without:
             raise ValueError(f"{config.data} has boxes alone in {', '.join(without)}, no outlines: leave out --masks")
         with_masks = wanted and not without
+        notes = []
+        if wanted and without and outlined:
+            # Opened for outlines, objects without one are ignored regions in splits where most have one.
+            sources = open_detection(config.data, config.images.val_fraction, config.seed, masks=False)
+            notes.append(
+                f"Boxes alone are learned, and all count: there are outlines in {', '.join(outlined)}, and none "
+                f"in {', '.join(without)}, or of less than half of the objects."
+            )
+        elif with_masks and (others := sources.keys() - outlined):
+            notes.append(f"Outlines are not judged in {', '.join(sorted(others))}: there are boxes alone.")
+        first = next(iter(sources.values()))
         metadata = {
             "class_names": list(first.classes),
             "category_ids": list(first.category_ids),
             "with_masks": with_masks,
-            "most_objects": max(int(source.per_image().sum(1).max(initial=0)) for source in sources.values()),
+            "most_objects": max(source.most_objects() for source in sources.values()),
         }
         if config.task.threshold is not None:
             metadata["threshold"] = config.task.threshold
-        return cls(metadata=metadata), dict(sources)
+        return cls(metadata=metadata, notes=notes), dict(sources)
 
     def build(self, config: TrainConfig[Any], saved_args: Mapping[str, Any] | None = None) -> nn.Module:
         """See `Task.build`."""

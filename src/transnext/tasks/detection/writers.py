@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from transnext.atomic import replacing, staged
+from transnext.data.mask_parts import run_lengths
 from transnext.data.names import printable
 from transnext.tasks.detection.answers import ObjectsFound, crops, short
-from transnext.tasks.detection.paste import run_lengths
 
 Add = Callable[[ObjectsFound], None]
 
