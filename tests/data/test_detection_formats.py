@@ -74,6 +74,75 @@ def test_places_of_coco_files_and_images(tmp_path, file, folder):
     assert lengths(open_detection(tmp_path / file)) == {"train": 1}
 
 
+@pytest.mark.parametrize(
+    "file",
+    [
+        "valid.json",
+        "lvis_v1_val.json",
+        "my_val_of_2024.json",
+        "annotations/coco_val.json",
+        "annotations/val_annotations.json",
+        "annotations/instances_val2017.json",
+    ],
+)
+@pytest.mark.parametrize("below", [".", "images", "data"])
+@pytest.mark.parametrize("folder", ["val", "validation2017"])
+def test_images_are_of_the_split_that_the_name_of_a_file_says(tmp_path, file, below, folder):
+    for number, split in enumerate(("test", "train", folder, "train2017")):
+        picture(tmp_path / below / split / "0.png", seed=number)
+    coco_file(tmp_path / file, [coco_image(1, "0.png")], [coco_object(1, 1)])
+    expected = str(tmp_path / below / folder / "0.png")
+    assert open_detection(tmp_path / file, 0)["train"].name(0) == expected
+    assert next(iter(open_detection(tmp_path, 0).values())).name(0) == expected
+
+
+def test_a_folder_of_the_name_of_a_file_comes_before_that_of_a_split(tmp_path):
+    for number, split in enumerate(("val", "val_seen")):
+        picture(tmp_path / split / "0.png", seed=number)
+    picture(tmp_path / "val" / "1.png")
+    images = [coco_image(1, "0.png"), coco_image(2, "1.png")]
+    coco_file(tmp_path / "val_seen.json", images, [coco_object(1, 1)])
+    sources, report = open_checked(tmp_path / "val_seen.json", 0)
+    assert list(sources["train"].paths) == [str(tmp_path / "val_seen" / "0.png")]
+    assert [finding.kind for finding in report.findings if finding.kind == "file_missing"] == ["file_missing"]
+
+
+def test_images_of_the_same_names_in_two_splits_are_not_guessed(tmp_path):
+    for number, split in enumerate(("train", "val")):
+        picture(tmp_path / split / "0.png", seed=number)
+    file = coco_file(tmp_path / "labels.json", [coco_image(1, "0.png")], [coco_object(1, 1)])
+    for data in (tmp_path, file):
+        with raises(
+            ValueError, "labels.json: its images may be those of", "train", "val", "a name that says the split"
+        ):
+            open_detection(data, 0)
+    # What only one of them has tells them apart, and those of the other are no replacement.
+    picture(tmp_path / "train" / "1.png")
+    picture(tmp_path / "val" / "2.png")
+    images = [coco_image(i, f"{i}.png") for i in range(2)]
+    coco_file(file, images, [coco_object(1, 1)])
+    assert list(open_detection(file, 0)["train"].paths) == [str(tmp_path / "train" / f"{i}.png") for i in range(2)]
+
+
+def test_one_file_of_images_in_folders_of_several_splits(tmp_path):
+    for number, split in enumerate(("train", "val")):
+        picture(tmp_path / split / f"{number}.png", seed=number)
+    coco_file(tmp_path / "labels.json", [coco_image(i, f"{i}.png") for i in range(2)], [coco_object(1, 1)])
+    expected = [str(tmp_path / "train" / "0.png"), str(tmp_path / "val" / "1.png")]
+    assert list(open_detection(tmp_path, 0)["train"].paths) == expected
+
+
+@pytest.mark.parametrize("name", ["{}_annotations", "annotations_{}", "coco-{}", "lvis_v1_{}", "{}_labels"])
+def test_names_of_coco_files_beside_folders_of_images(tmp_path, name):
+    for split in ("train", "val"):
+        picture(tmp_path / split / "0.png", seed=len(split))
+        coco_file(tmp_path / f"{name.format(split)}.json", [coco_image(1, "0.png")], [coco_object(1, 1)])
+    sources = open_detection(tmp_path)
+    assert {split: source.name(0) for split, source in sources.items()} == {
+        split: str(tmp_path / split / "0.png") for split in ("train", "val")
+    }
+
+
 def test_files_of_the_same_name_in_two_folders_are_not_mixed_up(tmp_path):
     picture(tmp_path / "images" / "1.png")
     picture(tmp_path / "images" / "2.png")

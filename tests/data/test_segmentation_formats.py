@@ -137,6 +137,14 @@ def test_panoptic(tmp_path) -> None:
         assert source.pixels.tolist() == [[400, 600, 200]] * 3
 
 
+def test_pictures_of_a_panoptic_file_are_of_its_split(tmp_path) -> None:
+    panoptic_set(tmp_path)
+    for file in (tmp_path / "val2017").iterdir():
+        picture(tmp_path / "train2017" / file.name, SIZE, seed=99)
+    source = open_segmentation(tmp_path / "annotations" / "panoptic_val2017.json", 0)["train"]
+    assert {Path(path).parent.name for path in source.paths} == {"val2017"}
+
+
 def test_coco_instances_as_maps(tmp_path) -> None:
     picture(tmp_path / "train" / "a.png", SIZE)
     picture(tmp_path / "train" / "b.png", SIZE, seed=1)

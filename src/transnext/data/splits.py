@@ -19,6 +19,7 @@ _BESIDE = frozenset({"image", "images", "img", "imgs", "photo", "photos", "pictu
     "split",
     "folder",
 }
+_BESIDE_IN_FILES = _BESIDE | {"annotation", "annotations", "label", "labels", "instances", "coco", "lvis", "v"}
 KNOWN_SPLITS = "train, training, trn; val, valid, validation, dev, eval; test, testing, holdout"
 """The names that are known, for messages."""
 
@@ -33,9 +34,22 @@ def split_of_folder(name: str) -> str | None:
 
     Upper and lower case are the same, and so are `train`, `train_images`, `images-train` and `train2017`.
     """
-    words = re.findall("[a-z]+", name.lower().replace("hold_out", "holdout").replace("hold-out", "holdout"))
-    roles = [_SPLIT_OF[word] for word in words if word in _SPLIT_OF]
-    return roles[0] if len(roles) == 1 and len(set(words) & _BESIDE) == len(words) - 1 else None
+    return _split_of(name, _BESIDE)
+
+
+def split_of_file(stem: str) -> str | None:
+    """Return the split that the name of an annotation file stands for, None if it stands for none.
+
+    As of folders, and `val_annotations`, `coco_val` and `lvis_v1_val` are `val`, too: folders of such names hold no
+    images.
+    """
+    return _split_of(stem, _BESIDE_IN_FILES)
+
+
+def split_in(name: str) -> str | None:
+    """Return the only split that words of a name stand for, whatever else is in it; None without or with several."""
+    roles = {_SPLIT_OF[word] for word in _words(name) if word in _SPLIT_OF}
+    return roles.pop() if len(roles) == 1 else None
 
 
 def held_out(keys: Sequence[str], val_fraction: float, seed: int) -> list[bool]:
@@ -61,6 +75,16 @@ def ordered_names(names: Sequence[str]) -> list[str]:
     """Return names of splits in order: `train`, `val`, `test`, then others by name."""
     known = [name for name in SPLITS if name in names]
     return known + sorted(name for name in names if name not in SPLITS)
+
+
+def _split_of(name: str, beside: frozenset[str]) -> str | None:
+    words = _words(name)
+    roles = [_SPLIT_OF[word] for word in words if word in _SPLIT_OF]
+    return roles[0] if len(roles) == 1 and len(set(words) & beside) == len(words) - 1 else None
+
+
+def _words(name: str) -> list[str]:
+    return re.findall("[a-z]+", name.lower().replace("hold_out", "holdout").replace("hold-out", "holdout"))
 
 
 def _uniform(key: str, seed: int) -> float:

@@ -77,14 +77,14 @@ def panoptic_sources(files: Mapping[str, Path], root: Path, findings: Findings) 
         elif first[1:] != (tuple(names), ids):
             raise ValueError(f"{printable(file)} has other categories than the file of {first[0]}")
         display = _colours(document["categories"], ids)
-        entries = _entries(document, file, root, split, {number: label for label, number in enumerate(ids)}, findings)
+        entries = _entries(document, file, root, {number: label for label, number in enumerate(ids)}, findings)
         source = _source(entries, tuple(names), display, str(root), findings)
         sources[split] = replace(source, things=_things(document["categories"], ids), category_ids=tuple(ids))
     return sources
 
 
 def _entries(
-    document: dict[str, Any], file: Path, root: Path, split: str, labels: dict[int, int], findings: Findings
+    document: dict[str, Any], file: Path, root: Path, labels: dict[int, int], findings: Findings
 ) -> list[_Entry]:
     names: dict[int | str, str] = {}
     for entry in document["images"]:
@@ -96,7 +96,7 @@ def _entries(
             names[number] = name.replace("\\", "/")
     if not names:
         raise ValueError(f"{printable(file)} lists no images")
-    images = FileFinder(image_folders(file, root, split), list(names.values()), file)
+    images = FileFinder(image_folders(file, root), list(names.values()), file)
     entries, used = [], set()
     for i, entry in enumerate(document["annotations"]):
         where = f"{file.name}: entry {i} of annotations"
