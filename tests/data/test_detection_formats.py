@@ -338,6 +338,51 @@ def test_yolo_without_images(tmp_path):
         open_detection(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ("train: [images/train, images/extras]\nval: images/val", ("images/extras for train", "correct the path")),
+        ("train: images/train\nval: images/vall", ("images/vall for val",)),
+        ("train: images/train\nvalid: images/vall", ("images/vall for val",)),
+        ("train: images/trian\nval: images/val", ("images/trian for train",)),
+        ("train: [images/train, 5]\nval: images/val", ("5 for train",)),
+        ("train: images/train\nval: {path: images/val}", ("an object for val",)),
+        ("train: images/train\nval: images/val\ntest: [images/extra, images/tset]", ("images/tset for test",)),
+        ("train: images/train\nval: images/val\nval_seen: [images/extra, images/e]", ("images/e for val_seen",)),
+        ("train: images/train\nval: images/val\nvalid: images/extra", ("images for val twice", "'valid'")),
+        # Nothing of it is there, and neither is a folder of the customary name.
+        ("train: /gone/images/train\nval: /gone/images/val\nvalid: 7", ("7 for val",)),
+    ],
+)
+def test_images_that_yaml_names_and_that_are_not_there(tmp_path, entries, words):
+    yolo_set(tmp_path, train=3, extra=3, val=2)
+    if "gone" in entries:
+        (tmp_path / "images/val").rename(tmp_path / "images/checked")
+    (tmp_path / "data.yaml").write_text(f"path: .\n{entries}\nnames: [cat, dog]\n")
+    with raises(ValueError, "data.yaml names", *words):
+        open_detection(tmp_path)
+
+
+@pytest.mark.parametrize("test", ["test: images/test", "test: ../test/images", "testing: [images/a, images/b]"])
+def test_a_test_folder_that_yaml_names_and_that_is_not_there_is_left_out(tmp_path, caplog, test):
+    yolo_set(tmp_path, train=3, val=2)
+    yaml = f"path: .\ntrain: images/train\nval: images/val\n{test}\nnames: [cat, dog]\n"
+    (tmp_path / "data.yaml").write_text(yaml)
+    assert lengths(open_detection(tmp_path)) == {"train": 3, "val": 2}
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "cannot be used: 1, split left out (test: data.yaml names " in line
+    (tmp_path / "data.yaml").write_text(yaml.replace(test, "test:\nval_batch: 8\ntrain_note: seven"))
+    caplog.clear()
+    assert lengths(open_detection(tmp_path)) == {"train": 3, "val": 2}
+    assert not caplog.records
+
+
+def test_paths_of_another_machine_in_yaml(tmp_path):
+    yolo_set(tmp_path, train=3, val=2)
+    (tmp_path / "data.yaml").write_text("train: /gone/images/train\nval: /gone/images/val\nnames: [cat, dog]\n")
+    assert lengths(open_detection(tmp_path)) == {"train": 3, "val": 2}
+
+
 def test_voc(tmp_path):
     sources = open_detection(voc_set(tmp_path, train=2, val=1, test=1))
     assert lengths(sources) == {"train": 2, "val": 1, "test": 1}

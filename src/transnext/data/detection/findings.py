@@ -9,6 +9,9 @@ from typing import Any
 from transnext.data.findings import CLASSES_SHOWN, Finding, Kind, finding_lines
 from transnext.data.findings import Findings as AnyFindings
 
+_SPLITS = {
+    "split_unusable": Kind("splits other than train and val that cannot be used", "split left out"),
+}
 _IMAGES = {
     "image_entry": Kind("image entries without a usable id or file name", "dropped"),
     "image_id_repeated": Kind("image entries that share their id with another file", "dropped with their objects"),
@@ -57,7 +60,7 @@ _CLASSES = {
     "class_empty": Kind("classes without examples in train", "kept"),
     "class_parent": Kind("categories that only stand above the others, without objects", "left out"),
 }
-KINDS: Mapping[str, Kind] = {**_IMAGES, **_OBJECTS, **_CLASSES}
+KINDS: Mapping[str, Kind] = {**_SPLITS, **_IMAGES, **_OBJECTS, **_CLASSES}
 """All kinds of findings, in the order in which they are reported."""
 
 
