@@ -485,6 +485,50 @@ def test_held_out_by_seed(tmp_path):
         open_detection(tmp_path, 1)
 
 
+def test_images_to_validate_on_without_objects_are_refused(tmp_path):
+    yolo_set(tmp_path / "yolo", train=3, val=3)
+    (tmp_path / "yolo/labels/val").rename(tmp_path / "yolo/labels/valid")
+    with raises(ValueError, "there are no objects in val; looked for in", "yolo/labels/val"):
+        open_detection(tmp_path / "yolo")
+    coco_set(tmp_path / "coco", train=3, val=1)
+    with raises(ValueError, "there are no objects in val; looked for in", "instances_val.json"):
+        open_detection(tmp_path / "coco")
+    voc_set(tmp_path / "voc", train=2, val=1)
+    voc_file(tmp_path / "voc/Annotations/im002.xml", "im002.png", [])
+    with raises(ValueError, "there are no objects in val; looked for in", "voc/Annotations"):
+        open_detection(tmp_path / "voc")
+
+
+def test_other_splits_without_objects_are_kept_and_said(tmp_path, caplog):
+    coco_set(tmp_path / "three", train=3, val=3, test=1)
+    assert lengths(open_detection(tmp_path / "three")) == {"train": 3, "val": 3, "test": 1}
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "splits without objects: 1, kept, but nothing can be judged on them (test: looked for in " in line
+    # It is no `val`.
+    sources = open_detection(coco_set(tmp_path / "two", train=30, test=1))
+    assert list(sources) == ["train", "val", "test"]
+    assert len(sources["train"]) + len(sources["val"]) == 30
+    assert len(sources["test"]) == 1
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_objects_in_what_is_held_out_and_in_what_is_left(tmp_path, caplog, seed):
+    coco_set(tmp_path, train=6)  # two of three have objects
+    images = [coco_image(i + 10, f"{i:03}.png") for i in range(6)]
+    for full in ([0, 3], [1, 4, 5], [2]):
+        objects = [coco_object(i, i + 10) for i in full]
+        coco_file(tmp_path / "annotations/instances_train.json", images, objects)
+        caplog.clear()
+        sources = open_detection(tmp_path, 0.2, seed)
+        assert sum(lengths(sources).values()) == 6
+        assert sources["train"].object_counts()["cat"] >= 1
+        assert len(sources["val"]) >= 1
+        assert (sources["val"].object_counts()["cat"] >= 1) == (len(full) > 1)
+        said = [record.getMessage() for record in caplog.records]
+        assert len(said) == (len(full) == 1)
+        assert all("val, held out of train, where one image" in line for line in said)
+
+
 def test_a_split_of_another_name_leaves_images_to_be_held_out(tmp_path):
     assert set(open_detection(coco_set(tmp_path, train=20, val_seen=2))) == {"train", "val", "val_seen"}
 

@@ -68,6 +68,16 @@ def test_flat_folders_are_held_out_and_endings_count_for_nothing(tmp_path) -> No
     assert open_segmentation(tmp_path, 0).keys() == {"train"}
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_labelled_pixels_in_what_is_held_out_and_in_what_is_left(tmp_path, seed: int) -> None:
+    for i in range(6):
+        picture(tmp_path / "images" / f"{i}.png", SIZE, seed=i)
+        label_file(tmp_path / "labels" / f"{i}.png", (0, 1) if i in (1, 4) else (255,), seed=i)
+    sources = open_segmentation(tmp_path, 0.2, seed)
+    assert list(sources) == ["train", "val"]
+    assert [int(source.pixels[:, :-1].any(1).sum()) for source in sources.values()] == [1, 1]
+
+
 def test_masks_beside_pictures(tmp_path) -> None:
     for i in range(3):
         picture(tmp_path / "train" / f"a{i}.jpg", SIZE, seed=i)

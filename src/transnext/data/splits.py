@@ -52,23 +52,31 @@ def split_in(name: str) -> str | None:
     return roles.pop() if len(roles) == 1 else None
 
 
-def held_out(keys: Sequence[str], val_fraction: float, seed: int) -> list[bool]:
+def held_out(keys: Sequence[str], val_fraction: float, seed: int, full: Sequence[bool] | None = None) -> list[bool]:
     """Return which images are held out.
 
     The choice for a group depends only on its key and on `seed`, so that it stays when other images come and go; but
-    where there are two groups or more, at least one is in each part.
+    where there are two groups or more, at least one is in each part, and so it is of those with something in them.
 
     Args:
         keys: Of each image: its group, or its path if it is by itself.
         val_fraction: Share of the groups that is held out, 0 <= `val_fraction` < 1.
         seed: Another seed gives another choice.
+        full: Of each image whether it has anything by which it can be judged; by default all have.
     """
     draws = {key: _uniform(key, seed) for key in keys}
     ordered = sorted(draws.values())
     threshold = 0.0
     if len(ordered) > 1 and val_fraction > 0:
         threshold = min(max(val_fraction, ordered[1]), ordered[-1])
-    return [draws[key] < threshold for key in keys]
+    out = {key: draw < threshold for key, draw in draws.items()}
+    if full is not None and threshold:
+        useful = sorted({key for key, has in zip(keys, full, strict=True) if has}, key=draws.__getitem__)
+        out.update(dict.fromkeys(useful[:1], True))
+        out.update(dict.fromkeys(useful[-1:], False))
+        if not any(out.values()):
+            out[min((key for key in draws if key not in useful), key=draws.__getitem__)] = True
+    return [out[key] for key in keys]
 
 
 def ordered_names(names: Sequence[str]) -> list[str]:

@@ -72,7 +72,7 @@ def read_coco(file: Path, root: Path, split: str, findings: Findings) -> RawSpli
     document = read_document(file)
     classes, ids, parent = read_categories(document["categories"], file)
     describe = _Describe(file.name)
-    raw = RawSplit(split, classes, ids, parent=parent, describe=describe)
+    raw = RawSplit(split, classes, ids, parent=parent, describe=describe, annotations=str(file))
     places = _images(document["images"], image_folders(file, root), raw, file, findings)
     _objects(document["annotations"], places, {number: place for place, number in enumerate(ids)}, raw, findings)
     return raw

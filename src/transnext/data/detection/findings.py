@@ -10,6 +10,7 @@ from transnext.data.findings import CLASSES_SHOWN, Finding, Kind, finding_lines
 from transnext.data.findings import Findings as AnyFindings
 
 _SPLITS = {
+    "split_empty": Kind("splits without objects", "kept, but nothing can be judged on them"),
     "split_unusable": Kind("splits other than train and val that cannot be used", "split left out"),
 }
 _IMAGES = {

@@ -39,10 +39,10 @@ def open_detection(
     """Open images with annotated objects in COCO JSON, YOLO text files or Pascal VOC, or a set by name.
 
     The format is found by what is there. Splits are those of the data, by their customary names or what they are called
-    there; `test` is `val` if there is no other beside `train`. Where nothing but `train` is there, images are held out,
-    whole groups of them where the annotation has groups (`group`, `video_id` or `scene` of an image, or the names that
-    Roboflow gives to augmented copies). What is wrong with single images and objects is dropped or mended and logged in
-    a line for each kind; `check_detection` lists it.
+    there; `test` is `val` if there is no other beside `train`, and it has objects. Where nothing but `train` is there,
+    images are held out, whole groups of them where the annotation has groups (`group`, `video_id` or `scene` of an
+    image, or the names that Roboflow gives to augmented copies). What is wrong with single images and objects is dropped
+    or mended and logged in a line for each kind; `check_detection` lists it.
 
     Args:
         data: A folder, a COCO file, a `data.yaml`, or a name in `NAMED_DETECTION_SETS`, which wins over a folder of
@@ -93,15 +93,15 @@ def open_checked(
             raise ValueError(f"{printable(root)}: no image of {name} can be used{worst and f': {worst}'}")
     sources = _with_outlines(sources)
     _across_splits(sources, findings)
-    if sources.keys() == {"train", "test"}:
+    empty = _without_objects(raw, sources, root, findings)
+    judges = sources.keys() & {"val", "test"} - empty
+    if sources.keys() == {"train", "test"} and judges:
         sources = {"train": sources["train"], "val": sources["test"]}
-    elif "train" in sources and not sources.keys() & {"val", "test"} and val_fraction:
+    elif "train" in sources and not judges and val_fraction:
         others = {name: source for name, source in sources.items() if name != "train"}
         sources = {**_held_out(sources["train"], val_fraction, seed), **others}
-    first = next(iter(sources))
-    if not any(sources[first].object_counts().values()):
-        worst = findings.worst()
-        raise ValueError(f"{printable(root)}: there are no objects in {first}{worst and f': {worst}'}")
+        if "val" in sources and not any(sources["val"].object_counts().values()):
+            findings.add("split_empty", "val, held out of train, where one image or group alone has objects")
     return sources, _report(layout, sources, findings)
 
 
@@ -213,11 +213,32 @@ def _across_splits(sources: Mapping[str, DetectionSource], findings: Findings) -
                 findings.add("group_in_two_splits", f"{group}: {other}, {name}")
 
 
+def _without_objects(
+    raw: list[RawSplit], sources: Mapping[str, DetectionSource], root: str, findings: Findings
+) -> set[str]:
+    """Note splits without objects.
+
+    Raises:
+        ValueError: It is `val`, or the first.
+    """
+    looked = {split.name: printable(split.annotations) for split in raw}
+    empty = [name for name, source in sources.items() if not any(source.object_counts().values())]
+    for name in empty:
+        if name in ("val", next(iter(sources))):
+            worst = findings.worst()
+            seen = f"{worst and f': {worst}'}; looked for in {looked[name]}"
+            raise ValueError(f"{printable(root)}: there are no objects in {name}{seen}")
+    findings.add_all("split_empty", empty, lambda name: f"{name}: looked for in {looked[name]}")
+    return set(empty)
+
+
 def _held_out(source: DetectionSource, val_fraction: float, seed: int) -> dict[str, DetectionSource]:
     names = list(source.names_below())
     groups = list(source.groups) if source.groups is not None else [""] * len(names)
     keys = [f"group {group}" if group else name for group, name in zip(groups, names, strict=True)]
-    out = np.array(held_out(keys, val_fraction, seed))
+    image = np.repeat(np.arange(len(source)), np.diff(source.objects.starts))
+    full = np.bincount(image[~source.objects.crowd], minlength=len(source)) > 0
+    out = np.array(held_out(keys, val_fraction, seed, full.tolist()))
     parts = {"train": np.flatnonzero(~out), "val": np.flatnonzero(out)}
     return {name: source.subset(places.tolist()) for name, places in parts.items() if len(places)}
 

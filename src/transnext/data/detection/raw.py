@@ -90,6 +90,7 @@ class RawSplit:
         relative: Boxes and polygons are shares of the upright picture's sides instead of pixels.
         parent: The class that may be no class but only the name above all others.
         describe: From `RawObjects.places` to a text.
+        annotations: The file or folder where annotations were looked for.
     """
 
     name: str
@@ -100,3 +101,4 @@ class RawSplit:
     relative: bool = False
     parent: str | None = None
     describe: Callable[[Any], str] = str
+    annotations: str = ""

@@ -111,6 +111,7 @@ def read_voc(splits: Mapping[str, VocSplit], root: Path, findings: Findings) -> 
 def _split(split: str, where: VocSplit, root: Path, findings: Findings) -> tuple[RawSplit, list[str]]:
     """Return a split, and the class of each object."""
     raw = RawSplit(split, [], [], describe=lambda place: f"{place[0]}: object {place[1]}")
+    raw.annotations = str(where.annotations)
     labels: list[str] = []
     image_of = {_stem(path, where.images): path for path in FolderListing(str(where.images)).below(str(where.images))}
     xml_of = {file.stem: file for file in sorted(where.annotations.glob("*.xml"))}

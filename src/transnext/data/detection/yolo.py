@@ -130,6 +130,7 @@ def read_yolo(found: YoloSet, split: str, root: Path, findings: Findings) -> Raw
     raw = RawSplit(split, classes, numbers, relative=True, describe=lambda place: f"{place[0]}:{place[1]}")
     for path in dict.fromkeys(path for source in found.images[split] for path in _listed(source)):
         labels = _label_file(path)
+        raw.annotations = raw.annotations or os.path.dirname(labels)  # noqa: PTH120 - per image
         name = os.path.relpath(labels, root)
         try:
             text = read_text(labels, _MAX_LABELS)
