@@ -421,6 +421,42 @@ def test_voc_next_to_images(tmp_path):
     assert lengths(open_detection(tmp_path / "train")) == {"train": 1}
 
 
+@pytest.mark.parametrize("folder", ["JPEGImages", "."])
+def test_voc_images_that_differ_in_the_extension_alone(tmp_path, caplog, folder):
+    kinds = {"a": ("png", "jpg"), "b": ("jpg", "png"), "c": ("jpg", "png"), "d": ("png", "jpg")}
+    for number, (name, extensions) in enumerate(kinds.items()):
+        for extension in extensions:  # the first is what the annotation names
+            picture(tmp_path / folder / f"{name}.{extension}", seed=number)
+        voc_file(tmp_path / f"Annotations/{name}.xml", f"C:\\x\\{name}.{extensions[0]}", [("cat", 1, 1, 9, 9)])
+    voc_file(tmp_path / "Annotations/d.xml", "d.bmp", [("cat", 1, 1, 9, 9)])
+    sources, report = open_checked(tmp_path, 0)
+    assert [path.rpartition("/")[2] for path in sources["train"].paths] == ["a.png", "b.jpg", "c.jpg"]
+    found = {finding.kind: finding for finding in report.findings}
+    assert found["image_unclear"].examples == ("Annotations/d.xml: d.jpg, d.png",)
+    left = [example.rpartition("/")[2] for example in found["annotation_missing"].examples]
+    assert left == ["a.jpg", "b.png", "c.png"]
+    open_detection(tmp_path, 0)
+    assert "annotation files that fit several image files: 1, dropped (Annotations/d.xml: " in caplog.text
+
+
+def test_voc_files_are_of_the_image_of_their_own_name_first(tmp_path):
+    # Both were renamed, and what is in the files was not.
+    for number, name in enumerate(("1", "2")):
+        picture(tmp_path / f"{name}.png", seed=number)
+    voc_file(tmp_path / "1.xml", "2.png", [("cat", 1, 1, 9, 9)])
+    voc_file(tmp_path / "2.xml", "3.png", [("dog", 1, 1, 9, 9)])
+    source = open_detection(tmp_path, 0)["train"]
+    found = {path.rpartition("/")[2]: source.target(i).labels.tolist() for i, path in enumerate(source.paths)}
+    assert found == {"1.png": [0], "2.png": [1]}
+
+
+def test_yolo_images_that_differ_in_the_extension_alone(tmp_path, caplog):
+    yolo_set(tmp_path, train=3)
+    picture(tmp_path / "images/train/0.jpg", seed=9)
+    assert lengths(open_detection(tmp_path, 0)) == {"train": 4}
+    assert "images that share their label file with another: 1, taken with the same objects" in caplog.text
+
+
 def test_difficult_objects_are_kept_and_counted(tmp_path):
     voc_set(tmp_path, train=1)
     voc_file(tmp_path / "Annotations/im000.xml", "im000.png", [("dog", 1, 1, 9, 9)], difficult="1")

@@ -541,6 +541,13 @@ def test_a_part_of_pascal_voc_is_known_by_the_names_of_its_pictures(tmp_path, na
     assert len(open_segmentation(root)["train"].classes) == 3
 
 
+def test_files_of_pascal_voc_that_differ_in_the_extension_alone(tmp_path) -> None:
+    root = voc_set(tmp_path, {name: patches((0, 1), seed=1) for name in "ab"}, train=("a", "b"))
+    picture(root / "JPEGImages" / "a.webp", SIZE, seed=9)
+    assert kinds(root, val_fraction=0)["name_twice"] == 1
+    assert open_segmentation(root, 0)["train"].paths[0].endswith("a.jpg")
+
+
 def test_trainval_of_pascal_voc_alone_is_held_out_of(tmp_path) -> None:
     labels = {f"n{i}": patches((0, 1, 20), seed=i) for i in range(10)}
     sources = open_segmentation(voc_set(tmp_path, labels, trainval=tuple(labels)), 0.2, 1)

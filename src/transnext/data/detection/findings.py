@@ -22,6 +22,8 @@ _IMAGES = {
     "size_unusable": Kind("images whose stated size is not two positive whole numbers", "size of the file taken"),
     "size_differs": Kind("images of another size than the annotation says", "dropped"),
     "annotation_missing": Kind("images without an annotation file", "left out"),
+    "image_unclear": Kind("annotation files that fit several image files", "dropped"),
+    "annotation_shared": Kind("images that share their label file with another", "taken with the same objects"),
     "annotation_broken": Kind("annotation files that cannot be read", "image dropped"),
     "turned": Kind("images annotated as stored, but shown turned (EXIF)", "objects turned with the picture"),
     "turn_unclear": Kind("images shown turned (EXIF) whose annotation fits both ways", "taken as upright"),

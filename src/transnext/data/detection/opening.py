@@ -41,8 +41,8 @@ def open_detection(
     The format is found by what is there. Splits are those of the data, by their customary names or what they are called
     there; `test` is `val` if there is no other beside `train`, and it has objects. Where nothing but `train` is there,
     images are held out, whole groups of them where the annotation has groups (`group`, `video_id` or `scene` of an
-    image, or the names that Roboflow gives to augmented copies). What is wrong with single images and objects is dropped
-    or mended and logged in a line for each kind; `check_detection` lists it.
+    image, or the names that Roboflow gives to augmented copies). What is wrong with single images and objects is
+    dropped or mended and logged in a line for each kind; `check_detection` lists it.
 
     Args:
         data: A folder, a COCO file, a `data.yaml`, or a name in `NAMED_DETECTION_SETS`, which wins over a folder of

@@ -113,12 +113,9 @@ def _split(split: str, where: VocSplit, root: Path, findings: Findings) -> tuple
     raw = RawSplit(split, [], [], describe=lambda place: f"{place[0]}: object {place[1]}")
     raw.annotations = str(where.annotations)
     labels: list[str] = []
-    image_of = {_stem(path, where.images): path for path in FolderListing(str(where.images)).below(str(where.images))}
+    images = _Images(where.images)
     xml_of = {file.stem: file for file in sorted(where.annotations.glob("*.xml"))}
     names: Sequence[str] = list(xml_of) if where.names is None else where.names
-    if where.names is None:
-        left = [path for stem, path in sorted(image_of.items()) if stem not in xml_of]
-        findings.add_all("annotation_missing", left, lambda path: os.path.relpath(path, root))
     for name in dict.fromkeys(names):
         if name not in xml_of:
             findings.add("annotation_missing", f"{name}.xml")
@@ -128,8 +125,14 @@ def _split(split: str, where: VocSplit, root: Path, findings: Findings) -> tuple
             tree = _tree(xml_of[name])
         except (OSError, ValueError) as error:
             findings.add("annotation_broken", f"{shown_name}: {one_line(error)}")
+            images.of(name, "")
             continue
-        path = image_of.get(name) or image_of.get(Path(_text(tree, "filename").replace("\\", "/")).stem)
+        found = images.of(name, _text(tree, "filename"))
+        if len(found) > 1:
+            listed = ", ".join(os.path.relpath(path, where.images) for path in found)
+            findings.add("image_unclear", f"{shown_name}: {listed}")
+            continue
+        path = found[0] if found else None
         image = len(raw.images)
         size = _size(tree, shown_name, findings)
         base = os.path.basename(path) if path else name  # noqa: PTH119 - per image
@@ -137,7 +140,40 @@ def _split(split: str, where: VocSplit, root: Path, findings: Findings) -> tuple
         first = 1.0 if _ORIGINAL.match(_text(tree, "source/database")) else 0.0
         for i, entry in enumerate(tree.findall("object"), 1):
             _add(raw, labels, image, entry, (shown_name, i), first, findings)
+    if where.names is None:
+        findings.add_all("annotation_missing", images.left(), lambda path: os.path.relpath(path, root))
     return raw, labels
+
+
+class _Images:
+    """Images of a folder by what annotation files call them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._by_stem: dict[str, list[str]] = {}
+        for path in sorted(FolderListing(str(folder)).below(str(folder))):
+            stem = os.path.splitext(os.path.relpath(path, folder))[0]  # noqa: PTH122 - per image
+            self._by_stem.setdefault(stem.replace(os.sep, "/"), []).append(path)
+        self._used: set[str] = set()
+
+    def of(self, name: str, file_name: str) -> list[str]:
+        """Return the image of an annotation file; none if there is none, several if it cannot be told.
+
+        It is called as the annotation file is, because files are renamed and what is in them stays, or else as the
+        annotation says; where both `1.jpg` and `1.png` are there, the annotation says which.
+
+        Args:
+            name: Of the annotation file, without extension.
+            file_name: Of the image, as the annotation has it.
+        """
+        base = file_name.replace("\\", "/").rpartition("/")[2]
+        found = self._by_stem.get(name) or self._by_stem.get(Path(base).stem, [])
+        exact = [path for path in found if os.path.basename(path) == base]  # noqa: PTH119 - per image
+        self._used.update(exact or found)
+        return exact or found
+
+    def left(self) -> list[str]:
+        """Return the images that no annotation file has asked for."""
+        return [path for paths in self._by_stem.values() for path in paths if path not in self._used]
 
 
 def _add(
@@ -205,10 +241,6 @@ def _names(file: Path) -> tuple[str, ...]:
     """Return the names in a list; a 1, 0 or -1 after them says whether a class is in the image."""
     lines = read_text(str(file), _MAX_LIST).splitlines()
     return tuple(name for line in lines if (name := re.sub(r"\s+-?[01]$", "", line.strip())))
-
-
-def _stem(path: str, folder: Path) -> str:
-    return os.path.splitext(os.path.relpath(path, folder))[0].replace(os.sep, "/")  # noqa: PTH122
 
 
 def _has_xml(folder: Path) -> bool:

@@ -128,8 +128,12 @@ def read_yolo(found: YoloSet, split: str, root: Path, findings: Findings) -> Raw
     if found.missing and split == next(iter(found.images)):
         findings.add("split_unusable", f"test: {found.file.name} names {found.missing}, not to be found")
     raw = RawSplit(split, classes, numbers, relative=True, describe=lambda place: f"{place[0]}:{place[1]}")
+    seen: set[str] = set()
     for path in dict.fromkeys(path for source in found.images[split] for path in _listed(source)):
         labels = _label_file(path)
+        if labels in seen:
+            findings.add("annotation_shared", path)
+        seen.add(labels)
         raw.annotations = raw.annotations or os.path.dirname(labels)  # noqa: PTH120 - per image
         name = os.path.relpath(labels, root)
         try:

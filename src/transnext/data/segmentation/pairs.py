@@ -57,8 +57,9 @@ def find_cityscapes(root: Path, findings: Findings) -> Paired | None:
     ending = endings[0] if train_ids else endings[1]
     pairs = {}
     for split, (pictures, labels) in splits.items():
+        shown = by_key(listed(pictures), pictures, findings)
         pairs[split] = _paired(
-            {key_of(path, pictures).removesuffix("_leftImg8bit"): path for path in listed(pictures)},
+            {key.removesuffix("_leftImg8bit"): path for key, path in shown.items()},
             {key_of(path, labels) + ".png": path for path in files[split] if path.endswith(ending)},
             findings,
             ending=ending,
@@ -90,8 +91,8 @@ def find_folders(root: Path, findings: Findings) -> Paired | None:
         if pictures == labels:
             files = [path for path in shown if _is_mask(path)]
             shown = [path for path in shown if not _is_mask(path)]
-        by_key = _by_key(shown, pictures, findings), _by_key(files, labels, findings)
-        pairs[split] = _paired(*by_key, findings, shorten=(_IMAGE_END, _LABEL_END))
+        keyed = by_key(shown, pictures, findings), by_key(files, labels, findings)
+        pairs[split] = _paired(*keyed, findings, shorten=(_IMAGE_END, _LABEL_END))
     if not any(pairs.values()):
         return None
     first = next(path for found in pairs.values() for path, _ in found)
@@ -200,7 +201,7 @@ def _paired(
     return pairs
 
 
-def _by_key(paths: list[str], folder: Path, findings: Findings) -> dict[str, str]:
+def by_key(paths: list[str], folder: Path, findings: Findings) -> dict[str, str]:
     """Files by their path from a folder without extension; of two that differ in that alone the first."""
     found: dict[str, str] = {}
     for path in paths:

@@ -9,7 +9,7 @@ from pathlib import Path
 from transnext.data.detection.voc import split_lists
 from transnext.data.names import printable
 from transnext.data.segmentation.findings import Findings
-from transnext.data.segmentation.pairs import Paired, key_of, listed
+from transnext.data.segmentation.pairs import Paired, by_key, listed
 from transnext.data.segmentation.table import IGNORED, ClassTable, Colour, packed, value_table
 from transnext.data.segmentation.vetting import SeenPair
 
@@ -36,7 +36,7 @@ def find_voc(root: Path, findings: Findings) -> Paired | None:
     lists = split_lists(root / "ImageSets" / "Segmentation")
     if not (lists and images.is_dir() and labels.is_dir()):
         return None
-    pictures, files = ({key_of(path, folder): path for path in listed(folder)} for folder in (images, labels))
+    pictures, files = (by_key(listed(folder), folder, findings) for folder in (images, labels))
     pairs = {}
     for split, names in lists.items():
         there = [name for name in dict.fromkeys(names) if name in pictures and name in files]
