@@ -370,7 +370,7 @@ def test_a_test_folder_that_yaml_names_and_that_is_not_there_is_left_out(tmp_pat
     (tmp_path / "data.yaml").write_text(yaml)
     assert lengths(open_detection(tmp_path)) == {"train": 3, "val": 2}
     [line] = [record.getMessage() for record in caplog.records]
-    assert "cannot be used: 1, split left out (test: data.yaml names " in line
+    assert "cannot be used: 1, left out (test: data.yaml names " in line
     (tmp_path / "data.yaml").write_text(yaml.replace(test, "test:\nval_batch: 8\ntrain_note: seven"))
     caplog.clear()
     assert lengths(open_detection(tmp_path)) == {"train": 3, "val": 2}
@@ -408,6 +408,34 @@ def test_voc_lists(tmp_path):
     (tmp_path / "ImageSets/Main/train.txt").write_text("im000  1\n")
     (tmp_path / "ImageSets/Main/val.txt").write_text("im001 -1\n")
     assert lengths(open_detection(tmp_path)) == {"train": 1, "val": 1, "test": 1}
+
+
+def test_names_in_voc_lists_that_end_as_flags_do(tmp_path, caplog):
+    names = [*(f"frame {i}" for i in range(3)), "a 1", "a", "b"]
+    for number, name in enumerate(names):
+        picture(tmp_path / "JPEGImages" / f"{name}.png", seed=number)
+        voc_file(tmp_path / "Annotations" / f"{name}.xml", f"{name}.png", [("cat", 1, 1, 9, 9)])
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("frame 0\nframe 1\n frame 2  1\na 1\n")
+    (lists / "val.txt").write_text("a  -1\nb 0\n\n")
+    sources = open_detection(tmp_path)
+    assert [path.rpartition("/")[2] for path in sources["train"].paths] == [f"{name}.png" for name in names[:4]]
+    assert [path.rpartition("/")[2] for path in sources["val"].paths] == ["a.png", "b.png"]
+    assert not caplog.records
+    (lists / "val.txt").write_text("a\nframe 7\ngone\n")
+    assert lengths(open_detection(tmp_path)) == {"train": 4, "val": 1}
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "images without an annotation file: 2, left out (frame 7.xml: in the list of val)" in line
+
+
+def test_what_is_left_out_is_said(tmp_path, caplog):
+    picture(tmp_path / "a.jpg")
+    picture(tmp_path / "not annotated.jpg")
+    voc_file(tmp_path / "a.xml", "a.jpg", [("cat", 1, 1, 9, 9)])
+    open_detection(tmp_path, 0)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "images without an annotation file: 1, left out (not annotated.jpg)" in line
 
 
 def test_voc_next_to_images(tmp_path):

@@ -11,7 +11,7 @@ from transnext.data.findings import Findings as AnyFindings
 
 _SPLITS = {
     "split_empty": Kind("splits without objects", "kept, but nothing can be judged on them"),
-    "split_unusable": Kind("splits other than train and val that cannot be used", "split left out"),
+    "split_unusable": Kind("splits other than train and val that cannot be used", "left out"),
 }
 _IMAGES = {
     "image_entry": Kind("image entries without a usable id or file name", "dropped"),
@@ -61,7 +61,7 @@ _OBJECTS = {
 }
 _CLASSES = {
     "class_empty": Kind("classes without examples in train", "kept"),
-    "class_parent": Kind("categories that only stand above the others, without objects", "left out"),
+    "class_parent": Kind("categories that only stand above the others, without objects", "no class"),
 }
 KINDS: Mapping[str, Kind] = {**_SPLITS, **_IMAGES, **_OBJECTS, **_CLASSES}
 """All kinds of findings, in the order in which they are reported."""

@@ -29,8 +29,8 @@ _LOOKED_FOR = (
 )
 NAMED_DETECTION_SETS: dict[str, Callable[[], Mapping[str, DetectionSource]]] = {"scenes": scene_splits}
 """Sets that are known by name: functions that give the splits."""
-_UNSAID = frozenset({"kept", "kept as negatives", "kept like all others", "left out"})
-"""What was done about findings that are shown by a check alone."""
+_UNSAID = frozenset({"kept", "kept as negatives", "kept like all others", "no class"})
+"""What was done about findings that are shown by a check alone: nothing of the data is lost."""
 
 
 def open_detection(

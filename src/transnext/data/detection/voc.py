@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -51,7 +51,8 @@ def find_voc(root: Path) -> dict[str, VocSplit]:
     annotations = next((root / name for name in ("Annotations", "annotations") if _has_xml(root / name)), None)
     if annotations is not None:
         images = next((root / name for name in ("JPEGImages", "images", "Images") if (root / name).is_dir()), root)
-        lists = split_lists(root / "ImageSets" / "Main")
+        known = frozenset(file.stem for file in annotations.glob("*.xml"))
+        lists = split_lists(root / "ImageSets" / "Main", known)
         if not lists:
             return {"train": VocSplit(images, annotations)}
         return {name: VocSplit(images, annotations, listed) for name, listed in lists.items()}
@@ -63,8 +64,13 @@ def find_voc(root: Path) -> dict[str, VocSplit]:
     return {split_of_folder(path.name) or "": VocSplit(path, path) for path in folders if _has_xml(path)}
 
 
-def split_lists(folder: Path) -> dict[str, tuple[str, ...]]:
+def split_lists(folder: Path, known: Container[str]) -> dict[str, tuple[str, ...]]:
     """Return what each split has, without extension, from the lists in a folder; `trainval` alone counts as `train`.
+
+    Args:
+        folder: The folder.
+        known: Names that there are. A 1, 0 or -1 at the end of a line that is none of them says whether a class is in
+            the image, and is no part of the name.
 
     Raises:
         ValueError: A list cannot be read.
@@ -80,7 +86,8 @@ def split_lists(folder: Path) -> dict[str, tuple[str, ...]]:
         lists = {name: file for name, file in lists.items() if name not in _OTHER_LISTS}
     alone = len(lists) == 1
     return {
-        "train" if alone and name in _OTHER_LISTS else printable(name): _names(file) for name, file in lists.items()
+        "train" if alone and name in _OTHER_LISTS else printable(name): _names(file, known)
+        for name, file in lists.items()
     }
 
 
@@ -118,7 +125,7 @@ def _split(split: str, where: VocSplit, root: Path, findings: Findings) -> tuple
     names: Sequence[str] = list(xml_of) if where.names is None else where.names
     for name in dict.fromkeys(names):
         if name not in xml_of:
-            findings.add("annotation_missing", f"{name}.xml")
+            findings.add("annotation_missing", f"{name}.xml: in the list of {split}")
             continue
         shown_name = os.path.relpath(xml_of[name], root)
         try:
@@ -237,10 +244,12 @@ def _size(tree: ElementTree.Element, name: str, findings: Findings) -> tuple[int
     return sides[0], sides[1]
 
 
-def _names(file: Path) -> tuple[str, ...]:
-    """Return the names in a list; a 1, 0 or -1 after them says whether a class is in the image."""
-    lines = read_text(str(file), _MAX_LIST).splitlines()
-    return tuple(name for line in lines if (name := re.sub(r"\s+-?[01]$", "", line.strip())))
+def _names(file: Path, known: Container[str]) -> tuple[str, ...]:
+    lines = [line.strip() for line in read_text(str(file), _MAX_LIST).splitlines()]
+    shorter = [re.sub(r"\s+-?[01]$", "", line) for line in lines]
+    return tuple(
+        name if line not in known and name in known else line for line, name in zip(lines, shorter, strict=True) if line
+    )
 
 
 def _has_xml(folder: Path) -> bool:

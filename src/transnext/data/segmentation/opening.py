@@ -33,7 +33,8 @@ _LOOKED_FOR = (
     "train/labels; images with labels), Cityscapes (leftImg8bit with gtFine), Pascal VOC (JPEGImages, "
     "SegmentationClass, ImageSets/Segmentation), COCO (annotations/panoptic_*.json or instances_*.json with outlines)"
 )
-_UNSAID = ("kept", "left out", "see a check")
+_UNSAID = "kept"
+"""How what was done about findings begins that are shown by a check alone: nothing of the data is lost."""
 _RARE = 1e-3
 
 
@@ -103,6 +104,8 @@ def open_checked(
     found = _opened(Path(os.fspath(data)), reduce_zero_label, in_chans, findings)
     sources = {name: found.sources[name] for name in ordered_names(list(found.sources)) if len(found.sources[name])}
     root = printable(found.root)
+    lost = [name for name in found.sources if name not in sources]
+    findings.add_all("split_unlabelled", lost, lambda name: f"{name}: no image of it can be used")
     if not sources:
         worst = findings.worst()
         raise ValueError(f"{root}: no image can be used{worst and f': {worst}'}")
