@@ -13,7 +13,7 @@ from typing import Any
 from transnext.data.annotation_values import number, one_line, roboflow_group, whole
 from transnext.data.detection.findings import Findings
 from transnext.data.detection.outlines import parsed
-from transnext.data.detection.raw import RawImage, RawSplit
+from transnext.data.detection.raw import Outline, RawImage, RawSplit
 from transnext.data.findings import shown
 from transnext.data.names import printable
 from transnext.data.splits import split_in, split_of_file, split_of_folder
@@ -203,11 +203,11 @@ def _objects(
         if label is None:
             findings.add("unknown_category", f"{describe(place)}: category {shown(entry.get('category_id'))}")
             continue
+        outline: Outline | None
         try:
             outline = parsed(entry.get("segmentation"))
         except ValueError as error:
-            findings.add("outline_malformed", f"{describe(place)}: {error}")
-            continue
+            outline = str(error)
         box = entry.get("bbox")
         if box is None or box == []:
             if outline is None:

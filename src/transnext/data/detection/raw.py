@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from transnext.data.detection.outlines import RunLengths
 
-Outline = list[npt.NDArray[np.float64]] | RunLengths
-"""Polygons, x0, y0, x1, y1, ..., or a mask."""
+Outline = list[npt.NDArray[np.float64]] | RunLengths | str
+"""Polygons, x0, y0, x1, y1, ..., or a mask; a text says why what is there cannot be read."""
 
 
 class RawImage(NamedTuple):
