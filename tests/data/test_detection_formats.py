@@ -549,6 +549,65 @@ def test_held_out_by_seed(tmp_path):
         open_detection(tmp_path, 1)
 
 
+def _without_test_images(root):
+    (yolo_set(root, train=3, val=2, test=1) / "images/test/0.png").unlink()
+
+
+def _without_test_annotations(root):
+    picture(coco_set(root, train=3, val=2) / "test" / "0.png")
+    document = {"images": [coco_image(1, "0.png")], "categories": [{"id": 1, "name": "cat"}]}
+    (root / "annotations/instances_test.json").write_text(json.dumps(document))
+
+
+def _with_broken_test_annotations(root):
+    (coco_set(root, train=3, val=2, test=2) / "annotations/instances_test.json").write_text("{")
+
+
+def _without_test_xml(root):
+    (voc_set(root, train=3, val=2, test=1) / "Annotations/im005.xml").unlink()
+
+
+def _without_test_pictures(root):
+    shutil.rmtree(coco_set(root, train=3, val=2, test=2) / "test")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _without_test_images,
+        _without_test_annotations,
+        _with_broken_test_annotations,
+        _without_test_xml,
+        _without_test_pictures,
+    ],
+)
+def test_a_test_split_that_cannot_be_used_is_left_out(tmp_path, caplog, spoil):
+    spoil(tmp_path)
+    assert lengths(open_detection(tmp_path)) == {"train": 3, "val": 2}
+    assert "splits other than train and val that cannot be used: 1, left out (" in caplog.text
+
+
+def test_training_or_validation_that_cannot_be_used_is_refused(tmp_path):
+    coco_set(tmp_path, train=3, val=2, test=2)
+    for split in ("train", "val"):
+        file = tmp_path / f"annotations/instances_{split}.json"
+        text = file.read_text()
+        file.write_text("{")
+        with raises(ValueError, f"instances_{split}.json is broken JSON"):
+            open_detection(tmp_path)
+        file.write_text(text)
+    for split in ("train", "val"):
+        (tmp_path / f"annotations/instances_{split}.json").unlink()
+    (tmp_path / "annotations/instances_test.json").write_text("{")
+    with raises(ValueError, "instances_test.json is broken JSON"):
+        open_detection(tmp_path)
+
+
+def test_images_are_held_out_where_the_only_other_split_cannot_be_used(tmp_path):
+    (coco_set(tmp_path, train=9, test=2) / "annotations/instances_test.json").write_text("{")
+    assert set(open_detection(tmp_path)) == {"train", "val"}
+
+
 def test_images_to_validate_on_without_objects_are_refused(tmp_path):
     yolo_set(tmp_path / "yolo", train=3, val=3)
     (tmp_path / "yolo/labels/val").rename(tmp_path / "yolo/labels/valid")

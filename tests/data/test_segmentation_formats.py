@@ -147,6 +147,18 @@ def test_panoptic(tmp_path) -> None:
         assert source.pixels.tolist() == [[400, 600, 200]] * 3
 
 
+def test_a_panoptic_file_without_annotations_is_left_out(tmp_path, caplog) -> None:
+    file = panoptic_set(tmp_path) / "annotations" / "panoptic_val2017.json"
+    document = json.loads(file.read_text())
+    del document["annotations"]
+    file.with_name("panoptic_image_info_test-dev2017.json").write_text(json.dumps(document))
+    assert list(open_segmentation(tmp_path, 0)) == ["val"]
+    assert "left out (image_info_test-dev2017: " in caplog.text
+    file.with_name("panoptic_train2017.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="is not a COCO annotation file: there is no"):
+        open_segmentation(tmp_path, 0)
+
+
 def test_pictures_of_a_panoptic_file_are_of_its_split(tmp_path) -> None:
     panoptic_set(tmp_path)
     for file in (tmp_path / "val2017").iterdir():

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 SPLITS = ("train", "val", "test")
+NEEDED = ("train", "val")
+"""Splits without which there is no training: if one is unusable, so is the data set."""
+Read = TypeVar("Read")
 
 _SPLIT_OF = {
     **dict.fromkeys(("train", "training", "trainset", "trn"), "train"),
@@ -50,6 +54,32 @@ def split_in(name: str) -> str | None:
     """Return the only split that words of a name stand for, whatever else is in it; None without or with several."""
     roles = {_SPLIT_OF[word] for word in _words(name) if word in _SPLIT_OF}
     return roles.pop() if len(roles) == 1 else None
+
+
+def read_splits(names: Iterable[str], read: Callable[[str], Read], note: Callable[[str], None]) -> dict[str, Read]:
+    """Read splits, and leave out those that cannot be read if they are neither `train` nor `val`.
+
+    Args:
+        names: Of the splits.
+        read: From a name to what the split has.
+        note: Takes a line for each that is left out.
+
+    Raises:
+        ValueError: `train`, `val` or every split cannot be read.
+    """
+    splits: dict[str, Read] = {}
+    why: list[ValueError] = []
+    for name in names:
+        try:
+            splits[name] = read(name)
+        except ValueError as error:
+            if name in NEEDED:
+                raise
+            why.append(error)
+            note(f"{name}: {error}")
+    if not splits and why:
+        raise why[0]
+    return splits
 
 
 def held_out(keys: Sequence[str], val_fraction: float, seed: int, full: Sequence[bool] | None = None) -> list[bool]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from transnext.data.detection.voc import find_voc, read_voc
 from transnext.data.detection.yolo import YoloSet, find_yolo, read_yolo, yolo_set
 from transnext.data.image_files import below_wrappers, log
 from transnext.data.names import printable
-from transnext.data.splits import held_out, ordered_names
+from transnext.data.splits import NEEDED, held_out, ordered_names, read_splits
 from transnext.extras import require
 
 _LOOKED_FOR = (
@@ -87,10 +88,13 @@ def open_checked(
     root = str(layout.root)
     sources = {split.name: vetted(split, root, findings, masks) for split in raw}
     sources = {name: sources[name] for name in ordered_names(list(sources))}
-    for name, source in sources.items():
-        if not len(source):
-            worst = findings.worst()
-            raise ValueError(f"{printable(root)}: no image of {name} can be used{worst and f': {worst}'}")
+    for name in [name for name, source in sources.items() if not len(source)]:
+        worst = findings.worst()
+        why = f"no image of {name} can be used{worst and f': {worst}'}"
+        if name in NEEDED or len(sources) == 1:
+            raise ValueError(f"{printable(root)}: {why}")
+        findings.add("split_unusable", why)
+        del sources[name]
     sources = _with_outlines(sources)
     _across_splits(sources, findings)
     empty = _without_objects(raw, sources, root, findings)
@@ -144,13 +148,23 @@ def _layout(path: Path) -> _Layout:
 
 
 def _coco(files: Mapping[str, Path], root: Path) -> _Layout:
-    return _Layout(
-        "COCO", root, lambda findings: [read_coco(file, root, split, findings) for split, file in files.items()]
-    )
+    def read(findings: Findings) -> list[RawSplit]:
+        return _read(files, lambda split: read_coco(files[split], root, split, findings), findings)
+
+    return _Layout("COCO", root, read)
 
 
 def _yolo(found: YoloSet, root: Path) -> _Layout:
-    return _Layout("YOLO", root, lambda findings: [read_yolo(found, split, root, findings) for split in found.images])
+    def read(findings: Findings) -> list[RawSplit]:
+        if found.missing:
+            findings.add("split_unusable", f"test: {found.file.name} names {found.missing}, not to be found")
+        return _read(found.images, lambda split: read_yolo(found, split, root, findings), findings)
+
+    return _Layout("YOLO", root, read)
+
+
+def _read(names: Iterable[str], read: Callable[[str], RawSplit], findings: Findings) -> list[RawSplit]:
+    return list(read_splits(names, read, partial(findings.add, "split_unusable")).values())
 
 
 def _with_same_classes(splits: list[RawSplit], findings: Findings) -> list[RawSplit]:

@@ -125,8 +125,6 @@ def read_yolo(found: YoloSet, split: str, root: Path, findings: Findings) -> Raw
     numbers = sorted(found.names)
     label_of = {number: label for label, number in enumerate(numbers)}
     classes = [found.names[number] for number in numbers]
-    if found.missing and split == next(iter(found.images)):
-        findings.add("split_unusable", f"test: {found.file.name} names {found.missing}, not to be found")
     raw = RawSplit(split, classes, numbers, relative=True, describe=lambda place: f"{place[0]}:{place[1]}")
     seen: set[str] = set()
     for path in dict.fromkeys(path for source in found.images[split] for path in _listed(source)):
