@@ -167,6 +167,41 @@ def test_captions_beside_instances_are_left_alone(tmp_path):
     assert lengths(open_detection(tmp_path)) == {"train": 2, "val": 2}
 
 
+@pytest.mark.parametrize("place", ["annotations/{}.json", "{}.json"])
+def test_files_named_as_splits_among_many(tmp_path, place):
+    coco_set(tmp_path, train=3, val=3)
+    for split in ("train", "val"):
+        (tmp_path / f"annotations/instances_{split}.json").rename(tmp_path / place.format(split))
+    for i in range(7):
+        (tmp_path / place.format(f"captions_{i}")).write_text('{"images": [], "annotations": []}')
+    assert lengths(open_detection(tmp_path)) == {"train": 3, "val": 3}
+
+
+@pytest.mark.parametrize("place", ["annotations/{}.json", "{}.json"])
+@pytest.mark.parametrize("other", ["val", "valid", "val2017", "coco_val"])
+def test_a_file_named_as_a_split_beside_instances(tmp_path, place, other):
+    coco_set(tmp_path, train=3, val=3)
+    file = tmp_path / place.format(other)
+    (tmp_path / "annotations/instances_val.json").rename(file)
+    captions = file.with_name("captions_test.json")
+    captions.write_text("{}")
+    assert lengths(open_detection(tmp_path)) == {"train": 3, "val": 3}
+    # Those of splits that are there already are of something else.
+    file.with_name("train.json").write_text("{}")
+    assert lengths(open_detection(tmp_path)) == {"train": 3, "val": 3}
+    shutil.copy(file, file.with_name("dev.json"))
+    with raises(ValueError, "two COCO files of val", "dev.json"):
+        open_detection(tmp_path)
+
+
+def test_a_file_named_as_a_split_beside_those_of_roboflow(tmp_path):
+    for split in ("train", "val"):
+        picture(tmp_path / split / "a.png", seed=len(split))
+        file = tmp_path / ("train/_annotations.coco.json" if split == "train" else "val.json")
+        coco_file(file, [coco_image(1, "a.png")], [coco_object(1, 1)])
+    assert lengths(open_detection(tmp_path)) == {"train": 1, "val": 1}
+
+
 @pytest.mark.parametrize("name", ["/home/me/x/a.png", "C:\\data\\a.png", "images/train/a.png", "./a.png"])
 def test_paths_of_other_machines(tmp_path, name):
     picture(tmp_path / "train" / "a.png")

@@ -23,7 +23,7 @@ _GROUP_KEYS = ("group", "video_id", "scene")
 _ANNOTATION_FOLDERS = ("annotations", "Annotations", "annotation", "labels")
 _IMAGE_FOLDERS = ("images", "JPEGImages", "data")
 _MAX_FILES = 8
-"""A folder with more JSON files than this has one for each image, in another format."""
+"""A folder with more JSON files than this may have one for each image: then those named as splits count alone."""
 _PROBED = 50
 
 
@@ -31,20 +31,27 @@ def find_coco(root: Path) -> dict[str, Path]:
     """Return the annotation file of each split below a folder; none if it is not COCO.
 
     Looked for are `<split>/_annotations.coco.json`, `annotations/instances_*.json`, and any `*.json` with images and
-    annotations in the folder itself, in `annotations`, or one in each folder with the name of a split.
+    annotations in the folder itself, in `annotations`, or one in each folder with the name of a split. Splits that
+    these lack are those of files named as splits, in `annotations` or in the folder itself.
 
     Raises:
         ValueError: Two files are of the same split.
     """
     files = [root / ROBOFLOW] if (root / ROBOFLOW).is_file() else []
     files += [folder / ROBOFLOW for folder in _folders(root) if (folder / ROBOFLOW).is_file()]
-    if not files:
-        files = [file for name in _ANNOTATION_FOLDERS for file in _coco_files(root / name)]
-    if not files:
-        files = _coco_files(root)
+    files = files or [file for name in _ANNOTATION_FOLDERS for file in _coco_files(root / name)] or _coco_files(root)
     if not files:
         files = [file for folder in _folders(root) if split_of_folder(folder.name) for file in _coco_files(folder)]
     found: dict[str, Path] = {}
+    _add_splits(files, root, found)
+    if found:
+        others = [file for folder in (*_ANNOTATION_FOLDERS, "") for file in _json_files(root / folder)]
+        named = [file for file in others if split_of_file(file.stem) not in (None, *found)]
+        _add_splits(named, root, found)
+    return found
+
+
+def _add_splits(files: Sequence[Path], root: Path, found: dict[str, Path]) -> None:
     for file in files:
         split = _split_name(file, root, alone=len(files) == 1)
         if split in found:
@@ -53,7 +60,6 @@ def find_coco(root: Path) -> dict[str, Path]:
                 f"{printable(file.relative_to(root))}; remove one, or give the path of a file"
             )
         found[split] = file
-    return found
 
 
 def read_coco(file: Path, root: Path, split: str, findings: Findings) -> RawSplit:
@@ -368,18 +374,19 @@ def _split_name(file: Path, root: Path, alone: bool) -> str:
 
 
 def _coco_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    files = sorted(file for file in folder.glob("*.json") if not file.name.startswith(".") and file.is_file())
+    files = _json_files(folder)
     if named := [file for file in files if file.name.startswith("instances_")]:
         return named  # beside captions and key points of the same images
-    return [] if len(files) > _MAX_FILES else [file for file in files if _looks_like_coco(file)]
+    return [file for file in files if split_of_file(file.stem) or (len(files) <= _MAX_FILES and _looks_like_coco(file))]
+
+
+def _json_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(file for file in folder.glob("*.json") if not file.name.startswith(".") and file.is_file())
 
 
 def _looks_like_coco(file: Path) -> bool:
-    """Return whether a file is meant to be COCO; by its name too, so that a broken one is not passed over."""
-    if split_of_file(file.stem):
-        return True
     try:
         text = file.read_bytes()
     except OSError:
