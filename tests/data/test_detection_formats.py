@@ -555,6 +555,32 @@ def test_two_files_of_a_split(tmp_path):
         open_detection(tmp_path)
 
 
+@pytest.mark.parametrize("layout", ["images/{}", "{}/images"])
+def test_two_yolo_folders_of_a_split(tmp_path, layout):
+    for number, split in enumerate(("train", "val", "valid")):
+        picture(tmp_path / layout.format(split) / "a.png", seed=number)
+        labels = tmp_path / layout.format(split).replace("images", "labels") / "a.txt"
+        labels.parent.mkdir(parents=True)
+        labels.write_text("0 .5 .5 .1 .1")
+    (tmp_path / "data.yaml").write_text("names: [cat]")
+    with raises(ValueError, "val is both ", "val", " and ", "valid", ": remove or rename one"):
+        open_detection(tmp_path)
+    # Where the file says which is meant, others are others.
+    (tmp_path / "data.yaml").write_text(f"train: {layout.format('train')}\nval: {layout.format('valid')}\nnames: [cat]")
+    assert open_detection(tmp_path)["val"].name(0) == str(tmp_path / layout.format("valid") / "a.png")
+
+
+def test_two_voc_folders_or_lists_of_a_split(tmp_path):
+    for number, split in enumerate(("train", "val", "valid")):
+        picture(tmp_path / "a" / split / "a.png", seed=number)
+        voc_file(tmp_path / "a" / split / "a.xml", "a.png", [("cat", 1, 1, 9, 9)])
+    with raises(ValueError, "val is both ", "a/val and ", "a/valid: remove or rename one"):
+        open_detection(tmp_path / "a")
+    voc_set(tmp_path / "b", train=1, val=1, valid=1)
+    with raises(ValueError, "val is both ", "val.txt and ", "valid.txt: remove or rename one"):
+        open_detection(tmp_path / "b")
+
+
 def test_test_validates_where_nothing_else_does(tmp_path):
     assert lengths(open_detection(coco_set(tmp_path / "a", train=3, test=3))) == {"train": 3, "val": 3}
     assert lengths(open_detection(coco_set(tmp_path / "b", test=3))) == {"test": 3}

@@ -53,6 +53,25 @@ def test_layouts(tmp_path, images: str, labels: str) -> None:
             assert source.load(i).size == SIZE
 
 
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [("images/{}", "labels/{}"), ("{}/images", "{}/masks"), ("{}", "semantic/{}"), ("{}", "{}_labels")],
+)
+def test_two_folders_of_a_split(tmp_path, images: str, labels: str) -> None:
+    for number, split in enumerate(("train", "val", "valid")):
+        picture(tmp_path / images.format(split) / "a.jpg", SIZE, seed=number)
+        label_file(tmp_path / labels.format(split) / "a.png", (0, 1), seed=number)
+    with pytest.raises(ValueError, match=r"^val is both .*val.* and .*valid.*: remove or rename one$"):
+        open_segmentation(tmp_path)
+
+
+def test_two_panoptic_files_of_a_split(tmp_path) -> None:
+    file = panoptic_set(tmp_path) / "annotations" / "panoptic_val2017.json"
+    file.with_name("panoptic_val2014.json").write_text(file.read_text())
+    with pytest.raises(ValueError, match=r"^val is both .*panoptic_val2014.json and .*panoptic_val2017.json: remove"):
+        open_segmentation(tmp_path)
+
+
 def test_flat_folders_are_held_out_and_endings_count_for_nothing(tmp_path) -> None:
     for i in range(10):
         picture(tmp_path / "images" / f"tile{i}_image.png", SIZE, seed=i)

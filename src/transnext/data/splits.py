@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TypeVar
+
+from transnext.data.names import printable
 
 SPLITS = ("train", "val", "test")
 NEEDED = ("train", "val")
@@ -54,6 +57,16 @@ def split_in(name: str) -> str | None:
     """Return the only split that words of a name stand for, whatever else is in it; None without or with several."""
     roles = {_SPLIT_OF[word] for word in _words(name) if word in _SPLIT_OF}
     return roles.pop() if len(roles) == 1 else None
+
+
+def add_split(found: dict[str, Path], split: str, place: Path) -> None:
+    """Note the file or folder of a split.
+
+    Raises:
+        ValueError: There is another one.
+    """
+    if found.setdefault(split, place) != place:
+        raise ValueError(f"{split} is both {printable(found[split])} and {printable(place)}: remove or rename one")
 
 
 def read_splits(names: Iterable[str], read: Callable[[str], Read], note: Callable[[str], None]) -> dict[str, Read]:

@@ -16,7 +16,7 @@ from transnext.data.detection.raw import RawImage, RawSplit
 from transnext.data.findings import shown
 from transnext.data.image_files import FolderListing
 from transnext.data.names import printable
-from transnext.data.splits import split_of_folder
+from transnext.data.splits import add_split, split_of_folder
 
 _MAX_XML = 2**24
 _MAX_LIST = 2**26
@@ -46,7 +46,7 @@ def find_voc(root: Path) -> dict[str, VocSplit]:
     folder itself or in sub-folders with the names of splits.
 
     Raises:
-        ValueError: A list of images cannot be read.
+        ValueError: A list of images cannot be read, or two lists or folders are of the same split.
     """
     annotations = next((root / name for name in ("Annotations", "annotations") if _has_xml(root / name)), None)
     if annotations is not None:
@@ -61,7 +61,10 @@ def find_voc(root: Path) -> dict[str, VocSplit]:
         images = beside if root.name == "Annotations" and beside.is_dir() else root
         return {"train": VocSplit(images, root)}
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and split_of_folder(path.name)]
-    return {split_of_folder(path.name) or "": VocSplit(path, path) for path in folders if _has_xml(path)}
+    found: dict[str, Path] = {}
+    for path in filter(_has_xml, folders):
+        add_split(found, split_of_folder(path.name) or "", path)
+    return {split: VocSplit(path, path) for split, path in found.items()}
 
 
 def split_lists(folder: Path, known: Container[str]) -> dict[str, tuple[str, ...]]:
@@ -73,13 +76,13 @@ def split_lists(folder: Path, known: Container[str]) -> dict[str, tuple[str, ...
             the image, and is no part of the name.
 
     Raises:
-        ValueError: A list cannot be read.
+        ValueError: A list cannot be read, or two are of the same split.
     """
-    lists = {}
+    lists: dict[str, Path] = {}
     for file in sorted(folder.glob("*.txt")):
         # Those of single classes are cat_train.txt, and trainval is both.
         if "_" not in file.stem or split_of_folder(file.stem.split("_")[0]):
-            lists[split_of_folder(file.stem) or file.stem] = file
+            add_split(lists, split_of_folder(file.stem) or file.stem, file)
     if "trainval" in lists and "train" not in lists:
         lists["train"] = lists["trainval"]
     if len(lists) > 1:

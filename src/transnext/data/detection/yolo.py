@@ -17,7 +17,7 @@ from transnext.data.detection.raw import RawImage, RawSplit
 from transnext.data.findings import shortened, shown
 from transnext.data.image_files import FolderListing
 from transnext.data.names import printable
-from transnext.data.splits import split_of_folder
+from transnext.data.splits import add_split, split_of_folder
 
 _MAX_YAML = 2**19
 _MAX_LABELS = 2**26
@@ -279,19 +279,23 @@ def _given_folders(content: Mapping[Any, Any], file: Path) -> tuple[dict[str, tu
 
 
 def _customary_folders(root: Path) -> dict[str, tuple[Path, ...]]:
-    """Return the image folders of `images/<split>`, `<split>/images`, or, of all images, `images`."""
-    found: dict[str, tuple[Path, ...]] = {}
+    """Return the image folders of `images/<split>`, `<split>/images`, or, of all images, `images`.
+
+    Raises:
+        ValueError: Two are of the same split.
+    """
+    found: dict[str, Path] = {}
     inside = root / "images"
     if inside.is_dir():
         for folder in sorted(path for path in inside.iterdir() if path.is_dir()):
-            found.setdefault(split_of_folder(folder.name) or printable(folder.name), (folder,))
+            add_split(found, split_of_folder(folder.name) or printable(folder.name), folder)
     if not found:
         for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-            if split_of_folder(folder.name) and (folder / "images").is_dir():
-                found.setdefault(split_of_folder(folder.name) or "", (folder / "images",))
+            if (split := split_of_folder(folder.name)) and (folder / "images").is_dir():
+                add_split(found, split, folder / "images")
     if not found and inside.is_dir():
-        found["train"] = (inside,)
-    return found
+        found["train"] = inside
+    return {split: (folder,) for split, folder in found.items()}
 
 
 def _has_labels(images: Path) -> bool:

@@ -22,19 +22,23 @@ from transnext.data.segmentation.maps import classes_of, digest_of, segment_code
 from transnext.data.segmentation.source import MapSource, PanopticMaps
 from transnext.data.segmentation.table import IGNORED, MAX_CLASSES
 from transnext.data.segmentation.vetting import THREADS, fitting_turn
-from transnext.data.splits import read_splits, split_of_folder
+from transnext.data.splits import add_split, read_splits, split_of_file
 
 _MAX_NUMBER = 2**24
 
 
 def find_panoptic(root: Path) -> dict[str, Path]:
-    """Return the panoptic JSON of each split below a folder; none if it has none."""
+    """Return the panoptic JSON of each split below a folder; none if it has none.
+
+    Raises:
+        ValueError: Two are of the same split.
+    """
     found: dict[str, Path] = {}
     for folder in (root / "annotations", root):
         files = sorted(folder.glob("panoptic_*.json")) if folder.is_dir() else []
         for file in files:
             name = file.stem.removeprefix("panoptic_")
-            found.setdefault(split_of_folder(name) or printable(name), file)
+            add_split(found, split_of_file(name) or printable(name), file)
     return found
 
 
