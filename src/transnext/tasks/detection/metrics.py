@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from transnext.data import Batch
+from transnext.data.joint import seen_size
 from transnext.tasks.detection.coco_eval import COCO_LIMIT, Judged, coco_numbers, has_outlines, limit_for
 from transnext.tasks.detection.curves import confusion_matrix, sweep
 from transnext.tasks.detection.matching import outcomes_of
@@ -48,7 +49,7 @@ class DetectionMeter(Meter[list[Found]]):
 
     def add(self, raw: list[Found], batch: Batch) -> None:
         """Takes the objects found in each image; targets are an `Annotation` of each."""
-        canvas = (batch.images.shape[2], batch.images.shape[3])
+        canvas = seen_size((batch.images.shape[2], batch.images.shape[3]))  # what masks lie over, not the batch
         rows = zip(raw, batch.targets, batch.indices.tolist(), batch.sizes.tolist(), batch.frames, strict=True)
         for found, truth, index, (height, width), frame in rows:
             placed = place(found, frame, (height, width), canvas, self.with_masks)
