@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from transnext.data import Batch
+from transnext.data.class_names import not_named
 from transnext.data.joint import seen_size
 from transnext.tasks.detection.coco_eval import COCO_LIMIT, Judged, coco_numbers, has_outlines, limit_for
 from transnext.tasks.detection.curves import confusion_matrix, sweep
@@ -29,6 +30,7 @@ class DetectionMeter(Meter[list[Found]]):
             has objects, rounded up to hundreds.
         threshold: Least score of what the confusion matrix and the precision and recall of classes count; by default
             that of the highest F1 on the split itself.
+        named: Classes that the data name; all if None. Of others nothing is judged: it is not known where they are.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class DetectionMeter(Meter[list[Found]]):
         with_masks: bool = False,
         max_detections: int | None = None,
         threshold: float | None = None,
+        named: Collection[int] | None = None,
     ) -> None:
         super().__init__()
         self.classes = list(classes)
@@ -45,6 +48,7 @@ class DetectionMeter(Meter[list[Found]]):
         self.with_masks = with_masks
         self.max_detections = max_detections
         self.threshold = threshold
+        self.named = named
         self._images: list[Judged] = []
 
     def add(self, raw: list[Found], batch: Batch) -> None:
@@ -82,7 +86,7 @@ class DetectionMeter(Meter[list[Found]]):
         without = sum(not has_outlines(image) for image in images) if self.with_masks else 0
         masks = self.with_masks and not without
         limit = limit_for(images) if self.max_detections is None else self.max_detections
-        outcomes = outcomes_of(images, limit, masks)
+        outcomes = outcomes_of(images, limit, masks, self.named)
         threshold = sweep(outcomes).best() if self.threshold is None else self.threshold
         return DetectionResult(
             split=split,
@@ -97,7 +101,7 @@ class DetectionMeter(Meter[list[Found]]):
             names=[name(image.index) for image in images],
             skipped=self.skipped,
             images_per_second=images_per_second,
-            notes=_notes(images, limit, without),
+            notes=[*_notes(images, limit, without), *not_named(self.classes, self.named)],
         )
 
 
