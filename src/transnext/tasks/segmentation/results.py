@@ -74,7 +74,7 @@ class SegmentationResult:
 
     @property
     def _not_named(self) -> npt.NDArray[np.bool_]:
-        """bool `[classes]`."""
+        """Which classes these are, bool `[classes]`."""
         absent = np.zeros(len(self.classes), bool)
         if self.named is not None:
             absent[:] = True
