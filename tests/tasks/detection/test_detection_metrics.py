@@ -417,7 +417,7 @@ def test_dense_images_raise_the_limit() -> None:
     result = _meter(images).result("val")
     assert result.boxes.limit == 200
     assert "200 objects of a class in an image were looked at, not 100" in result.notes[0]
-    assert "up to 151 objects" in result.notes[0]
+    assert "up to 151 objects of a class" in result.notes[0]
     assert result.metrics["AR"].title == "AR@200"
     assert result.boxes.summary["AR"] == 1
     fixed = _meter(images, max_detections=100).result("val")
@@ -426,6 +426,20 @@ def test_dense_images_raise_the_limit() -> None:
     assert (fixed.outcomes.state == 1).sum() == len(fixed.outcomes.state) == 100
     few = _meter(images, max_detections=5).result("val")
     assert few.boxes.summary["AR_10"] == few.boxes.summary["AR"] == pytest.approx(5 / 151)
+
+
+def test_many_objects_of_many_classes_do_not_raise_the_limit() -> None:
+    """Nor do groups, which are not looked for."""
+    rng = np.random.default_rng(0)
+    truth = replace(_truth(rng, 360, 3, 0.0, masks=False), labels=np.arange(360) % 4)
+    truth.crowd[truth.labels == 3] = True
+    images = [Judged(0, truth, _found(rng, truth, 5, 3, masks=False))]
+    assert limit_for(images) == 100
+    assert _meter(images).result("val").notes == []
+    more = replace(truth, labels=np.where(np.arange(360) < 101, 0, truth.labels), crowd=np.arange(360) >= 101)
+    assert limit_for([*images, Judged(1, more, images[0].found)]) == 200
+    assert limit_for([Judged(1, replace(more, crowd=np.ones(360, bool)), images[0].found)]) == 100
+    assert limit_for([]) == 100
 
 
 def test_images_without_outlines_are_said() -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from transnext.data import Batch
 from transnext.data.class_names import not_named
 from transnext.data.joint import seen_size
-from transnext.tasks.detection.coco_eval import COCO_LIMIT, Judged, coco_numbers, has_outlines, limit_for
+from transnext.tasks.detection.coco_eval import COCO_LIMIT, Judged, coco_numbers, has_outlines, limit_for, most_of_a_class
 from transnext.tasks.detection.curves import confusion_matrix, sweep
 from transnext.tasks.detection.matching import outcomes_of
 from transnext.tasks.detection.net import Found
@@ -26,8 +26,8 @@ class DetectionMeter(Meter[list[Found]]):
         classes: Name of each class.
         category_ids: Id of each class in the annotation file; 1, 2, .. if None.
         with_masks: Judge outlines, too.
-        max_detections: Objects of a class in an image that are looked at; by default COCO's 100, or as many as an image
-            has objects, rounded up to hundreds.
+        max_detections: Objects of a class in an image that are looked at; by default COCO's 100, or as many as there
+            are, rounded up to hundreds.
         threshold: Least score of what the confusion matrix and the precision and recall of classes count; by default
             that of the highest F1 on the split itself.
         named: Classes that the data name; all if None. Of others nothing is judged: it is not known where they are.
@@ -109,10 +109,9 @@ def _notes(images: Sequence[Judged], limit: int, without_outlines: int) -> list[
     """Notes that a reader of the numbers must know."""
     notes = []
     if limit != COCO_LIMIT:
-        most = max(len(image.truth) for image in images)
         notes.append(
             f"{limit} objects of a class in an image were looked at, not {COCO_LIMIT} as COCO does: "
-            f"an image has up to {most} objects"
+            f"an image has up to {most_of_a_class(images)} objects of a class"
         )
     if without_outlines:
         notes.append(f"outlines were not judged: {without_outlines} of {len(images)} images have boxes alone")
