@@ -427,7 +427,11 @@ def test_classes_of_a_model(tmp_path) -> None:
     expected = np.select([stored == 2, stored == 0], [0, 2], 255)
     assert (pickle.loads(pickle.dumps(other.target(1))).read() == expected).all()
     assert other.pixels[1].tolist() == [(stored == 2).sum(), 0, (stored == 0).sum(), (stored == 1).sum()]
+    assert source.named is None
+    assert other.named == (0, 2)
     back = aligned(other, ["sky", "dog"])
+    assert back.named == (0, 1)
+    assert aligned(other, ["newt", "dog"]).named == (1,), "the data themselves do not name it"
     assert (back.target(1).read() == np.select([stored == 2, stored == 0], [1, 0], 255)).all()
     with pytest.raises(ValueError, match="none of the classes of the data"):
         aligned(source, ["newt"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 
 def matched_names(own: Sequence[str], classes: Sequence[str]) -> dict[int, int]:
@@ -19,6 +19,29 @@ def matched_names(own: Sequence[str], classes: Sequence[str]) -> dict[int, int]:
     if not taken:
         raise ValueError(f"none of the classes of the data ({listing(own)}) is one of the model's ({listing(classes)})")
     return taken
+
+
+def named_places(taken: Mapping[int, int], named: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the places of the classes of a model that data name, rising.
+
+    Args:
+        taken: See `matched_names`.
+        named: Places of the classes of the data that these name themselves; all if None.
+    """
+    return tuple(sorted(new for old, new in taken.items() if named is None or old in named))
+
+
+def not_named(classes: Sequence[str], named: Collection[int] | None) -> list[str]:
+    """Return the note that data do not name some classes of a model, if it is so.
+
+    Args:
+        classes: Names in the model.
+        named: Places of those that the data name; all if None.
+    """
+    absent = [] if named is None else [name for place, name in enumerate(classes) if place not in named]
+    if not absent:
+        return []
+    return [f"the data do not name {listing(absent)}: whether such answers are right is not known, they do not count"]
 
 
 def kept_places(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:

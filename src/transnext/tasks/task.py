@@ -196,8 +196,12 @@ class Task(ABC):
         return self
 
     @abstractmethod
-    def meter(self) -> Meter[Any]:
-        """An empty meter."""
+    def meter(self, source: Source | None = None) -> Meter[Any]:
+        """An empty meter.
+
+        Args:
+            source: The images that it will hear of, where it matters which classes their data name.
+        """
 
     def model_args(self, net: nn.Module) -> dict[str, Any]:
         """Arguments that build the network again."""

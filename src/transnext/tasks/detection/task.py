@@ -163,7 +163,7 @@ class Detection(Task):
         found = {name: saved[name] for name in ("val_threshold",) if name in saved}
         return replace(self, metadata={**self.metadata, **found})
 
-    def meter(self) -> Meter[list[Found]]:
+    def meter(self, source: Source | None = None) -> Meter[list[Found]]:
         """See `Task.meter`."""
         known = "threshold" in self.metadata or "val_threshold" in self.metadata
         return DetectionMeter(
@@ -171,6 +171,7 @@ class Detection(Task):
             self.category_ids,
             with_masks=self.with_masks,
             threshold=self.threshold if known else None,
+            named=getattr(source, "named", None),
         )
 
     def sample(self, picture: Image.Image, preprocessing: Preprocessing, index: int) -> Sample:
