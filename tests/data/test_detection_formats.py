@@ -348,6 +348,50 @@ def test_yolo_without_yaml(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("folder", "classes"),
+    [
+        ("", "classes.txt"),
+        ("{}", "classes.txt"),
+        ("{}", "{}/classes.txt"),
+        ("{}", "data.yaml"),
+        ("", "data.yaml"),
+    ],
+)
+def test_yolo_labels_beside_images_as_label_img_writes_them(tmp_path, folder, classes):
+    for number, split in enumerate(("train", "valid") if folder else ("train",)):
+        place = tmp_path / folder.format(split)
+        for i in range(2):
+            picture(place / f"{i}.png", seed=10 * number + i)
+        (place / "0.txt").write_text("1 .5 .5 .1 .1\n")
+        names = "names: [cat, dog]" if classes == "data.yaml" else "cat\ndog\n"
+        (tmp_path / classes.format(split)).write_text(names)
+    sources = open_detection(tmp_path, 0)
+    assert lengths(sources) == ({"train": 2, "val": 2} if folder else {"train": 2})
+    assert sources["train"].classes == ("cat", "dog")
+    assert [len(sources["train"].target(i)) for i in range(2)] == [1, 0]
+    if classes.startswith("{}"):
+        (tmp_path / "valid/classes.txt").write_text("dog\ncat\n")
+        with raises(ValueError, "train/classes.txt and ", "valid/classes.txt list other names"):
+            open_detection(tmp_path, 0)
+
+
+def test_names_among_yolo_labels(tmp_path):
+    yolo_set(tmp_path, train=2, val=2)
+    (tmp_path / "data.yaml").unlink()
+    (tmp_path / "labels/classes.txt").write_text("cat\ndog\n")
+    assert lengths(open_detection(tmp_path)) == {"train": 2, "val": 2}
+    (tmp_path / "labels/classes.txt").rename(tmp_path / "labels/val/classes.txt")
+    assert lengths(open_detection(tmp_path)) == {"train": 2, "val": 2}
+
+
+def test_captions_beside_images_are_no_yolo_labels(tmp_path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("A cat on a mat.")
+    with raises(ValueError, "no annotations that are known"):
+        open_detection(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("yaml", "words"),
     [
         ("names: [cat\ntrain: x", ("broken YAML", "line 2")),
