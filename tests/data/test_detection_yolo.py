@@ -182,6 +182,23 @@ def test_paths_of_another_machine_in_yaml(tmp_path):
     assert lengths(open_detection(tmp_path)) == {"train": 3, "val": 2}
 
 
+def test_yolo_labels_without_an_image_are_said(tmp_path, caplog):
+    yolo_set(tmp_path, train=3, val=2)
+    (tmp_path / "images/train/0.png").rename(tmp_path / "images/train/IMG_0.png")
+    for name in (".hidden", "classes.txt", "labels.cache"):
+        (tmp_path / "labels/train" / name).write_text("cat")
+    assert lengths(open_detection(tmp_path, 0)) == {"train": 3, "val": 2}
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "label files without an image: 1, left out (labels/train/0.txt)" in line
+    # A list chooses what it wants, and beside images there are other texts.
+    caplog.clear()
+    (tmp_path / "some.txt").write_text("images/train/1.png")
+    (tmp_path / "images/val/readme.txt").write_text("0")
+    (tmp_path / "data.yaml").write_text("train: some.txt\nval: images/val\nnames: [cat, dog]")
+    assert lengths(open_detection(tmp_path, 0)) == {"train": 1, "val": 2}
+    assert not caplog.records
+
+
 def test_yolo_images_that_differ_in_the_extension_alone(tmp_path, caplog):
     yolo_set(tmp_path, train=3)
     picture(tmp_path / "images/train/0.jpg", seed=9)

@@ -148,7 +148,26 @@ def read_yolo(found: YoloSet, split: str, root: Path, findings: Findings) -> Raw
                 _add(raw, image, fields, (name, number), label_of, found.extra, findings)
     if not raw.images:
         raise ValueError(f"there are no images of {split} in {', '.join(map(printable, found.images[split]))}")
+    if all(source.is_dir() for source in found.images[split]):  # a list may choose
+        left = _without_image({os.path.dirname(image.path) for image in raw.images}, seen)  # noqa: PTH120 - per image
+        findings.add_all("image_missing", left, lambda path: os.path.relpath(path, root))
     return raw
+
+
+def _without_image(images: set[str], labels: set[str]) -> list[str]:
+    """Return label files of which no image asks, in folders that have labels alone.
+
+    Args:
+        images: Folders of images.
+        labels: Label files of the images, whether they are there or not.
+    """
+    left = []
+    for folder in {os.path.dirname(path) for path in labels} - images:  # noqa: PTH120 - per image
+        if os.path.isdir(folder):  # noqa: PTH112 - per image
+            with os.scandir(folder) as entries:
+                names = [entry.name for entry in entries if entry.name.endswith(".txt") and entry.is_file()]
+            left += [os.path.join(folder, name) for name in names if name not in _NAME_FILES]  # noqa: PTH118
+    return sorted(set(left) - labels)
 
 
 def _add(
