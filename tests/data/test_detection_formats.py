@@ -1,5 +1,4 @@
 import json
-import re
 import shutil
 
 import numpy as np
@@ -10,21 +9,14 @@ from tests.helpers.detection_sets import (
     coco_image,
     coco_object,
     coco_set,
+    lengths,
     picture,
+    raises,
     square,
     voc_file,
     voc_set,
-    yolo_set,
 )
 from transnext.data.detection import check_detection, open_checked, open_detection
-
-
-def raises(error, *words):
-    return pytest.raises(error, match="^[^\n]*" + ".*".join(map(re.escape, words)) + "[^\n]*$")
-
-
-def lengths(sources):
-    return {name: len(source) for name, source in sources.items()}
 
 
 def test_coco(tmp_path):
@@ -287,137 +279,6 @@ def test_ids_may_be_texts(tmp_path):
     assert open_detection(tmp_path)["train"].image_ids == ("first",)
 
 
-def test_yolo(tmp_path):
-    sources = open_detection(yolo_set(tmp_path, train=3, val=2))
-    assert lengths(sources) == {"train": 3, "val": 2}
-    train = sources["train"]
-    assert train.classes == ("cat", "dog")
-    assert train.category_ids == (0, 1)
-    np.testing.assert_allclose(train.target(0).boxes, [[15, 12, 25, 18], [0, 0, 8, 6]], atol=1e-5)
-    assert train.target(0).labels.tolist() == [0, 1]
-    assert len(train.target(2)) == 0
-    assert lengths(open_detection(tmp_path / "data.yaml")) == {"train": 3, "val": 2}
-
-
-def test_yolo_polygons(tmp_path):
-    source = open_detection(yolo_set(tmp_path, "1 0.1 0.2 0.5 0.2 0.5 0.6 0.1 0.6\n", train=1), 0)["train"]
-    target = source.target(0)
-    np.testing.assert_allclose(target.boxes, [[4, 6, 20, 18]], atol=1e-5)
-    expected = np.zeros((30, 40))
-    expected[6:18, 4:20] = 1
-    np.testing.assert_array_equal(target.masks()[0], expected)
-
-
-@pytest.mark.parametrize(
-    "yaml",
-    [
-        "train: ../train/images\nval: ../valid/images\nnames: {0: cat, 1: dog}",
-        "path: /somewhere/else\ntrain: train/images\nval: valid/images\nnames: [cat, dog]",
-        "train: [train/images]\nval: list.txt\nnames: [cat, dog]",
-        "names:\n  0: cat\n  1: dog\n",
-    ],
-)
-def test_roboflow_yolo(tmp_path, yaml):
-    for split in ("train", "valid"):
-        picture(tmp_path / split / "images" / "a.jpg")
-        (tmp_path / split / "labels").mkdir()
-        (tmp_path / split / "labels" / "a.txt").write_text("1 .5 .5 .1 .1")
-    (tmp_path / "list.txt").write_text("./valid/images/a.jpg\n")
-    (tmp_path / "data.yaml").write_text(yaml)
-    sources = open_detection(tmp_path)
-    assert lengths(sources) == {"train": 1, "val": 1}
-    assert sources["val"].target(0).labels.tolist() == [1]
-
-
-def test_yolo_numbers_with_gaps_and_key_points(tmp_path):
-    yolo_set(tmp_path, "5 .5 .5 .5 .5 .1 .2 2 .3 .4 1\n2 .5 .5 .2 .2 0 0 0 0 0 0\n", train=1)
-    (tmp_path / "data.yaml").write_text("train: images/train\nnames: {2: cat, 5: dog}\nkpt_shape: [2, 3]")
-    source = open_detection(tmp_path, 0)["train"]
-    assert source.category_ids == (2, 5)
-    assert source.target(0).labels.tolist() == [1, 0]
-    assert not source.has_masks
-
-
-def test_yolo_without_yaml(tmp_path):
-    yolo_set(tmp_path, train=2, val=2)
-    (tmp_path / "data.yaml").unlink()
-    with raises(ValueError, "no data.yaml"):
-        open_detection(tmp_path)
-    (tmp_path / "classes.txt").write_text("cat\ndog\n\n")
-    assert open_detection(tmp_path)["train"].classes == ("cat", "dog")
-
-
-@pytest.mark.parametrize(
-    ("yaml", "words"),
-    [
-        ("names: [cat\ntrain: x", ("broken YAML", "line 2")),
-        ("names: []", ("names must be a list",)),
-        ("names: [cat, cat]", ("two classes called 'cat'",)),
-        ("names: [cat, [dog]]", ("not a number with a class name",)),
-        ("names: {a: cat}", ("not a number with a class name",)),
-        ("names: [cat, dog]\nnc: 3", ("nc is 3, but there are 2 names",)),
-        ("a: &a [x]\nnames: *a", ("references", "not understood")),
-        ("[1, 2]", ("holds a list",)),
-    ],
-)
-def test_broken_yaml(tmp_path, yaml, words):
-    yolo_set(tmp_path, train=1)
-    (tmp_path / "data.yaml").write_text(yaml)
-    with raises(ValueError, *words):
-        open_detection(tmp_path)
-
-
-def test_yolo_without_images(tmp_path):
-    (tmp_path / "data.yaml").write_text("names: [cat]\ntrain: nowhere/images")
-    with raises(ValueError, "images are not there", "nowhere/images"):
-        open_detection(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("entries", "words"),
-    [
-        ("train: [images/train, images/extras]\nval: images/val", ("images/extras for train", "correct the path")),
-        ("train: images/train\nval: images/vall", ("images/vall for val",)),
-        ("train: images/train\nvalid: images/vall", ("images/vall for val",)),
-        ("train: images/trian\nval: images/val", ("images/trian for train",)),
-        ("train: [images/train, 5]\nval: images/val", ("5 for train",)),
-        ("train: images/train\nval: {path: images/val}", ("an object for val",)),
-        ("train: images/train\nval: images/val\ntest: [images/extra, images/tset]", ("images/tset for test",)),
-        ("train: images/train\nval: images/val\nval_seen: [images/extra, images/e]", ("images/e for val_seen",)),
-        ("train: images/train\nval: images/val\nvalid: images/extra", ("images for val twice", "'valid'")),
-        # Nothing of it is there, and neither is a folder of the customary name.
-        ("train: /gone/images/train\nval: /gone/images/val\nvalid: 7", ("7 for val",)),
-    ],
-)
-def test_images_that_yaml_names_and_that_are_not_there(tmp_path, entries, words):
-    yolo_set(tmp_path, train=3, extra=3, val=2)
-    if "gone" in entries:
-        (tmp_path / "images/val").rename(tmp_path / "images/checked")
-    (tmp_path / "data.yaml").write_text(f"path: .\n{entries}\nnames: [cat, dog]\n")
-    with raises(ValueError, "data.yaml names", *words):
-        open_detection(tmp_path)
-
-
-@pytest.mark.parametrize("test", ["test: images/test", "test: ../test/images", "testing: [images/a, images/b]"])
-def test_a_test_folder_that_yaml_names_and_that_is_not_there_is_left_out(tmp_path, caplog, test):
-    yolo_set(tmp_path, train=3, val=2)
-    yaml = f"path: .\ntrain: images/train\nval: images/val\n{test}\nnames: [cat, dog]\n"
-    (tmp_path / "data.yaml").write_text(yaml)
-    assert lengths(open_detection(tmp_path)) == {"train": 3, "val": 2}
-    [line] = [record.getMessage() for record in caplog.records]
-    assert "cannot be used: 1, left out (test: data.yaml names " in line
-    (tmp_path / "data.yaml").write_text(yaml.replace(test, "test:\nval_batch: 8\ntrain_note: seven"))
-    caplog.clear()
-    assert lengths(open_detection(tmp_path)) == {"train": 3, "val": 2}
-    assert not caplog.records
-
-
-def test_paths_of_another_machine_in_yaml(tmp_path):
-    yolo_set(tmp_path, train=3, val=2)
-    (tmp_path / "data.yaml").write_text("train: /gone/images/train\nval: /gone/images/val\nnames: [cat, dog]\n")
-    assert lengths(open_detection(tmp_path)) == {"train": 3, "val": 2}
-
-
 def test_voc(tmp_path):
     sources = open_detection(voc_set(tmp_path, train=2, val=1, test=1))
     assert lengths(sources) == {"train": 2, "val": 1, "test": 1}
@@ -513,13 +374,6 @@ def test_voc_files_are_of_the_image_of_their_own_name_first(tmp_path):
     assert found == {"1.png": [0], "2.png": [1]}
 
 
-def test_yolo_images_that_differ_in_the_extension_alone(tmp_path, caplog):
-    yolo_set(tmp_path, train=3)
-    picture(tmp_path / "images/train/0.jpg", seed=9)
-    assert lengths(open_detection(tmp_path, 0)) == {"train": 4}
-    assert "images that share their label file with another: 1, taken with the same objects" in caplog.text
-
-
 def test_difficult_objects_are_kept_and_counted(tmp_path):
     voc_set(tmp_path, train=1)
     voc_file(tmp_path / "Annotations/im000.xml", "im000.png", [("dog", 1, 1, 9, 9)], difficult="1")
@@ -547,187 +401,3 @@ def test_nothing_and_more_than_one(tmp_path):
     with raises(ValueError, "has annotations in COCO and Pascal VOC"):
         open_detection(tmp_path)
     assert lengths(open_detection(tmp_path / "annotations/instances_train.json", 0)) == {"train": 2}
-
-
-def test_two_files_of_a_split(tmp_path):
-    coco_set(tmp_path, train2014=2, train2017=2)
-    with raises(ValueError, "two COCO files of train", "instances_train2014.json", "instances_train2017.json"):
-        open_detection(tmp_path)
-
-
-@pytest.mark.parametrize("layout", ["images/{}", "{}/images"])
-def test_two_yolo_folders_of_a_split(tmp_path, layout):
-    for number, split in enumerate(("train", "val", "valid")):
-        picture(tmp_path / layout.format(split) / "a.png", seed=number)
-        labels = tmp_path / layout.format(split).replace("images", "labels") / "a.txt"
-        labels.parent.mkdir(parents=True)
-        labels.write_text("0 .5 .5 .1 .1")
-    (tmp_path / "data.yaml").write_text("names: [cat]")
-    with raises(ValueError, "val is both ", "val", " and ", "valid", ": remove or rename one"):
-        open_detection(tmp_path)
-    # Where the file says which is meant, others are others.
-    (tmp_path / "data.yaml").write_text(f"train: {layout.format('train')}\nval: {layout.format('valid')}\nnames: [cat]")
-    assert open_detection(tmp_path)["val"].name(0) == str(tmp_path / layout.format("valid") / "a.png")
-
-
-def test_two_voc_folders_or_lists_of_a_split(tmp_path):
-    for number, split in enumerate(("train", "val", "valid")):
-        picture(tmp_path / "a" / split / "a.png", seed=number)
-        voc_file(tmp_path / "a" / split / "a.xml", "a.png", [("cat", 1, 1, 9, 9)])
-    with raises(ValueError, "val is both ", "a/val and ", "a/valid: remove or rename one"):
-        open_detection(tmp_path / "a")
-    voc_set(tmp_path / "b", train=1, val=1, valid=1)
-    with raises(ValueError, "val is both ", "val.txt and ", "valid.txt: remove or rename one"):
-        open_detection(tmp_path / "b")
-
-
-def test_test_validates_where_nothing_else_does(tmp_path):
-    assert lengths(open_detection(coco_set(tmp_path / "a", train=3, test=3))) == {"train": 3, "val": 3}
-    assert lengths(open_detection(coco_set(tmp_path / "b", test=3))) == {"test": 3}
-    assert lengths(open_detection(coco_set(tmp_path / "c", train=3, val=3, test=3))) == {
-        "train": 3,
-        "val": 3,
-        "test": 3,
-    }
-
-
-def test_held_out_by_seed(tmp_path):
-    coco_set(tmp_path, train=60)
-    first, again, other = (open_detection(tmp_path, 0.3, seed) for seed in (0, 0, 1))
-    assert list(first) == ["train", "val"]
-    assert 8 <= len(first["val"]) <= 28
-    assert len(first["train"]) + len(first["val"]) == 60
-    assert set(first["train"].image_ids).isdisjoint(first["val"].image_ids)
-    assert first["val"].image_ids == again["val"].image_ids != other["val"].image_ids
-    assert lengths(open_detection(tmp_path, 0)) == {"train": 60}
-    whole = open_detection(tmp_path, 0)["train"]
-    for source in first.values():  # objects stay with their images
-        for i, ident in enumerate(source.image_ids):
-            expected = whole.target(whole.image_ids.index(ident))
-            np.testing.assert_array_equal(source.target(i).boxes, expected.boxes)
-            np.testing.assert_array_equal(source.target(i).labels, expected.labels)
-    with raises(ValueError, "val_fraction"):
-        open_detection(tmp_path, 1)
-
-
-def _without_test_images(root):
-    (yolo_set(root, train=3, val=2, test=1) / "images/test/0.png").unlink()
-
-
-def _without_test_annotations(root):
-    picture(coco_set(root, train=3, val=2) / "test" / "0.png")
-    document = {"images": [coco_image(1, "0.png")], "categories": [{"id": 1, "name": "cat"}]}
-    (root / "annotations/instances_test.json").write_text(json.dumps(document))
-
-
-def _with_broken_test_annotations(root):
-    (coco_set(root, train=3, val=2, test=2) / "annotations/instances_test.json").write_text("{")
-
-
-def _without_test_xml(root):
-    (voc_set(root, train=3, val=2, test=1) / "Annotations/im005.xml").unlink()
-
-
-def _without_test_pictures(root):
-    shutil.rmtree(coco_set(root, train=3, val=2, test=2) / "test")
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        _without_test_images,
-        _without_test_annotations,
-        _with_broken_test_annotations,
-        _without_test_xml,
-        _without_test_pictures,
-    ],
-)
-def test_a_test_split_that_cannot_be_used_is_left_out(tmp_path, caplog, spoil):
-    spoil(tmp_path)
-    assert lengths(open_detection(tmp_path)) == {"train": 3, "val": 2}
-    assert "splits other than train and val that cannot be used: 1, left out (" in caplog.text
-
-
-def test_training_or_validation_that_cannot_be_used_is_refused(tmp_path):
-    coco_set(tmp_path, train=3, val=2, test=2)
-    for split in ("train", "val"):
-        file = tmp_path / f"annotations/instances_{split}.json"
-        text = file.read_text()
-        file.write_text("{")
-        with raises(ValueError, f"instances_{split}.json is broken JSON"):
-            open_detection(tmp_path)
-        file.write_text(text)
-    for split in ("train", "val"):
-        (tmp_path / f"annotations/instances_{split}.json").unlink()
-    (tmp_path / "annotations/instances_test.json").write_text("{")
-    with raises(ValueError, "instances_test.json is broken JSON"):
-        open_detection(tmp_path)
-
-
-def test_images_are_held_out_where_the_only_other_split_cannot_be_used(tmp_path):
-    (coco_set(tmp_path, train=9, test=2) / "annotations/instances_test.json").write_text("{")
-    assert set(open_detection(tmp_path)) == {"train", "val"}
-
-
-def test_images_to_validate_on_without_objects_are_refused(tmp_path):
-    yolo_set(tmp_path / "yolo", train=3, val=3)
-    (tmp_path / "yolo/labels/val").rename(tmp_path / "yolo/labels/valid")
-    with raises(ValueError, "there are no objects in val; looked for in", "yolo/labels/val"):
-        open_detection(tmp_path / "yolo")
-    coco_set(tmp_path / "coco", train=3, val=1)
-    with raises(ValueError, "there are no objects in val; looked for in", "instances_val.json"):
-        open_detection(tmp_path / "coco")
-    voc_set(tmp_path / "voc", train=2, val=1)
-    voc_file(tmp_path / "voc/Annotations/im002.xml", "im002.png", [])
-    with raises(ValueError, "there are no objects in val; looked for in", "voc/Annotations"):
-        open_detection(tmp_path / "voc")
-
-
-def test_other_splits_without_objects_are_kept_and_said(tmp_path, caplog):
-    coco_set(tmp_path / "three", train=3, val=3, test=1)
-    assert lengths(open_detection(tmp_path / "three")) == {"train": 3, "val": 3, "test": 1}
-    [line] = [record.getMessage() for record in caplog.records]
-    assert "splits without objects: 1, kept, but nothing can be judged on them (test: looked for in " in line
-    # It is no `val`.
-    sources = open_detection(coco_set(tmp_path / "two", train=30, test=1))
-    assert list(sources) == ["train", "val", "test"]
-    assert len(sources["train"]) + len(sources["val"]) == 30
-    assert len(sources["test"]) == 1
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_objects_in_what_is_held_out_and_in_what_is_left(tmp_path, caplog, seed):
-    coco_set(tmp_path, train=6)  # two of three have objects
-    images = [coco_image(i + 10, f"{i:03}.png") for i in range(6)]
-    for full in ([0, 3], [1, 4, 5], [2]):
-        objects = [coco_object(i, i + 10) for i in full]
-        coco_file(tmp_path / "annotations/instances_train.json", images, objects)
-        caplog.clear()
-        sources = open_detection(tmp_path, 0.2, seed)
-        assert sum(lengths(sources).values()) == 6
-        assert sources["train"].object_counts()["cat"] >= 1
-        assert len(sources["val"]) >= 1
-        assert (sources["val"].object_counts()["cat"] >= 1) == (len(full) > 1)
-        said = [record.getMessage() for record in caplog.records]
-        assert len(said) == (len(full) == 1)
-        assert all("val, held out of train, where one image" in line for line in said)
-
-
-def test_a_split_of_another_name_leaves_images_to_be_held_out(tmp_path):
-    assert set(open_detection(coco_set(tmp_path, train=20, val_seen=2))) == {"train", "val", "val_seen"}
-
-
-@pytest.mark.parametrize("key", ["group", "video_id", "scene", "roboflow"])
-def test_groups_stay_together(tmp_path, key):
-    images, objects = [], []
-    for i in range(24):
-        name = f"p{i % 6}_jpg.rf.{i:032x}.png" if key == "roboflow" else f"{i}.png"
-        picture(tmp_path / "images" / name, seed=i)
-        images.append(coco_image(i, name, **({} if key == "roboflow" else {key: i % 6})))
-        objects.append(coco_object(i, i))
-    coco_file(tmp_path / "all.json", images, objects)
-    sources = open_detection(tmp_path, 0.4)
-    groups = [{ident % 6 for ident in source.image_ids} for source in sources.values()]
-    assert len(groups) == 2
-    assert groups[0].isdisjoint(groups[1])
-    assert len(set(sources["val"].groups)) == len(groups[1])

@@ -23,6 +23,7 @@ _IMAGES = {
     "size_differs": Kind("images of another size than the annotation says", "dropped"),
     "annotation_missing": Kind("images without an annotation file", "left out"),
     "image_unclear": Kind("annotation files that fit several image files", "dropped"),
+    "image_missing": Kind("label files without an image", "left out"),
     "annotation_shared": Kind("images that share their label file with another", "taken with the same objects"),
     "annotation_broken": Kind("annotation files that cannot be read", "image dropped"),
     "turned": Kind("images annotated as stored, but shown turned (EXIF)", "objects turned with the picture"),

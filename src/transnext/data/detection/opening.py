@@ -25,7 +25,8 @@ from transnext.extras import require
 
 _LOOKED_FOR = (
     "COCO (annotations/instances_*.json, <split>/_annotations.coco.json, *.json with images and annotations), "
-    "YOLO (data.yaml, images/train with labels/train or train/images with train/labels), "
+    "YOLO (data.yaml, images/train with labels/train, train/images with train/labels, or classes.txt with "
+    "images and labels in one folder), "
     "Pascal VOC (Annotations/*.xml with JPEGImages, or XML files next to images)"
 )
 NAMED_DETECTION_SETS: dict[str, Callable[[], Mapping[str, DetectionSource]]] = {"scenes": scene_splits}

@@ -15,7 +15,7 @@ from transnext.data.annotation_values import one_line, read_text, roboflow_group
 from transnext.data.detection.findings import Findings
 from transnext.data.detection.raw import RawImage, RawSplit
 from transnext.data.findings import shortened, shown
-from transnext.data.image_files import FolderListing
+from transnext.data.image_files import FolderListing, is_image
 from transnext.data.names import printable
 from transnext.data.splits import add_split, split_of_folder
 
@@ -48,7 +48,8 @@ class YoloSet:
 def find_yolo(root: Path) -> YoloSet | None:
     """Return the data set in a folder, None if there is no YOLO data set.
 
-    Looked for is a `*.yaml` with `names`, or `classes.txt` beside folders `images` and `labels`.
+    Looked for is a `*.yaml` with `names`, or `classes.txt` beside or in folders `images` and `labels`, or in a folder
+    in which images and labels lie together, as labelImg has them: the folder itself, or those with the names of splits.
 
     Raises:
         ValueError: There are two such files, or it cannot be read.
@@ -61,15 +62,13 @@ def find_yolo(root: Path) -> YoloSet | None:
     if files:
         return yolo_set(files[0])
     images = _customary_folders(root)
-    if not any(_has_labels(folder) for folders in images.values() for folder in folders):
+    apart = any(_has_labels(folder) for folders in images.values() for folder in folders)
+    images = images if apart else _flat_folders(root)
+    file = _name_file(root, images) if images else None
+    if file is not None:
+        return YoloSet(file, _checked(dict(enumerate(_listed_names(file))), file), images)
+    if not apart:  # images may have any texts beside them
         return None
-    for name in _NAME_FILES:
-        if (root / name).is_file():
-            lines = read_text(str(root / name), _MAX_YAML).split("\n")
-            names = [printable(line.strip()) for line in lines]
-            while names and not names[-1]:
-                names.pop()
-            return YoloSet(root / name, _checked(dict(enumerate(names)), root / name), images)
     raise ValueError(
         f"{printable(root)} has YOLO labels, but no data.yaml with the names of the classes (nor classes.txt): "
         "write one with a line such as names: [cat, dog]"
@@ -100,7 +99,7 @@ def yolo_set(file: Path) -> YoloSet:
     if count is not None and count != len(by_number):
         raise ValueError(f"{where}: nc is {shown(count)}, but there are {len(by_number)} names")
     given, missing = _given_folders(content, file)
-    images = given or _customary_folders(file.parent)
+    images = given or _customary_folders(file.parent) or _flat_folders(file.parent)
     if not images:
         looked = f" ({', '.join(missing.values())})" if missing else ""
         raise ValueError(f"{where}: its images are not there: neither what it names{looked} nor images/train")
@@ -149,7 +148,26 @@ def read_yolo(found: YoloSet, split: str, root: Path, findings: Findings) -> Raw
                 _add(raw, image, fields, (name, number), label_of, found.extra, findings)
     if not raw.images:
         raise ValueError(f"there are no images of {split} in {', '.join(map(printable, found.images[split]))}")
+    if all(source.is_dir() for source in found.images[split]):  # a list may choose
+        left = _without_image({os.path.dirname(image.path) for image in raw.images}, seen)  # noqa: PTH120 - per image
+        findings.add_all("image_missing", left, lambda path: os.path.relpath(path, root))
     return raw
+
+
+def _without_image(images: set[str], labels: set[str]) -> list[str]:
+    """Return label files of which no image asks, in folders that have labels alone.
+
+    Args:
+        images: Folders of images.
+        labels: Label files of the images, whether they are there or not.
+    """
+    left = []
+    for folder in {os.path.dirname(path) for path in labels} - images:  # noqa: PTH120 - per image
+        if os.path.isdir(folder):  # noqa: PTH112 - per image
+            with os.scandir(folder) as entries:
+                names = [entry.name for entry in entries if entry.name.endswith(".txt") and entry.is_file()]
+            left += [os.path.join(folder, name) for name in names if name not in _NAME_FILES]  # noqa: PTH118
+    return sorted(set(left) - labels)
 
 
 def _add(
@@ -296,6 +314,52 @@ def _customary_folders(root: Path) -> dict[str, tuple[Path, ...]]:
     if not found and inside.is_dir():
         found["train"] = inside
     return {split: (folder,) for split, folder in found.items()}
+
+
+def _flat_folders(root: Path) -> dict[str, tuple[Path, ...]]:
+    """Return folders in which labels lie beside images: the folder itself, or those with the names of splits.
+
+    Raises:
+        ValueError: Two are of the same split.
+    """
+    if _labels_beside(root):
+        return {"train": (root,)}
+    found: dict[str, Path] = {}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        if (split := split_of_folder(folder.name)) and _labels_beside(folder):
+            add_split(found, split, folder)
+    return {split: (folder,) for split, folder in found.items()}
+
+
+def _labels_beside(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        files = [(*os.path.splitext(entry.name), entry) for entry in entries]  # noqa: PTH122 - per image
+    texts = {stem for stem, extension, _ in files if extension == ".txt"}
+    return bool(texts) and any(stem in texts and ext != ".txt" and is_image(entry) for stem, ext, entry in files)
+
+
+def _name_file(root: Path, images: Mapping[str, tuple[Path, ...]]) -> Path | None:
+    """Return the file with the names: that of the folder, or of folders of images and labels.
+
+    Raises:
+        ValueError: There are several with other names, or one cannot be read.
+    """
+    folders = [folder for some in images.values() for folder in some]
+    folders += [Path(_label_file(str(folder / "x.jpg"))).parent for folder in folders]
+    folders += [folder.parent for folder in folders if folder != root]
+    by_folder = [[folder / name for name in _NAME_FILES if (folder / name).is_file()] for folder in [root, *folders]]
+    found = by_folder[0] or [files[0] for files in by_folder if files]
+    for file in () if by_folder[0] else found[1:]:
+        if _listed_names(file) != _listed_names(found[0]):
+            raise ValueError(f"{printable(found[0])} and {printable(file)} list other names: write one data.yaml")
+    return found[0] if found else None
+
+
+def _listed_names(file: Path) -> list[str]:
+    names = [printable(line.strip()) for line in read_text(str(file), _MAX_YAML).split("\n")]
+    while names and not names[-1]:
+        names.pop()
+    return names
 
 
 def _has_labels(images: Path) -> bool:

@@ -283,7 +283,8 @@ def _held_out(source: MapSource, val_fraction: float, seed: int) -> dict[str, Ma
     names = list(source.names_below())
     groups = list(source.groups) if source.groups is not None else [""] * len(names)
     keys = [f"group {group}" if group else name for group, name in zip(groups, names, strict=True)]
-    out = np.array(held_out(keys, val_fraction, seed, source.pixels[:, :-1].any(1).tolist()))
+    full = source.pixels[:, :-1].sum(1) > 0
+    out = np.array(held_out(keys, val_fraction, seed, full.tolist()))
     parts = {"train": np.flatnonzero(~out), "val": np.flatnonzero(out)}
     return {name: source.subset(places.tolist()) for name, places in parts.items() if len(places)}
 
