@@ -26,6 +26,7 @@ from transnext.engine.run_folder import RunFolder
 from transnext.loaded import load
 from transnext.models.checkpoint import read_tensors
 from transnext.studies.report import report as report_again
+from transnext.tasks.detection.looking import looking_at
 from transnext.tasks.detection.net import DetectionNet
 from transnext.tasks.detection.starting import HEADS
 from transnext.tasks.detection.task import Detection
@@ -490,6 +491,22 @@ def test_a_split_that_chooses_nothing_does_not_take_the_outlines(tmp_path) -> No
 def test_nothing_is_said_of_outlines_that_all_have_or_none(given, masks, tmp_path) -> None:
     task, _ = opened(some_outlined(tmp_path, {"train": given, "val": given}))
     assert (task.with_masks, task.notes) == (masks, [])
+
+
+def test_a_run_on_tiles_is_judged_in_tiles_then_and_later(trained, rectangles, tmp_path, no_report) -> None:
+    _, before = trained
+    options = {"checkpoint": str(before.folder / "best.safetensors"), "model": "transnext_pico", "train_tiles": 48}
+    run = train(rectangle_config(rectangles, tmp_path / "run", lr=1e-6, **options), quiet=True)
+    assert read_tensors(run.folder / "best.safetensors")[1]["tile"] == 48
+    again = evaluate(run.folder, rectangles, workers=0, device="cpu")
+    for one, other in zip(run.results, again, strict=True):
+        assert "pictures were looked at in tiles of 48 pixels" in one.notes
+        same_numbers(one.to_dict(), other.to_dict())
+    assert again[0].boxes.summary["AP50"] > 0.1
+    model = load(run.folder)
+    whole = evaluate(looking_at(model, tile=0), rectangles, workers=0, device="cpu")
+    assert whole[0].boxes.summary != again[0].boxes.summary
+    assert not any("tiles" in note for note in whole[0].notes)
 
 
 @pytest.mark.parametrize("kind", DETECTORS)

@@ -28,6 +28,7 @@ class DetectionMeter(Meter[list[Found]]):
             has objects, rounded up to hundreds.
         threshold: Least score of what the confusion matrix and the precision and recall of classes count; by default
             that of the highest F1 on the split itself.
+        tile: Side of the tiles in which pictures were looked through, which the result says; None for whole ones.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class DetectionMeter(Meter[list[Found]]):
         with_masks: bool = False,
         max_detections: int | None = None,
         threshold: float | None = None,
+        tile: int | None = None,
     ) -> None:
         super().__init__()
         self.classes = list(classes)
@@ -44,6 +46,7 @@ class DetectionMeter(Meter[list[Found]]):
         self.with_masks = with_masks
         self.max_detections = max_detections
         self.threshold = threshold
+        self.tile = tile
         self._images: list[Judged] = []
 
     def add(self, raw: list[Found], batch: Batch) -> None:
@@ -96,13 +99,13 @@ class DetectionMeter(Meter[list[Found]]):
             names=[name(image.index) for image in images],
             skipped=self.skipped,
             images_per_second=images_per_second,
-            notes=_notes(images, limit, without),
+            notes=_notes(images, limit, without, self.tile),
         )
 
 
-def _notes(images: Sequence[Judged], limit: int, without_outlines: int) -> list[str]:
+def _notes(images: Sequence[Judged], limit: int, without_outlines: int, tile: int | None) -> list[str]:
     """Notes that a reader of the numbers must know."""
-    notes = []
+    notes = [] if tile is None else [f"pictures were looked at in tiles of {tile} pixels"]
     if limit != COCO_LIMIT:
         most = max(len(image.truth) for image in images)
         notes.append(
