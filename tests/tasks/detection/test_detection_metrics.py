@@ -376,7 +376,7 @@ def test_a_result_says_what_it_goes_by() -> None:
 
 
 def test_what_is_not_looked_at_is_not_listed(monkeypatch) -> None:
-    """A picture that was looked through in tiles has thousands of objects, and a row of each takes hundreds of bytes."""
+    """A picture that was looked through in tiles has thousands of objects, and a row takes hundreds of bytes."""
     images = _images(7, images=2, found=400, classes=2, found_in=1.0, masks=False)
     handed, load = [], faster_coco_eval.COCO.loadRes
     monkeypatch.setattr(
