@@ -509,11 +509,12 @@ def test_a_run_on_tiles_is_judged_in_tiles_then_and_later(trained, rectangles, t
     assert not any("tiles" in note for note in whole[0].notes)
 
 
-@pytest.mark.parametrize("kind", DETECTORS)
+@pytest.mark.parametrize("kind", [*DETECTORS, "tiles"])
 def test_two_processes_train_and_evaluate_as_one(kind, tmp_path) -> None:
     """Images without objects are among them, so that each process has other numbers to divide by."""
     data = rectangle_set(tmp_path / "set", train=8, val=5, objects=(2, 0, 1, 1))
-    options = {"drop_path": 0.0, "augment": "none", "hflip": 0.0, "ema": 0.9, **DETECTORS[kind]}
+    options = {"drop_path": 0.0, "augment": "none", "hflip": 0.0, "ema": 0.9}
+    options |= DETECTORS.get(kind, {**DETECTORS["boxes"], "train_tiles": 48})
     config = rectangle_config(data, tmp_path / "run", lr=1e-4, **options)
     (tmp_path / "config.json").write_text(config.to_json())
     done = subprocess.run(
@@ -528,6 +529,8 @@ def test_two_processes_train_and_evaluate_as_one(kind, tmp_path) -> None:
     for run in (one, two):
         results = json.loads((run / "results.json").read_text())
         assert {split: r["images"] for split, r in results.items()} == {"train": 8, "val": 5}
+        tiled = [note for r in results.values() for note in r["notes"] if "in tiles of 48 pixels" in note]
+        assert len(tiled) == (2 if kind == "tiles" else 0)
     losses = [json.loads((run / "metrics.jsonl").read_text())["train_loss"] for run in (one, two)]
     a, b = weights(one), weights(two)
     assert a.keys() == b.keys()
