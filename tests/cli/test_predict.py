@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from transnext.cli import main
+from transnext.cli.pictures import picture_files
 
 
 @pytest.fixture
@@ -85,3 +86,13 @@ def test_names_that_are_not_utf8(here, capsys) -> None:
     assert len(looks("photos", "--json-file", "a.json")) == 1
     assert "photos/caf\\udce9.png: " in capsys.readouterr().out
     assert json.loads((here / "a.json").read_text(encoding="utf-8"))[0]["image"] == os.fsdecode(b"photos/caf\xe9.png")
+
+
+def test_pictures_of_two_kinds_have_names_of_their_own(tmp_path):
+    images = [str(tmp_path / name) for name in ("a.jpg", "a-classes.jpg")]
+    for name in images:
+        Path(name).touch()
+    drawn = picture_files(tmp_path / "out", images, [[name] for name in images], lambda _: "-classes.png")
+    maps = picture_files(tmp_path / "out", images, [[name] for name in images], lambda _: ".png", drawn)
+    assert [path.name for path in drawn] == ["a-classes.png", "a-classes-classes.png"]
+    assert [path.name for path in maps] == ["a.png", "a-classes.jpg.png"]

@@ -115,6 +115,8 @@ def test_classes_of_a_model(tmp_path, caplog):
     assert other.target(3).labels.tolist() == [3, 1, 3]
     np.testing.assert_array_equal(other.target(3).boxes, source.target(3).boxes)
     assert not caplog.records
+    assert other.named == (1, 3)
+    assert source.named is None
     less = aligned(source, ["dog"])
     assert "4 objects of classes that the model does not know dropped: cat" in caplog.text
     assert [len(less.target(i)) for i in range(4)] == [0, 0, 1, 1]

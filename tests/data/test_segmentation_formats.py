@@ -53,6 +53,25 @@ def test_layouts(tmp_path, images: str, labels: str) -> None:
             assert source.load(i).size == SIZE
 
 
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [("images/{}", "labels/{}"), ("{}/images", "{}/masks"), ("{}", "semantic/{}"), ("{}", "{}_labels")],
+)
+def test_two_folders_of_a_split(tmp_path, images: str, labels: str) -> None:
+    for number, split in enumerate(("train", "val", "valid")):
+        picture(tmp_path / images.format(split) / "a.jpg", SIZE, seed=number)
+        label_file(tmp_path / labels.format(split) / "a.png", (0, 1), seed=number)
+    with pytest.raises(ValueError, match=r"^val is both .*val.* and .*valid.*: remove or rename one$"):
+        open_segmentation(tmp_path)
+
+
+def test_two_panoptic_files_of_a_split(tmp_path) -> None:
+    file = panoptic_set(tmp_path) / "annotations" / "panoptic_val2017.json"
+    file.with_name("panoptic_val2014.json").write_text(file.read_text())
+    with pytest.raises(ValueError, match=r"^val is both .*panoptic_val2014.json and .*panoptic_val2017.json: remove"):
+        open_segmentation(tmp_path)
+
+
 def test_flat_folders_are_held_out_and_endings_count_for_nothing(tmp_path) -> None:
     for i in range(10):
         picture(tmp_path / "images" / f"tile{i}_image.png", SIZE, seed=i)
@@ -66,6 +85,16 @@ def test_flat_folders_are_held_out_and_endings_count_for_nothing(tmp_path) -> No
             number = int(name.split("tile")[1].split("_")[0])
             assert (source.target(i).read() == patches((0, 1), seed=number)).all()
     assert open_segmentation(tmp_path, 0).keys() == {"train"}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_labelled_pixels_in_what_is_held_out_and_in_what_is_left(tmp_path, seed: int) -> None:
+    for i in range(6):
+        picture(tmp_path / "images" / f"{i}.png", SIZE, seed=i)
+        label_file(tmp_path / "labels" / f"{i}.png", (0, 1) if i in (1, 4) else (255,), seed=i)
+    sources = open_segmentation(tmp_path, 0.2, seed)
+    assert list(sources) == ["train", "val"]
+    assert [int(source.pixels[:, :-1].any(1).sum()) for source in sources.values()] == [1, 1]
 
 
 def test_masks_beside_pictures(tmp_path) -> None:
@@ -135,6 +164,26 @@ def test_panoptic(tmp_path) -> None:
         assert (labels[10:25] == 1).all()
         assert (labels[25:] == 255).all()
         assert source.pixels.tolist() == [[400, 600, 200]] * 3
+
+
+def test_a_panoptic_file_without_annotations_is_left_out(tmp_path, caplog) -> None:
+    file = panoptic_set(tmp_path) / "annotations" / "panoptic_val2017.json"
+    document = json.loads(file.read_text())
+    del document["annotations"]
+    file.with_name("panoptic_image_info_test-dev2017.json").write_text(json.dumps(document))
+    assert list(open_segmentation(tmp_path, 0)) == ["val"]
+    assert "left out (image_info_test-dev2017: " in caplog.text
+    file.with_name("panoptic_train2017.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="is not a COCO annotation file: there is no"):
+        open_segmentation(tmp_path, 0)
+
+
+def test_pictures_of_a_panoptic_file_are_of_its_split(tmp_path) -> None:
+    panoptic_set(tmp_path)
+    for file in (tmp_path / "val2017").iterdir():
+        picture(tmp_path / "train2017" / file.name, SIZE, seed=99)
+    source = open_segmentation(tmp_path / "annotations" / "panoptic_val2017.json", 0)["train"]
+    assert {Path(path).parent.name for path in source.paths} == {"val2017"}
 
 
 def test_coco_instances_as_maps(tmp_path) -> None:
@@ -378,7 +427,11 @@ def test_classes_of_a_model(tmp_path) -> None:
     expected = np.select([stored == 2, stored == 0], [0, 2], 255)
     assert (pickle.loads(pickle.dumps(other.target(1))).read() == expected).all()
     assert other.pixels[1].tolist() == [(stored == 2).sum(), 0, (stored == 0).sum(), (stored == 1).sum()]
+    assert source.named is None
+    assert other.named == (0, 2)
     back = aligned(other, ["sky", "dog"])
+    assert back.named == (0, 1)
+    assert aligned(other, ["newt", "dog"]).named == (1,), "the data themselves do not name it"
     assert (back.target(1).read() == np.select([stored == 2, stored == 0], [1, 0], 255)).all()
     with pytest.raises(ValueError, match="none of the classes of the data"):
         aligned(source, ["newt"])
@@ -521,6 +574,51 @@ def test_a_part_of_pascal_voc_is_known_by_the_names_of_its_pictures(tmp_path, na
     # In another palette they are others.
     label_file(root / "SegmentationClass" / f"{names[0]}.png", patches((0, 1, 15), seed=1))
     assert len(open_segmentation(root)["train"].classes) == 3
+
+
+def test_names_in_lists_of_pascal_voc_that_end_as_flags_do(tmp_path, caplog) -> None:
+    names = ("frame 0", "frame 1", "frame 2")
+    labels = {name: patches((0, 1), seed=i) for i, name in enumerate(names)}
+    root = voc_set(tmp_path, labels, train=(*names[:2], "frame 2  1"), val=(names[2], "frame 7"))
+    sources = open_segmentation(root)
+    assert {split: [Path(path).stem for path in source.paths] for split, source in sources.items()} == {
+        "train": list(names),
+        "val": [names[2]],
+    }
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "list without picture or label file: 1, left out (val: frame 7)" in line
+
+
+@pytest.mark.parametrize("kind", ["no label files", "no pictures", "ignored"])
+def test_splits_that_are_left_out_are_said(tmp_path, caplog, kind: str) -> None:
+    map_set(tmp_path, train=4, val=2)
+    for path in (tmp_path / "labels" / "val").iterdir():
+        if kind == "no label files":
+            path.unlink()
+        elif kind == "ignored":
+            label_file(path, (255,))
+    for path in (tmp_path / "images" / "val").iterdir():
+        if kind == "no pictures":
+            path.write_text("text")
+    assert {split: len(source) for split, source in open_segmentation(tmp_path, 0).items()} == {"train": 4}
+    lines = [record.getMessage() for record in caplog.records]
+    assert any("splits without label files" in line and "left out (val" in line for line in lines)
+
+
+def test_objects_that_are_dropped_from_drawn_maps_are_said(tmp_path, caplog) -> None:
+    picture(tmp_path / "a.png")
+    objects = [coco_object(1, 1, segmentation=[square(2, 3)]), coco_object(2, 9, segmentation=[square(2, 3)])]
+    coco_file(tmp_path / "a.json", [coco_image(1, "a.png")], objects)
+    open_segmentation(tmp_path, 0)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "annotations of an image that is not listed: 1, dropped" in line
+
+
+def test_files_of_pascal_voc_that_differ_in_the_extension_alone(tmp_path) -> None:
+    root = voc_set(tmp_path, {name: patches((0, 1), seed=1) for name in "ab"}, train=("a", "b"))
+    picture(root / "JPEGImages" / "a.webp", SIZE, seed=9)
+    assert kinds(root, val_fraction=0)["name_twice"] == 1
+    assert open_segmentation(root, 0)["train"].paths[0].endswith("a.jpg")
 
 
 def test_trainval_of_pascal_voc_alone_is_held_out_of(tmp_path) -> None:

@@ -97,7 +97,7 @@ class Colour(Task):
     def objective(self, net, preprocessing, config):
         return ColourObjective(net, preprocessing, config.task.power)
 
-    def meter(self):
+    def meter(self, source=None):
         return ColourMeter()
 
     def answers(self, loaded, asked, **options):

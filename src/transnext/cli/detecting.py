@@ -66,7 +66,7 @@ def detect(asked: Asked) -> None:
     detector.loaded.task.check(detector.loaded, **asked.options)
     pictures: list[Path | None] = [None] * len(files)
     if asked.save is not None:
-        pictures = list(picture_files(asked.save, asked.images, found, "-found.png"))
+        pictures = list(picture_files(asked.save, asked.images, found, _ending))
     console = Console(soft_wrap=True, highlight=False)
     rows: list[dict[str, Any]] = []
     skipped: list[Skipped] = []
@@ -83,6 +83,10 @@ def detect(asked: Asked) -> None:
     if asked.json_file is not None:
         write_atomically(asked.json_file, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
     tell_skipped(skipped)
+
+
+def _ending(file: str) -> str:
+    return "-found.mp4" if is_video(file) else "-found.png"
 
 
 def _files(asked: Asked) -> list[list[str]]:
@@ -128,8 +132,7 @@ def _answers(
         pairs = list(group)
         if video:
             for file, picture in pairs:
-                drawn = None if picture is None else picture.with_suffix(".mp4")
-                yield file, drawn, _of_video(asked, detector, file)
+                yield file, picture, _of_video(asked, detector, file)
             continue
         stream = detector.stream([file for file, _ in pairs], batch_size=asked.batch_size, **asked.options)
         for (file, picture), answer in zip(pairs, stream, strict=True):

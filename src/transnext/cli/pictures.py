@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -32,7 +32,13 @@ def existing_files(given: Sequence[str]) -> list[list[str]]:
     return found
 
 
-def picture_files(folder: Path, given: Sequence[str], found: Sequence[Sequence[str]], ending: str) -> list[Path]:
+def picture_files(
+    folder: Path,
+    given: Sequence[str],
+    found: Sequence[Sequence[str]],
+    ending: Callable[[str], str],
+    others: Iterable[Path] = (),
+) -> list[Path]:
     """A file for the picture of each image, no two the same and none an image itself.
 
     They lie below the folder as the images lie below what all that was given has in common.
@@ -41,7 +47,8 @@ def picture_files(folder: Path, given: Sequence[str], found: Sequence[Sequence[s
         folder: Where pictures go.
         given: Paths, patterns, folders and addresses that were given.
         found: The images of each.
-        ending: End of the name of a picture, with its suffix.
+        ending: From an image to the end of the name of its picture, with its suffix.
+        others: Files that will be written, too.
     """
     from transnext.inputs import is_url
 
@@ -52,12 +59,13 @@ def picture_files(folder: Path, given: Sequence[str], found: Sequence[Sequence[s
     except ValueError:  # web addresses alone, or drives of Windows
         root = ""
     taken = {str(file).casefold() for file in files}
+    taken |= {os.path.abspath(file).casefold() for file in others}  # noqa: PTH100
     pictures = []
     for name in (name for group in found for name in group):
         file = Path(urlsplit(name).path if is_url(name) else os.path.abspath(name))  # noqa: PTH100
         below = Path() if is_url(name) or not root else file.parent.relative_to(root)
         for more in itertools.chain(("", file.suffix), (f"{file.suffix}-{i}" for i in itertools.count(2))):
-            picture = folder / below / f"{_shortened(file.stem + more)}{ending}"
+            picture = folder / below / f"{_shortened(file.stem + more)}{ending(name)}"
             key = os.path.abspath(picture).casefold()  # noqa: PTH100 - some file systems do not tell cases apart
             if key not in taken:
                 break

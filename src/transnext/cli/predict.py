@@ -57,7 +57,7 @@ def predict(
 
     found = existing_files(images)
     files = [file for group in found for file in group]
-    pictures = iter(() if look is None else picture_files(look, images, found, "-looks.png"))
+    pictures = iter(() if look is None else picture_files(look, images, found, lambda _: "-looks.png"))
     predictor = Predictor(model, image_size=image_size, device=pick_device(device))
     task = predictor.loaded.task.name
     if group := next((group for group, of in TASK_OF.items() if of == task), None):

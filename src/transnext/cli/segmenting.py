@@ -61,8 +61,14 @@ def segment(asked: Asked) -> None:
     segmenter = Segmenter(asked.model, image_size=asked.image_size, device=pick_device(asked.device), **asked.looking)
     things = _things(asked, segmenter)
 
+    written: list[Path] = []
+
     def beside(folder: Path | None, ending: str) -> list[Any]:
-        return [None] * len(files) if folder is None else picture_files(folder, asked.images, found, ending)
+        if folder is None:
+            return [None] * len(files)
+        made = picture_files(folder, asked.images, found, lambda _: ending, written)
+        written.extend(made)
+        return made
 
     pictures = beside(asked.save, "-classes.png" if asked.panoptic is None else "-segments.png")
     maps = beside(asked.labels, f".{asked.label_format}")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from transnext.data import Batch
+from transnext.data import Batch, Source
 from transnext.data.preprocessing import Preprocessing
 from transnext.tasks.task import Result, Task
 
@@ -24,7 +24,7 @@ def evaluate(
     preprocessing: Preprocessing,
     *,
     split: str = "val",
-    name: Callable[[int], str] = str,
+    source: Source | None = None,
     device: torch.device | str = "cpu",
     autocast_dtype: torch.dtype | None = None,
     on_batch: Callable[[int], None] | None = None,
@@ -38,7 +38,7 @@ def evaluate(
         batches: The images of the split, in any order.
         preprocessing: What the net's images must look like.
         split: Name of the split, for the result.
-        name: From the place of an image to its name.
+        source: The images, for their names; places are told where there is none.
         device: Where the net is.
         autocast_dtype: Dtype of autocast; None for none.
         on_batch: Called with the number of images after each batch.
@@ -53,7 +53,7 @@ def evaluate(
     was_training = net.training
     net.eval()
     device = torch.device(device)
-    meter = task.meter()
+    meter = task.meter(source)
     rates: list[float] = []
     for batch in batches:
         meter.skipped += batch.skipped
@@ -68,5 +68,7 @@ def evaluate(
     net.train(was_training)
     if gather is not None:
         meter.merge(gather(meter.state()))
-    result: Result = meter.result(split, name, statistics.median(rates) if rates else None)
+    result: Result = meter.result(
+        split, str if source is None else source.name, statistics.median(rates) if rates else None
+    )
     return result

@@ -111,7 +111,7 @@ class Evaluator:
                 loader,
                 self.loaded.preprocessing,
                 split=split,
-                name=images.source.name,
+                source=images.source,
                 device=self.device,
                 on_batch=bar.advance,
             )

@@ -69,7 +69,7 @@ class RunEvaluation:
                 self._until_stopped(loader),
                 self.preprocessing,
                 split=split,
-                name=self.splits[split].name,
+                source=self.splits[split],
                 device=self.accelerator.device,
                 autocast_dtype=_AUTOCAST[self.config.run.precision],
                 on_batch=bar.advance,

@@ -85,7 +85,10 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def blank(self, device: torch.device) -> tuple[Tensor, Tensor, Any]:
-        """A batch to be forgotten, for a process that could read no image while others wait for its gradient."""
+        """A batch to be forgotten, for a process that could read no image while others wait for its gradient.
+
+        Its sizes are 0 where divisors are taken over processes: it must not count in them.
+        """
 
 
 class Meter(ABC, Generic[Raw]):
@@ -193,8 +196,12 @@ class Task(ABC):
         return self
 
     @abstractmethod
-    def meter(self) -> Meter[Any]:
-        """An empty meter."""
+    def meter(self, source: Source | None = None) -> Meter[Any]:
+        """An empty meter.
+
+        Args:
+            source: The images that it will hear of, where it matters which classes their data name.
+        """
 
     def model_args(self, net: nn.Module) -> dict[str, Any]:
         """Arguments that build the network again."""

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,8 +27,8 @@ class Answer(nn.Module):
 
 
 def asked(model, parts, split="val", **kwargs):
-    name = "image {}".format
-    return evaluate(TASK, model, parts, PREPROCESSING, split=split, name=name, **kwargs)
+    source = SimpleNamespace(name="image {}".format)
+    return evaluate(TASK, model, parts, PREPROCESSING, split=split, source=source, **kwargs)
 
 
 LOGITS = torch.tensor([[2.0, 1, 0], [0, 2, 1], [0, 1, 2], [2, 0, 1], [0, 2, 1]])

@@ -255,6 +255,28 @@ def test_videos(run, clip, images, tmp_path, capsys) -> None:
     assert printed.out.count(" frame ") == 6
 
 
+def test_drawn_videos_replace_no_video_that_is_given(run, clip, capsys) -> None:
+    """Not in a second run either, whose pattern names what the first one drew."""
+    folder = clip.parent / "videos"
+    folder.mkdir()
+    shorter = folder / "clip-found.mp4"
+    (folder / "clip.mp4").write_bytes(clip.read_bytes())
+    write_video(shorter, (np.full((64, 80, 3), 120, np.uint8) for _ in range(3)), 10)
+    before = shorter.read_bytes()
+    args = ["detect", "predict", str(folder / "*.mp4"), "--model", run, "--save", str(folder), *CPU]
+    main(args)
+    assert capsys.readouterr().out.count(" frame ") == 6 + 3
+    assert shorter.read_bytes() == before
+    drawn = sorted(folder.glob("*.mp4"))
+    assert len(drawn) == 4
+    frames = {file.name: video_facts(file).frames for file in drawn}
+    assert sorted(frames.values()) == [3, 3, 6, 6]
+    contents = {file: file.read_bytes() for file in drawn}
+    main(args)
+    assert all(file.read_bytes() == content for file, content in contents.items())
+    assert len(list(folder.glob("*.mp4"))) == 8
+
+
 def test_check(rectangles, tmp_path, capsys) -> None:
     for command in (["check"], ["detect", "check"]):
         file = tmp_path / f"{len(command)}.json"

@@ -387,6 +387,37 @@ def test_what_is_not_looked_at_is_not_listed(monkeypatch) -> None:
     assert handed == [2 * 2 * 5]
 
 
+def test_classes_that_the_data_do_not_name_count_nowhere() -> None:
+    """A class that they name but have no object of counts all the same."""
+    truth = Annotation(
+        size=(100, 100),
+        boxes=np.array([[0, 0, 8, 8], [10, 0, 18, 8]], np.float32),
+        labels=np.zeros(2, np.int64),
+        crowd=np.zeros(2, bool),
+        areas=np.full(2, 64, np.float32),
+    )
+    boxes = [[0, 0, 8, 8], [10, 0, 18, 8], [50, 50, 90, 90], [20, 60, 40, 90], [10, 0, 18, 8]]
+    found = Placed(
+        size=truth.size,
+        boxes=np.array(boxes, np.float32),
+        scores=np.array([0.9, 0.6, 0.8, 0.3, 0.7], np.float32),
+        labels=np.array([0, 0, 1, 2, 1], np.int32),
+    )
+    images = [Judged(i, truth, found) for i in range(3)]
+    result = _meter(images, named=(0, 2)).result("val")
+    assert result.score == pytest.approx(1)
+    assert result.sweep.at(0.5) == (1, 1, 1)
+    assert 0.3 < result.best_threshold < 0.6
+    assert result.sweep.at(0.2)[0] == pytest.approx(2 / 3), "what is named counts"
+    expected = np.zeros((5, 5), int)
+    expected[0, 0] = 6
+    np.testing.assert_array_equal(result.confusion, expected)
+    assert "do not name dog, car" in result.notes[0]
+    every = _meter(images).result("val")
+    assert every.best_threshold > 0.8, "by default all classes are known"
+    assert every.notes == []
+
+
 def test_dense_images_raise_the_limit() -> None:
     truth = _truth(np.random.default_rng(0), 151, 1, 0.0, masks=False)
     found = Placed(
@@ -399,7 +430,7 @@ def test_dense_images_raise_the_limit() -> None:
     result = _meter(images).result("val")
     assert result.boxes.limit == 200
     assert "200 objects of a class in an image were looked at, not 100" in result.notes[0]
-    assert "up to 151 objects" in result.notes[0]
+    assert "up to 151 objects of a class" in result.notes[0]
     assert result.metrics["AR"].title == "AR@200"
     assert result.boxes.summary["AR"] == 1
     fixed = _meter(images, max_detections=100).result("val")
@@ -408,6 +439,20 @@ def test_dense_images_raise_the_limit() -> None:
     assert (fixed.outcomes.state == 1).sum() == len(fixed.outcomes.state) == 100
     few = _meter(images, max_detections=5).result("val")
     assert few.boxes.summary["AR_10"] == few.boxes.summary["AR"] == pytest.approx(5 / 151)
+
+
+def test_many_objects_of_many_classes_do_not_raise_the_limit() -> None:
+    """Nor do groups, which are not looked for."""
+    rng = np.random.default_rng(0)
+    truth = replace(_truth(rng, 360, 3, 0.0, masks=False), labels=np.arange(360) % 4)
+    truth.crowd[truth.labels == 3] = True
+    images = [Judged(0, truth, _found(rng, truth, 5, 3, masks=False))]
+    assert limit_for(images) == 100
+    assert _meter(images).result("val").notes == []
+    more = replace(truth, labels=np.where(np.arange(360) < 101, 0, truth.labels), crowd=np.arange(360) >= 101)
+    assert limit_for([*images, Judged(1, more, images[0].found)]) == 200
+    assert limit_for([Judged(1, replace(more, crowd=np.ones(360, bool)), images[0].found)]) == 100
+    assert limit_for([]) == 100
 
 
 def test_images_without_outlines_are_said() -> None:

@@ -166,6 +166,21 @@ def test_a_set_that_was_not_trained_on_is_evaluated_whole(trained, tmp_path) -> 
     assert [r.num_images for r in split] == [4, 1]
 
 
+def test_data_that_name_fewer_classes_than_the_model(trained, tmp_path) -> None:
+    _, result = trained
+    other = rectangle_set(tmp_path / "other", train=4, val=0, seed=5)
+    file = other / "annotations" / "instances_train.json"
+    data = json.loads(file.read_text())
+    data["categories"] = [one for one in data["categories"] if one["name"] == "red"]
+    data["annotations"] = [one for one in data["annotations"] if one["category_id"] == CATEGORY_IDS["red"]]
+    file.write_text(json.dumps(data))
+    (found,) = evaluate(result.folder, other, workers=0, device="cpu")
+    assert "do not name green" in found.notes[0]
+    green = list(found.classes).index("green")
+    assert (found.outcomes.label == green).any()
+    assert not found.confusion[:, green].any()
+
+
 def test_answers(trained, rectangles) -> None:
     _, result = trained
     detector = transnext.Detector(result.folder)

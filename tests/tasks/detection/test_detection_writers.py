@@ -99,6 +99,10 @@ def test_image_ids_are_given_or_told_by_names(tmp_path) -> None:
         _coco(path, answers, image_ids={"1.jpg": 5})
     with pytest.raises(ValueError, match=r"a/1\.jpg is given twice"):
         _coco(path, [answers[0], answers[1], answers[0], answers[0]])
+    with pytest.raises(ValueError, match=r"a/1\.jpg is given twice"):
+        _coco(path, [answers[0], answers[0]])
+    with pytest.raises(ValueError, match=r"b/1\.jpg is given twice"):
+        _coco(path, [*answers, answers[1]])
     with pytest.raises(ValueError, match="1 category ids for 3 classes"):
         _coco(path, [_answer()], category_ids=[1])
     frames = [_answer("clip.mp4", n=1), _answer("clip.mp4", n=1)]
@@ -246,6 +250,21 @@ def test_frames_of_a_video_have_label_files(tmp_path) -> None:
             found.frame = place
             add(found)
     assert {path.name for path in (tmp_path / "l").iterdir()} == {"classes.txt", "clip_0.txt", "clip_1.txt"}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_frames_of_a_video_and_images_have_label_files_of_their_own(tmp_path, order) -> None:
+    names = ["clip.mp4", "clip_1.png", "clip_10.png", "clip_x.png", "film.mp4", "film_0.mp4", "clip.mp4_1.jpg"][::order]
+    with yolo_labels(tmp_path / "l", CLASSES, label_files(names)) as add:
+        for name in names:
+            for place in range(2) if name.endswith("mp4") else [None]:
+                found = _answer(name, n=1)
+                found.frame = place
+                add(found)
+    written = {path.name for path in (tmp_path / "l").iterdir()} - {"classes.txt"}
+    images = {"clip_1.txt", "clip_10.txt", "clip_x.txt", "clip.mp4_1.txt"}
+    films = {"film_0.txt", "film_1.txt", "film_0_0.txt", "film_0_1.txt"}
+    assert written == images | films | {"clip.mp4-2_0.txt", "clip.mp4-2_1.txt"}
 
 
 @pytest.mark.parametrize("size", [(41, 60), (7, 3), (700, 901)])

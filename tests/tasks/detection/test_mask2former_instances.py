@@ -5,15 +5,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from pycocotools import mask as run_lengths
 from torch import Tensor, nn
 
 from tests.helpers.tiny_mask2former import TINY, tiny_backbone
-from transnext.data.instances import Instances
+from transnext.config import TrainConfig
+from transnext.data import collate
+from transnext.data.instances import Annotation, Instances
+from transnext.predict import Detector
 from transnext.tasks.detection import mask2former as module
+from transnext.tasks.detection.images import placed_sample
 from transnext.tasks.detection.mask2former import Mask2FormerInstances, mask2former_instances
 from transnext.tasks.detection.nets import build_net, replace_classes
+from transnext.tasks.detection.task import Detection, preprocessing_for
 from transnext.tasks.segmentation.mask2former.head import Predictions
 from transnext.tasks.segmentation.mask2former.panoptic import panoptic
+from transnext.tasks.task import Loaded
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,6 +71,34 @@ def test_detect_against_a_reference(monkeypatch: pytest.MonkeyPatch, limit: int,
         assert one.boxes.tolist() == [box for *_, box, _ in expected]
         assert one.masks.shape == (len(expected), 64, 96)
         torch.testing.assert_close(one.masks.double(), torch.stack([mask for *_, mask in expected]), rtol=0, atol=5e-4)
+
+
+@pytest.mark.parametrize("side", [300, 64])
+def test_masks_in_evaluation_are_those_of_an_answer(side: int) -> None:
+    """Also where the network sees a larger canvas than the batch, as sides that are no multiple of 32 make it."""
+    net = tiny_net(num_queries=4).eval()
+    task = Detection(metadata={"class_names": ["a", "b", "c"], "category_ids": [1, 2, 3], "with_masks": True})
+    preprocessing = preprocessing_for(net.backbone, TrainConfig.of(task="detection", data="-", image_size=side))
+    loaded = Loaded(model=net, task=task, preprocessing=preprocessing, name="tiny")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
+    (answer,) = Detector(loaded)(picture, threshold=0.0)
+    nothing = Annotation(
+        size=(60, 90),
+        boxes=np.zeros((0, 4), np.float32),
+        labels=np.zeros(0, np.int64),
+        crowd=np.zeros(0, bool),
+        areas=np.zeros(0, np.float32),
+        segmentations=(),
+    )
+    batch = collate([placed_sample(picture, preprocessing, 0, nothing)], targets=task.collate)
+    meter = task.meter()
+    with torch.inference_mode():
+        meter.add(task.raw(net, task.inputs(batch.images, batch.sizes, preprocessing), batch.sizes), batch)
+    ((judged,), _) = meter.state()
+    assert len(answer)
+    np.testing.assert_array_equal(judged.found.boxes, answer.xyxy)
+    decoded = run_lengths.decode(list(judged.found.segmentations)).transpose(2, 0, 1).astype(bool)
+    np.testing.assert_array_equal(decoded, np.asarray(answer.mask))
 
 
 def test_nothing_is_found() -> None:

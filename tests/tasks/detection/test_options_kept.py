@@ -99,8 +99,9 @@ def test_queries_of_d_fine_follow_the_options_of_a_run_that_starts_from_another(
 def test_learned_queries_are_those_of_the_network_that_a_run_starts_from(detector, tmp_path) -> None:
     config = config_from(saved(tmp_path, detector, num_queries=30), detector)
     masks = DETECTORS[detector].masks
-    if detector == "dino":
-        config = config.but(scales=4)
+    if detector == "dino":  # scales need not be said
+        with pytest.raises(ValueError, match="has scales 4, and scales is 5: give --scales 4"):
+            fresh_net(config.but(scales=5), ["a"], masks)
     net, said = fresh_net(config.but(num_queries=30), ["a"], masks, most_objects=30)
     assert (net.num_queries, len(said)) == (30, 1)
     net, said = fresh_net(config, ["a"], masks, most_objects=31)

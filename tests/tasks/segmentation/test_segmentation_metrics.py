@@ -82,6 +82,26 @@ def test_absent_classes_have_no_number_and_count_in_no_mean() -> None:
     assert result.to_dict()["classes"][3]["iou"] is None
 
 
+def test_classes_that_the_data_do_not_name_have_no_number() -> None:
+    """The model knows four classes, the data name two, of which one has no pixel here."""
+    true = np.array([[0, 0, 0, 0], [0, 0, 255, 255]], np.uint8)
+    said = np.array([[0, 0, 2, 3], [0, 1, 3, 3]], np.uint8)
+    meter = SegmentationMeter(list("abcd"), named=(0, 1))
+    meter.add([torch.from_numpy(said)], batch([true]))
+    result = meter.result("val")
+    np.testing.assert_array_equal(result.iou, [3 / 6, 0, np.nan, np.nan])
+    np.testing.assert_array_equal(result.dice, [6 / 9, 0, np.nan, np.nan])
+    assert np.isnan(result.boundary_f[2:]).all()
+    assert result.mean_iou == result.image_iou[0] == 0.25
+    assert result.pixel_accuracy == 3 / 6
+    assert "do not name c, d" in result.notes[0]
+    assert [row["predicted_pixels"] for row in result.to_dict()["classes"]] == [3, 1, 1, 1]
+    every = SegmentationMeter(list("abcd"))
+    every.merge([meter.state()])
+    assert every.result("val").mean_iou == 0.125
+    assert every.result("val").notes == []
+
+
 def test_nothing_labelled_has_no_number() -> None:
     meter = SegmentationMeter(["a", "b"])
     meter.add([torch.zeros(3, 4, dtype=torch.uint8)], batch([np.full((3, 4), 255, np.uint8)]))

@@ -36,7 +36,7 @@ class RunLengths(NamedTuple):
 
 
 def parsed(value: Any) -> list[npt.NDArray[np.float64]] | RunLengths | None:
-    """An outline as COCO JSON has it: polygons, or run lengths, compressed or not; None if it is empty.
+    """An outline as COCO JSON has it: polygons, or run lengths, compressed or not; None without corners.
 
     Raises:
         ValueError: It is neither.
@@ -49,6 +49,8 @@ def parsed(value: Any) -> list[npt.NDArray[np.float64]] | RunLengths | None:
         raise ValueError("neither polygons nor run lengths")
     parts = value if isinstance(value[0], list) else [value]
     polygons = [_polygon(part) for part in parts]
+    if not any(map(len, polygons)):
+        return None
     areal = [polygon for polygon in polygons if len(polygon) >= 6]  # a point or a line beside them has no area
     if not areal:
         raise ValueError("no polygon has three or more corners")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from transnext.data.class_names import listing, matched_names
+from transnext.data.class_names import listing, matched_names, named_places
 from transnext.data.image_files import file_version, log
 from transnext.data.images import read_image
 from transnext.data.instances import Annotation
@@ -97,6 +97,7 @@ class DetectionSource:
         ids: What the annotation calls each image: int64 `[images]`, or texts.
         objects: What is in them.
         groups: Images of the same group belong together; None if nothing is known of groups, "" for one by itself.
+        named: Classes, as places, that the data name, if not all: of others it is not known where they are.
     """
 
     classes: tuple[str, ...]
@@ -107,6 +108,7 @@ class DetectionSource:
     ids: npt.NDArray[np.int64] | PackedNames
     objects: Objects
     groups: PackedNames | None = None
+    named: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -228,6 +230,7 @@ def aligned(source: DetectionSource, classes: Sequence[str]) -> DetectionSource:
         classes=tuple(classes),
         category_ids=with_free_ids(len(classes), id_of),
         objects=replace(objects, labels=labels[kept]),
+        named=named_places(taken, source.named),
     )
 
 

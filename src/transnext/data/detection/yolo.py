@@ -14,10 +14,10 @@ import numpy as np
 from transnext.data.annotation_values import one_line, read_text, roboflow_group, whole
 from transnext.data.detection.findings import Findings
 from transnext.data.detection.raw import RawImage, RawSplit
-from transnext.data.findings import shown
+from transnext.data.findings import shortened, shown
 from transnext.data.image_files import FolderListing
 from transnext.data.names import printable
-from transnext.data.splits import split_of_folder
+from transnext.data.splits import add_split, split_of_folder
 
 _MAX_YAML = 2**19
 _MAX_LABELS = 2**26
@@ -35,12 +35,14 @@ class YoloSet:
         names: Class names by number.
         images: Folders or lists of images of each split.
         extra: Numbers of a line after the box that are no polygon: key points.
+        missing: What the file names for `test` if that is not there.
     """
 
     file: Path
     names: Mapping[int, str]
     images: Mapping[str, tuple[Path, ...]]
     extra: int = 0
+    missing: str = ""
 
 
 def find_yolo(root: Path) -> YoloSet | None:
@@ -78,7 +80,7 @@ def yolo_set(file: Path) -> YoloSet:
     """Return the data set that a YAML file describes.
 
     Raises:
-        ValueError: It is broken, has no names, or its images are not there.
+        ValueError: It is broken, has no names, or images that it names for training or validation are not there.
         FileNotFoundError: There is no such file.
     """
     where = printable(file)
@@ -97,12 +99,17 @@ def yolo_set(file: Path) -> YoloSet:
     count = content.get("nc")
     if count is not None and count != len(by_number):
         raise ValueError(f"{where}: nc is {shown(count)}, but there are {len(by_number)} names")
-    images = _given_folders(content, file) or _customary_folders(file.parent)
+    given, missing = _given_folders(content, file)
+    images = given or _customary_folders(file.parent)
     if not images:
-        given = [str(content[key]) for key in ("train", "val", "test") if isinstance(content.get(key), str)]
-        looked = f" ({printable(', '.join(given))})" if given else ""
+        looked = f" ({', '.join(missing.values())})" if missing else ""
         raise ValueError(f"{where}: its images are not there: neither what it names{looked} nor images/train")
-    return YoloSet(file, _checked(by_number, file), images, _key_points(content.get("kpt_shape")))
+    for split, texts in missing.items():
+        # Exported files often name a test folder that was not exported.
+        if split in given or (split not in images and split != "test"):
+            raise ValueError(f"{where} names {texts} for {split}, not to be found: correct the path or remove it")
+    left_out = missing.get("test", "") if "test" not in images else ""
+    return YoloSet(file, _checked(by_number, file), images, _key_points(content.get("kpt_shape")), left_out)
 
 
 def read_yolo(found: YoloSet, split: str, root: Path, findings: Findings) -> RawSplit:
@@ -119,8 +126,13 @@ def read_yolo(found: YoloSet, split: str, root: Path, findings: Findings) -> Raw
     label_of = {number: label for label, number in enumerate(numbers)}
     classes = [found.names[number] for number in numbers]
     raw = RawSplit(split, classes, numbers, relative=True, describe=lambda place: f"{place[0]}:{place[1]}")
+    seen: set[str] = set()
     for path in dict.fromkeys(path for source in found.images[split] for path in _listed(source)):
         labels = _label_file(path)
+        if labels in seen:
+            findings.add("annotation_shared", path)
+        seen.add(labels)
+        raw.annotations = raw.annotations or os.path.dirname(labels)  # noqa: PTH120 - per image
         name = os.path.relpath(labels, root)
         try:
             text = read_text(labels, _MAX_LABELS)
@@ -228,47 +240,62 @@ def _key_points(shape: Any) -> int:
     return shape[0] * shape[1] if usable else 0
 
 
-def _given_folders(content: Mapping[Any, Any], file: Path) -> dict[str, tuple[Path, ...]]:
-    """Return what the file names, as far as it is there.
+def _given_folders(content: Mapping[Any, Any], file: Path) -> tuple[dict[str, tuple[Path, ...]], dict[str, str]]:
+    """Return what the file names for each split, as far as it is there, and what is not, as a text.
 
     `path` may be that of another machine, and Roboflow writes `../train/images` for `train/images`.
+
+    Raises:
+        ValueError: Two keys stand for the same split.
     """
     base = file.parent
     path = content.get("path")
     bases = [base / path, base, base.parent] if isinstance(path, str) else [base]
     found: dict[str, tuple[Path, ...]] = {}
+    missing: dict[str, str] = {}
     for key, value in content.items():
-        split = split_of_folder(key) if isinstance(key, str) and split_of_folder(key) else key
-        if not isinstance(split, str) or (split == key and not key.startswith(("train", "val", "test"))):
+        known = split_of_folder(key) if isinstance(key, str) else None
+        split = known or key
+        if not isinstance(split, str) or not (known or split.startswith(("train", "val", "test"))):
             continue
-        values = value if isinstance(value, list) else [value]
-        sources = []
-        for text in values:
+        sources: list[Path] = []
+        lost = []
+        for text in value if isinstance(value, list) else [] if value in (None, "") else [value]:
             if not isinstance(text, str) or not text or "\0" in text:
+                lost.append(shown(text))
                 continue
             texts = dict.fromkeys([text, text.removeprefix("../")])
             tried = [folder / name for folder in bases for name in texts]
             # os.path: a path that no system takes is not there, instead of an error
-            sources += [p for p in tried if os.path.isdir(p) or (p.suffix == ".txt" and os.path.isfile(p))][:1]  # noqa: PTH112, PTH113
-        if sources and split not in found:
-            found[split] = tuple(sources)
-    return found
+            there = [p for p in tried if os.path.isdir(p) or (p.suffix == ".txt" and os.path.isfile(p))]  # noqa: PTH112, PTH113
+            sources += there[:1]
+            if not there:
+                lost.append(shortened(text))
+        if sources and found.setdefault(split, tuple(sources)) != tuple(sources):
+            raise ValueError(f"{printable(file)} names images for {split} twice, as {shown(key)} too: remove one")
+        if lost and (known or sources):  # other keys may be anything
+            missing[split] = shortened(", ".join(lost))
+    return found, missing
 
 
 def _customary_folders(root: Path) -> dict[str, tuple[Path, ...]]:
-    """Return the image folders of `images/<split>`, `<split>/images`, or, of all images, `images`."""
-    found: dict[str, tuple[Path, ...]] = {}
+    """Return the image folders of `images/<split>`, `<split>/images`, or, of all images, `images`.
+
+    Raises:
+        ValueError: Two are of the same split.
+    """
+    found: dict[str, Path] = {}
     inside = root / "images"
     if inside.is_dir():
         for folder in sorted(path for path in inside.iterdir() if path.is_dir()):
-            found.setdefault(split_of_folder(folder.name) or printable(folder.name), (folder,))
+            add_split(found, split_of_folder(folder.name) or printable(folder.name), folder)
     if not found:
         for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-            if split_of_folder(folder.name) and (folder / "images").is_dir():
-                found.setdefault(split_of_folder(folder.name) or "", (folder / "images",))
+            if (split := split_of_folder(folder.name)) and (folder / "images").is_dir():
+                add_split(found, split, folder / "images")
     if not found and inside.is_dir():
-        found["train"] = (inside,)
-    return found
+        found["train"] = inside
+    return {split: (folder,) for split, folder in found.items()}
 
 
 def _has_labels(images: Path) -> bool:

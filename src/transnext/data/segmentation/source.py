@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transnext.data.channels import read_channels
-from transnext.data.class_names import listing, matched_names
+from transnext.data.class_names import listing, matched_names, named_places
 from transnext.data.detection.source import DetectionSource
 from transnext.data.image_files import file_version, log
 from transnext.data.images import read_image
@@ -153,6 +153,7 @@ class MapSource:
         things: Of each class whether it has objects; None if the data do not say.
         category_ids: Number of each class in COCO's files; None for other data.
         channels: Pictures are numbers of so many channels; None for 8-bit RGB.
+        named: Classes, as places, that the data name, if not all: of others it is not known where they are.
     """
 
     classes: tuple[str, ...]
@@ -168,6 +169,7 @@ class MapSource:
     things: tuple[bool, ...] | None = None
     category_ids: tuple[int, ...] | None = None
     channels: int | None = None
+    named: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -275,4 +277,5 @@ def aligned(source: MapSource, classes: Sequence[str]) -> MapSource:
         relabel=labels.tobytes(),
         things=None,
         category_ids=None,
+        named=named_places(taken, source.named),
     )

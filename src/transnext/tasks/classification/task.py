@@ -96,7 +96,7 @@ class Classification(Task):
         repeated = config.images.repeats > 1
         return ClassificationObjective(net, preprocessing, config.task, len(self.class_names), repeated)
 
-    def meter(self) -> Meter[Tensor]:
+    def meter(self, source: Source | None = None) -> Meter[Tensor]:
         """See `Task.meter`."""
         return ClassificationMeter(len(self.class_names))
 

@@ -85,10 +85,14 @@ class CocoNumbers:
         return _means(self.recall[..., 0], (0,))
 
 
+def most_of_a_class(images: Sequence[Judged]) -> int:
+    """The most objects of one class that an image has, groups left out."""
+    return max((int(np.bincount(im.truth.labels[~im.truth.crowd]).max(initial=0)) for im in images), default=0)
+
+
 def limit_for(images: Sequence[Judged]) -> int:
-    """Objects of a class in an image to look at: COCO's 100, or as many as there can be, rounded up to hundreds."""
-    most = max((len(image.truth) for image in images), default=0)
-    return max(COCO_LIMIT, -(-most // LIMIT_STEP) * LIMIT_STEP)
+    """Objects of a class in an image to look at: COCO's 100, or as many as there are, rounded up to hundreds."""
+    return max(COCO_LIMIT, -(-most_of_a_class(images) // LIMIT_STEP) * LIMIT_STEP)
 
 
 def coco_numbers(images: Sequence[Judged], num_classes: int, limit: int, masks: bool = False) -> CocoNumbers:

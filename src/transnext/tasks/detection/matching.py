@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ class Outcomes:
         place: int32 `[D]`: place among what was found in the image.
         label: int32 `[D]`.
         score: float32 `[D]`.
-        state: int8 `[D]`: `RIGHT`, `WRONG`, or `LEFT_OUT` where it lies on a group.
+        state: int8 `[D]`: `RIGHT`, `WRONG`, or `LEFT_OUT` where it lies on a group or the data do not name its class.
         overlap: float32 `[D]`: with its object if it is right, else the largest with any object of the image.
         nearest: int32 `[D]`: that object, a place in the arrays of `G`; -1 for none.
         object_image: int32 `[G]`.
@@ -54,16 +54,20 @@ class Outcomes:
     pair_overlap: Singles
 
 
-def outcomes_of(images: Sequence[Judged], limit: int, masks: bool = False) -> Outcomes:
+def outcomes_of(
+    images: Sequence[Judged], limit: int, masks: bool = False, named: Collection[int] | None = None
+) -> Outcomes:
     """Matches found objects to annotated ones.
 
     In the order of their scores, each takes the object of its class that it overlaps most of those not taken yet; one
-    that has none but lies on a group of its class is left out.
+    that has none but lies on a group of its class is left out, and so is every one of a class that the data do not
+    name: whether it is there is not known.
 
     Args:
         images: The images.
         limit: Objects of a class in an image to look at, the likeliest first.
         masks: Compare outlines; else boxes.
+        named: Classes that the data name, whether they have an object of them or not; all if None.
     """
     parts: dict[str, list[npt.NDArray[Any]]] = {}
     num_found = num_objects = 0
@@ -77,6 +81,9 @@ def outcomes_of(images: Sequence[Judged], limit: int, masks: bool = False) -> Ou
         num_objects += len(one["object_place"])
         for key, values in one.items():
             parts.setdefault(key, []).append(values)
+    if named is not None:
+        for labels, states in zip(parts["label"], parts["state"], strict=True):
+            states[~np.isin(labels, list(named))] = LEFT_OUT
     return Outcomes(**{key: np.concatenate(values).astype(_DTYPES.get(key, np.int32)) for key, values in parts.items()})
 
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from transnext.data import Batch
-from transnext.tasks.detection.coco_eval import COCO_LIMIT, Judged, coco_numbers, has_outlines, limit_for
+from transnext.data.class_names import not_named
+from transnext.data.joint import seen_size
+from transnext.tasks.detection.coco_eval import (
+    COCO_LIMIT,
+    Judged,
+    coco_numbers,
+    has_outlines,
+    limit_for,
+    most_of_a_class,
+)
 from transnext.tasks.detection.curves import confusion_matrix, sweep
 from transnext.tasks.detection.matching import outcomes_of
 from transnext.tasks.detection.net import Found
@@ -24,11 +33,12 @@ class DetectionMeter(Meter[list[Found]]):
         classes: Name of each class.
         category_ids: Id of each class in the annotation file; 1, 2, .. if None.
         with_masks: Judge outlines, too.
-        max_detections: Objects of a class in an image that are looked at; by default COCO's 100, or as many as an image
-            has objects, rounded up to hundreds.
+        max_detections: Objects of a class in an image that are looked at; by default COCO's 100, or as many as there
+            are, rounded up to hundreds.
         threshold: Least score of what the confusion matrix and the precision and recall of classes count; by default
             that of the highest F1 on the split itself.
         tile: Side of the tiles in which pictures were looked through, which the result says; None for whole ones.
+        named: Classes that the data name; all if None. Of others nothing is judged: it is not known where they are.
     """
 
     def __init__(
@@ -39,6 +49,7 @@ class DetectionMeter(Meter[list[Found]]):
         max_detections: int | None = None,
         threshold: float | None = None,
         tile: int | None = None,
+        named: Collection[int] | None = None,
     ) -> None:
         super().__init__()
         self.classes = list(classes)
@@ -47,11 +58,12 @@ class DetectionMeter(Meter[list[Found]]):
         self.max_detections = max_detections
         self.threshold = threshold
         self.tile = tile
+        self.named = named
         self._images: list[Judged] = []
 
     def add(self, raw: list[Found], batch: Batch) -> None:
         """Takes the objects found in each image; targets are an `Annotation` of each."""
-        canvas = (batch.images.shape[2], batch.images.shape[3])
+        canvas = seen_size((batch.images.shape[2], batch.images.shape[3]))  # what masks lie over, not the batch
         rows = zip(raw, batch.targets, batch.indices.tolist(), batch.sizes.tolist(), batch.frames, strict=True)
         for found, truth, index, (height, width), frame in rows:
             placed = place(found, frame, (height, width), canvas, self.with_masks)
@@ -84,7 +96,7 @@ class DetectionMeter(Meter[list[Found]]):
         without = sum(not has_outlines(image) for image in images) if self.with_masks else 0
         masks = self.with_masks and not without
         limit = limit_for(images) if self.max_detections is None else self.max_detections
-        outcomes = outcomes_of(images, limit, masks)
+        outcomes = outcomes_of(images, limit, masks, self.named)
         threshold = sweep(outcomes).best() if self.threshold is None else self.threshold
         return DetectionResult(
             split=split,
@@ -99,7 +111,7 @@ class DetectionMeter(Meter[list[Found]]):
             names=[name(image.index) for image in images],
             skipped=self.skipped,
             images_per_second=images_per_second,
-            notes=_notes(images, limit, without, self.tile),
+            notes=[*_notes(images, limit, without, self.tile), *not_named(self.classes, self.named)],
         )
 
 
@@ -107,10 +119,9 @@ def _notes(images: Sequence[Judged], limit: int, without_outlines: int, tile: in
     """Notes that a reader of the numbers must know."""
     notes = [] if tile is None else [f"pictures were looked at in tiles of {tile} pixels"]
     if limit != COCO_LIMIT:
-        most = max(len(image.truth) for image in images)
         notes.append(
             f"{limit} objects of a class in an image were looked at, not {COCO_LIMIT} as COCO does: "
-            f"an image has up to {most} objects"
+            f"an image has up to {most_of_a_class(images)} objects of a class"
         )
     if without_outlines:
         notes.append(f"outlines were not judged: {without_outlines} of {len(images)} images have boxes alone")

@@ -87,7 +87,7 @@ def _from_detector(
     net, before = HEADS.opened(checkpoint, config)
     own = config.task
     scales = net.args().get("scales")
-    if net.detector == "dino":
+    if net.detector == "dino" and own.scales is not None:
         check_same(checkpoint, "scales", own.scales, scales)
     more: dict[str, Any] = {} if net.num_queries is None else {"num_queries": net.num_queries}
     like = partial(build_net, net.detector, net.backbone, net.num_classes, masks=net.with_masks, scales=scales, **more)

@@ -134,7 +134,7 @@ class Detection(Task):
         self.notes.extend(said)
         # COCO's limit of 100 would cut the objects of denser images.
         dense = -(-self.metadata["most_objects"] // 100) * 100
-        net.max_detections = config.task.max_detections or max(net.max_detections, dense)
+        net.make_room(config.task.max_detections or max(net.max_detections, dense))
         return net
 
     def model_args(self, net: nn.Module) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class Detection(Task):
         found = {name: saved[name] for name in ("val_threshold",) if name in saved}
         return replace(self, metadata={**self.metadata, **found})
 
-    def meter(self) -> Meter[list[Found]]:
+    def meter(self, source: Source | None = None) -> Meter[list[Found]]:
         """See `Task.meter`."""
         known = "threshold" in self.metadata or "val_threshold" in self.metadata
         return DetectionMeter(
@@ -194,6 +194,7 @@ class Detection(Task):
             with_masks=self.with_masks,
             threshold=self.threshold if known else None,
             tile=self.how.tile or None,
+            named=getattr(source, "named", None),
         )
 
     def sample(self, picture: Image.Image, preprocessing: Preprocessing, index: int) -> Sample:

@@ -5,9 +5,10 @@ be kept; if the block fails, nothing is written.
 """
 
 import csv
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from transnext.atomic import replacing, staged
 from transnext.data.mask_parts import run_lengths
 from transnext.data.names import printable
 from transnext.tasks.detection.answers import ObjectsFound, crops, short
+from transnext.tasks.detection.video import is_video
 
 Add = Callable[[ObjectsFound], None]
 
@@ -48,7 +50,7 @@ def coco_results(
         def add(found: ObjectsFound) -> None:
             nonlocal written
             image_id = _image_id(found, image_ids)
-            if image_ids is None and image_id in names:  # the same file name in another folder
+            if image_ids is None and names.get(image_id, found.name) != found.name:  # it lies in another folder
                 image_id = _of_frame(printable(found.name), found.frame)
             if image_id in names:
                 other = names[image_id]
@@ -169,7 +171,7 @@ def yolo_labels(
                 for place, row, end in zip(ids, rows, ends, strict=True)
             )
             file = staging / files[found.name]
-            write(file if found.frame is None else file.with_name(f"{file.stem}_{found.frame}.txt"), lines)
+            write(_file_of_frame(file, found.frame), lines)
 
         yield add
 
@@ -177,7 +179,8 @@ def yolo_labels(
 def label_files(names: Sequence[str]) -> dict[str, Path]:
     """A text file for each image, no two the same, below a folder as the images lie below what they have in common.
 
-    The file has the image's name with another suffix; where two images differ in the suffix alone, the suffix stays.
+    The file has the image's name with another suffix; where two images differ in the suffix alone, the suffix stays,
+    and that of a video also where its frames would have the names of images.
 
     Args:
         names: Paths, addresses, or whatever the images are called.
@@ -195,17 +198,32 @@ def label_files(names: Sequence[str]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     shared = _repeated(path.with_suffix(".txt") for path in below.values())
     taken = {"classes.txt"}
-    for name, path in below.items():
-        file = path.with_suffix(".txt")
-        if str(file).casefold() in shared | taken:
-            file = path.with_name(f"{path.name}.txt")
-        number = 2
-        while str(file).casefold() in taken:  # the same name on two servers
-            file = path.with_name(f"{path.name}-{number}.txt")
-            number += 1
+    of_images: set[str] = set()
+    for name, path in sorted(below.items(), key=lambda item: is_video(item[1])):
+        video = is_video(path)
+        short = path.with_suffix(".txt")
+        # The same name on two servers gets a number.
+        more = itertools.chain(("",), (f"-{number}" for number in itertools.count(2)))
+        whole = (path.with_name(f"{path.name}{end}.txt") for end in more)
+        candidates = whole if str(short).casefold() in shared else itertools.chain([short], whole)
+        file = next(file for file in candidates if not _is_taken(file, taken, of_images if video else ()))
         taken.add(str(file).casefold())
+        if not video:
+            of_images.add(str(file).casefold())
         files[name] = file
     return files
+
+
+def _is_taken(file: Path, taken: Collection[str], of_images: Collection[str]) -> bool:
+    """True if a file is another's, or that of a frame one of those of images."""
+    if str(file).casefold() in taken:
+        return True
+    frames = str(_file_of_frame(file, 0)).casefold().removesuffix("0.txt")
+    return any(other[len(frames) : -4].isdecimal() for other in of_images if other.startswith(frames))
+
+
+def _file_of_frame(file: Path, frame: int | None) -> Path:
+    return file if frame is None else file.with_name(f"{file.stem}_{frame}.txt")
 
 
 def _repeated(paths: Iterable[Path]) -> set[str]:

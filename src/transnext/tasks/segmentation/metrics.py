@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from transnext.data import Batch
+from transnext.data.class_names import not_named
 from transnext.data.joint import seen_size
 from transnext.data.segmentation.maps import classes_of
 from transnext.tasks.segmentation.measures import ImageCounts, counts_of
@@ -30,10 +31,14 @@ class SegmentationMeter(Meter[Iterable[Tensor | Rows | Told]]):
     Args:
         classes: Name of each class.
         things: Names of those that have objects, of a network that tells segments; None for classes alone.
+        named: Classes that the data name; all if None. Others have no number.
     """
 
-    def __init__(self, classes: Sequence[str], things: Collection[str] | None = None) -> None:
+    def __init__(
+        self, classes: Sequence[str], things: Collection[str] | None = None, named: Collection[int] | None = None
+    ) -> None:
         super().__init__()
+        self.named = named
         self.classes = list(classes)
         self.things = None if things is None else [place for place, name in enumerate(classes) if name in things]
         self._images: list[ImageCounts] = []
@@ -108,7 +113,8 @@ class SegmentationMeter(Meter[Iterable[Tensor | Rows | Told]]):
             skipped=self.skipped,
             images_per_second=images_per_second,
             things=self.things or (),
-            notes=notes,
+            named=self.named,
+            notes=[*notes, *not_named(self.classes, self.named)],
         )
 
 

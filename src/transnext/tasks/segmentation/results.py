@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +25,8 @@ Rates = npt.NDArray[np.float64]
 class SegmentationResult:
     """Quality on one split. A class without a true or predicted pixel has no number, and counts in no mean.
 
+    Nor has a class that the data do not name; its pixels are missed by the classes that they are of.
+
     Attributes:
         split: Its name.
         classes: Name of each class.
@@ -33,6 +35,7 @@ class SegmentationResult:
         images_per_second: Speed of the model alone, reading not counted; None if it was not measured.
         skipped: Name and reason of images that could not be read; they count nowhere.
         things: Classes that have objects, where segments are told.
+        named: Classes that the data name; all if None.
         notes: What a reader of the numbers must know.
     """
 
@@ -43,6 +46,7 @@ class SegmentationResult:
     images_per_second: float | None = None
     skipped: list[tuple[str, str]] = field(repr=False)
     things: Collection[int] = ()
+    named: Collection[int] | None = None
     notes: Sequence[str] = ()
 
     @property
@@ -60,8 +64,22 @@ class SegmentationResult:
 
     @cached_property
     def areas(self) -> Ints:
-        """int64 `[images, 3, classes]`: pixels rightly named, of the true class, of the predicted class."""
-        return np.stack([image.areas(len(self.classes)) for image in self.images])
+        """int64 `[images, 3, classes]`: pixels rightly named, of the true class, of the predicted class.
+
+        Of classes that the data do not name there are none.
+        """
+        areas = np.stack([image.areas(len(self.classes)) for image in self.images])
+        areas[..., self._not_named] = 0
+        return areas
+
+    @property
+    def _not_named(self) -> npt.NDArray[np.bool_]:
+        """Which classes these are, bool `[classes]`."""
+        absent = np.zeros(len(self.classes), bool)
+        if self.named is not None:
+            absent[:] = True
+            absent[list(self.named)] = False
+        return absent
 
     @property
     def pixels(self) -> int:
@@ -91,6 +109,7 @@ class SegmentationResult:
         sums = np.zeros((len(self.classes), 4), np.int64)
         for image in self.images:
             sums[image.border_classes] += image.borders
+        sums[self._not_named] = 0
         near_true, predicted, near_predicted, true = sums.T
         precision, recall = _ratio(near_true, predicted), _ratio(near_predicted, true)
         # Where one side has no border at all, the other has none that is right.
@@ -124,7 +143,10 @@ class SegmentationResult:
     def panoptic(self) -> PanopticQuality | None:
         """Quality of segments; None where they are not told, or not known."""
         counted = [image.segments for image in self.images if image.segments is not None]
-        return PanopticQuality.of(counted, len(self.classes), self.things) if counted else None
+        if not counted:
+            return None
+        found = PanopticQuality.of(counted, len(self.classes), self.things)
+        return replace(found, wrong=np.where(self._not_named, 0, found.wrong))
 
     @property
     def score(self) -> float:
@@ -165,7 +187,7 @@ class SegmentationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        _, true, predicted = self.areas.sum(0)
+        true, predicted = self.confusion.sum(1), self.confusion.sum(0)
         return {
             "images": self.num_images,
             "skipped": len(self.skipped),

@@ -192,9 +192,9 @@ class Segmentation(Task):
         assert isinstance(net, SegmentationNet)
         return SegmentationObjective(net, preprocessing)
 
-    def meter(self) -> Meter[Any]:
+    def meter(self, source: Source | None = None) -> Meter[Any]:
         """See `Task.meter`."""
-        return SegmentationMeter(self.class_names, self.things)
+        return SegmentationMeter(self.class_names, self.things, getattr(source, "named", None))
 
     def sample(self, picture: Picture, preprocessing: Preprocessing, index: int) -> Sample:
         """See `Task.sample`."""
