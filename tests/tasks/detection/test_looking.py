@@ -1,5 +1,6 @@
 """Pictures that are judged and asked about in tiles, as a detector was trained on them."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,7 +16,7 @@ from transnext.engine.eval_loop import evaluate
 from transnext.engine.loader import eval_loader
 from transnext.predict import Detector
 from transnext.tasks.detection.looking import Looking, looking_at
-from transnext.tasks.detection.net import Found
+from transnext.tasks.detection.net import Found, not_finite
 from transnext.tasks.detection.task import Detection
 from transnext.tasks.task import Loaded
 
@@ -48,6 +49,15 @@ class Finder(nn.Module):
             labels=torch.tensor(labels, dtype=torch.int64),
             masks=torch.ones(len(boxes), 7, 7),
         )
+
+
+class BrokenOnce(Finder):
+    """Gives numbers that are not finite of the first thing that it is asked about."""
+
+    def forward(self, images: Tensor, sizes: Tensor) -> list[Found]:
+        """As a detector does it."""
+        found = super().forward(images, sizes)
+        return [not_finite(images, 7), *found[1:]] if len(self.shapes) == 1 else found
 
 
 def loaded(**metadata) -> Loaded:
@@ -135,6 +145,16 @@ def test_answers_are_those_of_the_tiles_that_were_trained_on() -> None:
     for found, (_, truth) in zip(detector(pictures), paintings(), strict=True):
         boxes = found.xyxy[np.argsort(found.class_id)]
         np.testing.assert_allclose(boxes, truth.boxes, atol=2)
+
+
+def test_what_is_not_finite_in_a_tile_is_not_passed_over() -> None:
+    model = replace(loaded(tile=128), model=BrokenOnce().eval())
+    result, _ = judged(model)
+    assert "1 found objects had numbers that are not finite" in result.notes[1]
+    assert [len(image.found) for image in result.images][1:] == [6, 6, 6, 1], "others are found"
+    model.model.shapes.clear()
+    with pytest.raises(ValueError, match="not finite: its weights are not usable"):
+        Detector(model)(paintings()[0][0])
 
 
 @pytest.mark.parametrize(("detector", "tile"), [("mask_rcnn", 48), ("mask2former", None)])
