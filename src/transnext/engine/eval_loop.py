@@ -60,8 +60,7 @@ def evaluate(
         if len(batch.images):
             start = time.perf_counter()
             with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
-                inputs = task.inputs(batch.images.to(device), batch.sizes, preprocessing)
-                raw = task.raw(net, inputs, batch.sizes)
+                raw = task.judged(net, batch, preprocessing, device)
             meter.add(raw, batch)
             rates.append(len(batch.images) / (time.perf_counter() - start))
         if on_batch is not None:

@@ -89,7 +89,7 @@ def _from_detector(
     scales = net.args().get("scales")
     if net.detector == "dino" and own.scales is not None:
         check_same(checkpoint, "scales", own.scales, scales)
-    more = {} if net.num_queries is None else {"num_queries": net.num_queries}
+    more: dict[str, Any] = {} if net.num_queries is None else {"num_queries": net.num_queries}
     like = partial(build_net, net.detector, net.backbone, net.num_classes, masks=net.with_masks, scales=scales, **more)
     size = head_size(net, get_args(HeadSize), lambda size: like(size=size))
     if size is not None:

@@ -1,7 +1,7 @@
 """Detection as a task of the engine."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,11 +19,12 @@ from transnext.data.instances import Annotation
 from transnext.data.joint import normalised_canvas
 from transnext.data.preprocessing import Preprocessing
 from transnext.extras import require
-from transnext.limits import MAX_SIDE, check_number
+from transnext.limits import check_number
 from transnext.models.backbone import Backbone
 from transnext.report.parts import Section
 from transnext.tasks.detection.config import DetectionConfig
 from transnext.tasks.detection.images import DetectionImages, collate_objects, placed_sample, repeat_factors
+from transnext.tasks.detection.looking import OVERLAP, Looking, can_look_in_tiles
 from transnext.tasks.detection.metrics import DetectionMeter
 from transnext.tasks.detection.net import DetectionNet, Found
 from transnext.tasks.detection.nets import DETECTORS
@@ -35,7 +36,7 @@ from transnext.tasks.task import WHOLE, Asked, Loaded, Look, Meter, Objective, T
 
 SIDES = {"small": 320, "base": 640, "released": 800}
 """Trained image side for each size of head, pixels, unless another is given."""
-METADATA = ("class_names", "category_ids", "with_masks", "most_objects", "threshold", "val_threshold")
+METADATA = ("class_names", "category_ids", "with_masks", "most_objects", "threshold", "val_threshold", "tile")
 """Entries of a checkpoint that are the task's."""
 OPTIONS = {"threshold", "classes", "masks", "tile", "overlap"}
 """Options of an answer."""
@@ -45,9 +46,14 @@ DEFAULT_THRESHOLD = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Detection(Task):
-    """Which objects are in an image, and where."""
+    """Which objects are in an image, and where.
+
+    Attributes:
+        looking: How pictures are looked at; as in training if None.
+    """
 
     name: ClassVar[str] = "detection"
+    looking: Looking | None = field(default=None, compare=False)
 
     @property
     def class_names(self) -> list[str]:
@@ -70,6 +76,11 @@ class Detection(Task):
     def threshold(self) -> float:
         """Least score of an answer: the one that was chosen, or that of the best F1 in validation."""
         return float(self.metadata.get("threshold", self.metadata.get("val_threshold", DEFAULT_THRESHOLD)))
+
+    @property
+    def how(self) -> Looking:
+        """How pictures are looked at."""
+        return Looking.trained(self.metadata) if self.looking is None else self.looking
 
     @classmethod
     def open(cls, config: TrainConfig[Any]) -> tuple["Detection", dict[str, Source]]:
@@ -103,7 +114,17 @@ class Detection(Task):
         }
         if config.task.threshold is not None:
             metadata["threshold"] = config.task.threshold
-        return cls(metadata=metadata, notes=notes), dict(sources)
+        tile, looking = config.task.train_tiles, None
+        if tile is not None and can_look_in_tiles(config.task.detector):
+            metadata["tile"] = tile
+            looking = Looking(tile=tile, at_once=min(8, 2 * (config.run.micro_batch_size or config.batch_size)))
+            notes.append(f"Pictures are judged in tiles of {tile} pixels, as they are trained on.")
+        elif tile is not None:
+            notes.append(
+                f"Tiles of {tile} pixels are trained on, and pictures are judged whole, where objects are smaller: "
+                f"masks of {config.task.detector} cannot be put together at edges."
+            )
+        return cls(metadata=metadata, notes=notes, looking=looking), dict(sources)
 
     def build(self, config: TrainConfig[Any], saved_args: Mapping[str, Any] | None = None) -> nn.Module:
         """See `Task.build`."""
@@ -129,7 +150,8 @@ class Detection(Task):
         self, source: Source, preprocessing: Preprocessing, training: TrainConfig[Any] | None = None
     ) -> LabelledImages:
         """See `Task.images`."""
-        return DetectionImages(source, preprocessing, training, masks=self.with_masks)
+        own_size = training is None and bool(self.how.tile)
+        return DetectionImages(source, preprocessing, training, masks=self.with_masks, own_size=own_size)
 
     def preview(self, batches: Iterable[Batch], path: Path) -> int:
         """See `Task.preview`."""
@@ -171,6 +193,7 @@ class Detection(Task):
             self.category_ids,
             with_masks=self.with_masks,
             threshold=self.threshold if known else None,
+            tile=self.how.tile or None,
             named=getattr(source, "named", None),
         )
 
@@ -190,6 +213,14 @@ class Detection(Task):
         """See `Task.raw`."""
         found: list[Found] = net(images, sizes)
         return found
+
+    def judged(self, net: nn.Module, batch: Batch, preprocessing: Preprocessing, device: torch.device) -> list[Found]:
+        """See `Task.judged`; in tiles where the task looks so."""
+        if not self.how.tile:
+            found: list[Found] = super().judged(net, batch, preprocessing, device)
+            return found
+        pictures = zip(batch.images, batch.sizes.tolist(), strict=True)
+        return [self.how.found(net, image[:, :h, :w], preprocessing, device) for image, (h, w) in pictures]
 
     @classmethod
     def load(cls, path: Path, *, image_size: int | None = None, device: str | torch.device = "cpu") -> Loaded:
@@ -249,7 +280,7 @@ def check_options(
     classes: Sequence[str] | None = None,
     masks: bool = True,
     tile: int | None = None,
-    overlap: float = 0.2,
+    overlap: float = OVERLAP,
 ) -> None:
     """Refuses options of an answer that cannot work; see `asking.answers`.
 
@@ -258,15 +289,14 @@ def check_options(
         threshold: Least score.
         classes: Names of those that are asked for.
         masks: Outlines are asked for.
-        tile: Side of a tile, pixels.
+        tile: Side of a tile, pixels; 0 for pictures as a whole.
         overlap: Share of it.
 
     Raises:
         ValueError: One cannot.
     """
     check_number("threshold", 0 if threshold is None else threshold, 0, 1)
-    check_number("tile", 32 if tile is None else tile, 32, MAX_SIDE)
-    check_number("overlap", overlap, 0, 0.9)
+    Looking(tile=tile, overlap=overlap)
     if classes is not None:
         require("answers of a detector", "supervision", extra="detect")
         from transnext.tasks.detection.answers import class_places  # imports supervision
