@@ -101,6 +101,22 @@ def test_masks_in_evaluation_are_those_of_an_answer(side: int) -> None:
     np.testing.assert_array_equal(decoded, np.asarray(answer.mask))
 
 
+def test_tiles_give_boxes_alone() -> None:
+    net = tiny_net(num_queries=4).eval()
+    task = Detection(metadata={"class_names": ["a", "b", "c"], "category_ids": [1, 2, 3], "with_masks": True})
+    preprocessing = preprocessing_for(net.backbone, TrainConfig.of(task="detection", data="-", image_size=64))
+    detector = Detector(Loaded(model=net, task=task, preprocessing=preprocessing, name="tiny"))
+    read: list[Any] = []
+    with pytest.raises(ValueError, match="outlines of tiny lie over the whole"):
+        list(detector.stream((read.append(i) or np.zeros((90, 90, 3), np.uint8) for i in range(2)), tile=64))
+    assert not read, "it is said before the work"
+    (found,) = detector(
+        np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8), threshold=0.0, tile=64, masks=False
+    )
+    assert len(found)
+    assert found.mask is None
+
+
 def test_nothing_is_found() -> None:
     net = tiny_net().eval()
     embedder = net.head.transformer_module.decoder.mask_predictor.mask_embedder

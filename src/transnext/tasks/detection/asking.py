@@ -45,7 +45,7 @@ def answers(
             whole = to_bytes(whole_picture)
             found.append(
                 detect_in_tiles(
-                    lambda crops: _of_crops(loaded, crops, asked.inputs.device),
+                    lambda crops: _of_crops(loaded, crops, asked.inputs.device, masks),
                     whole,
                     tile,
                     overlap=overlap,
@@ -73,13 +73,16 @@ def answers(
     return answered
 
 
-def _of_crops(loaded: Loaded, crops: list[Tensor], device: torch.device) -> list[Found]:
-    """Objects of each crop, uint8 `[3, h, w]`, in its pixels, found by a model on a device."""
+def _of_crops(loaded: Loaded, crops: list[Tensor], device: torch.device, masks: bool) -> list[Found]:
+    """Objects of each crop, uint8 `[3, h, w]`, in its pixels, found by a model on a device, perhaps without masks."""
     task, preprocessing = loaded.task, loaded.preprocessing
     samples = [placed_sample(picture(crop), preprocessing, i) for i, crop in enumerate(crops)]
     batch = collate(samples, targets=list)
     found = task.raw(loaded.model, task.inputs(batch.images.to(device), batch.sizes, preprocessing), batch.sizes)
-    return [_in_crop(one, frame) for one, frame in zip(found, batch.frames, strict=True)]
+    return [
+        _in_crop(one if masks else replace(one, masks=None), frame)
+        for one, frame in zip(found, batch.frames, strict=True)
+    ]
 
 
 def _in_crop(found: Found, frame: Frame | None) -> Found:

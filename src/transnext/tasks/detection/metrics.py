@@ -8,7 +8,14 @@ from dataclasses import replace
 from transnext.data import Batch
 from transnext.data.class_names import not_named
 from transnext.data.joint import seen_size
-from transnext.tasks.detection.coco_eval import COCO_LIMIT, Judged, coco_numbers, has_outlines, limit_for, most_of_a_class
+from transnext.tasks.detection.coco_eval import (
+    COCO_LIMIT,
+    Judged,
+    coco_numbers,
+    has_outlines,
+    limit_for,
+    most_of_a_class,
+)
 from transnext.tasks.detection.curves import confusion_matrix, sweep
 from transnext.tasks.detection.matching import outcomes_of
 from transnext.tasks.detection.net import Found
