@@ -1,7 +1,8 @@
 """Writing files so that a reader or a crash sees the old one or the new one, never a part.
 
-`check_writable` is asked before the work of a command begins; `replacing` (one file), `json_list` and `staged` (a folder, or files
-that belong together) write when it is done; `naming` puts what a library says of a full disk into one line.
+`check_writable` is asked before the work of a command begins; `replacing` (one file), `json_list` (one of a list) and
+`staged` (a folder, or files that belong together) write when it is done; `naming` puts what a library says of a full
+disk into one line.
 """
 
 import errno

@@ -1,6 +1,5 @@
 """Find objects in images: train, evaluate and use detectors."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -53,9 +52,7 @@ def evaluate(
     from transnext.predict import Detector
 
     loaded = Detector(model, image_size=options.image_size, device=pick_device(options.device)).loaded
-    measure(
-        model, data, replace(options, batch_size=8 if options.batch_size is None else options.batch_size), loaded=loaded
-    )
+    measure(model, data, options, loaded=loaded)
 
 
 def predict(

@@ -13,6 +13,7 @@ from tests.helpers.tiny_mask2former import TINY, tiny_backbone
 from transnext.config import TrainConfig
 from transnext.data import collate
 from transnext.data.instances import Annotation, Instances
+from transnext.engine.evaluation import Evaluator
 from transnext.predict import Detector
 from transnext.tasks.detection import mask2former as module
 from transnext.tasks.detection.images import placed_sample
@@ -115,6 +116,15 @@ def test_tiles_give_boxes_alone() -> None:
     )
     assert len(found)
     assert found.mask is None
+
+
+def test_few_images_are_judged_at_once() -> None:
+    net = tiny_net(num_queries=4).eval()
+    task = Detection(metadata={"class_names": ["a", "b", "c"], "category_ids": [1, 2, 3], "with_masks": True})
+    preprocessing = preprocessing_for(net.backbone, TrainConfig.of(task="detection", data="-", image_size=64))
+    loaded = Loaded(model=net, task=task, preprocessing=preprocessing, name="tiny")
+    assert Evaluator(loaded, device="cpu").batch_size == 8
+    assert Evaluator(loaded, device="cpu", batch_size=30).batch_size == 30
 
 
 def test_nothing_is_found() -> None:
