@@ -1,15 +1,17 @@
 """A file is replaced whole or not at all."""
 
 import errno
+import json
 import os
 import stat
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from transnext.atomic import check_writable, naming, replacing
+from transnext.atomic import check_writable, json_list, naming, replacing
 
 
 def test_the_target_changes_only_at_the_end(tmp_path: Path) -> None:
@@ -32,6 +34,42 @@ def test_a_failure_leaves_everything_as_it_was(existed: bool, tmp_path: Path) ->
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"] * existed
+
+
+@pytest.mark.parametrize("rows", [[], [1], [{"a": [], "ü": [[1.5, None], {}]}, "x\ny", [[]]], ["\udcff"]])
+def test_a_list_is_written_as_json_does(rows: list, tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    target.write_text("old")
+    with json_list(target) as add:
+        for row in rows:
+            add(row)
+        assert target.read_text() == "old"
+    expected = json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
+    assert target.read_bytes() == expected.encode("utf-8", "backslashreplace")
+    assert json.loads(target.read_text(encoding="utf-8")) == rows
+    with pytest.raises(KeyboardInterrupt), json_list(target) as add:  # noqa: PT012
+        add(5)
+        raise KeyboardInterrupt
+    assert target.read_bytes() == expected.encode("utf-8", "backslashreplace")
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_list_keeps_no_elements(tmp_path: Path) -> None:
+    tracemalloc.start()
+    with json_list(tmp_path / "a.json") as add:
+        for _ in range(100):
+            add(["x" * 100_000])
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    tracemalloc.stop()
+    assert len(json.loads((tmp_path / "a.json").read_text())) == 100
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no devices")
+def test_a_device_gets_a_list_in_one_piece() -> None:
+    code = "from transnext.atomic import json_list\nwith json_list('/dev/stdout') as add:\n"
+    code += " add('x' * 9999)\n print('between', flush=True)\n add(2)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert json.loads(out.removeprefix("between\n")) == ["x" * 9999, 2]
 
 
 def test_two_writers_do_not_share_a_temporary_file(tmp_path: Path) -> None:

@@ -1,16 +1,20 @@
 """Writing files so that a reader or a crash sees the old one or the new one, never a part.
 
-`check_writable` is asked before the work of a command begins; `replacing` (one file) and `staged` (a folder, or files
-that belong together) write when it is done; `naming` puts what a library says of a full disk into one line.
+`check_writable` is asked before the work of a command begins; `replacing` (one file), `json_list` (one of a list) and
+`staged` (a folder, or files that belong together) write when it is done; `naming` puts what a library says of a full
+disk into one line.
 """
 
 import errno
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 _PROBE_BYTES = 1 << 16
 _SAID_WITHOUT_A_NAME = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
@@ -108,6 +112,43 @@ def write_atomically(path: str | Path, text: str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def json_list(path: str | Path) -> Iterator[Callable[[Any], None]]:
+    """A JSON file of a list, to be written in the block one element after the other, so that none need be kept.
+
+    Whole or not at all, as UTF-8, in the form of `json.dumps(..., ensure_ascii=False, indent=1)`; what is not Unicode
+    as in `write_atomically`. A device gets it at the end of the block, in one piece.
+
+    Args:
+        path: The file to write; there may be one already.
+
+    Yields:
+        Function that takes an element.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    form: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+    with replacing(path) as place:
+        device = place == Path(path)
+        with tempfile.TemporaryFile("w+", **form) if device else place.open("w", **form) as file:
+            separator = "["
+
+            def add(element: Any) -> None:
+                nonlocal separator
+                # Strings hold no line breaks there.
+                text = json.dumps(element, ensure_ascii=False, indent=1).replace("\n", "\n ")
+                file.write(f"{separator}\n {text}")
+                separator = ","
+
+            yield add
+            file.write("[]\n" if separator == "[" else "\n]\n")
+            if device:
+                file.seek(0)
+                with place.open("w", **form) as whole:
+                    shutil.copyfileobj(file, whole)
 
 
 @contextmanager

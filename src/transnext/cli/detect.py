@@ -1,6 +1,5 @@
 """Find objects in images: train, evaluate and use detectors."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -58,10 +57,9 @@ def evaluate(
     from transnext.predict import Detector
     from transnext.tasks.detection.looking import looking_at
 
-    batch_size = 8 if options.batch_size is None else options.batch_size
     loaded = Detector(model, image_size=options.image_size, device=pick_device(options.device)).loaded
-    loaded = looking_at(loaded, tile=tile, overlap=overlap, at_once=batch_size)
-    measure(model, data, replace(options, batch_size=batch_size), loaded=loaded)
+    loaded = looking_at(loaded, tile=tile, overlap=overlap, at_once=options.batch_size)
+    measure(model, data, options, loaded=loaded)
 
 
 def predict(

@@ -1,7 +1,8 @@
 """Finding objects in images and videos, and writing them down: the work of `transnext detect predict`."""
 
 import itertools
-import json
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -11,11 +12,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from transnext.atomic import check_writable, replacing, write_atomically
+from transnext.atomic import check_writable, json_list, replacing
 from transnext.cli.pictures import check_read, existing_files, marked_folder, picture_files, tell_skipped
 from transnext.data import Skipped
 from transnext.engine.device import pick_device
-from transnext.inputs import open_image
+from transnext.inputs import is_url, open_image
 from transnext.predict import Detector
 from transnext.tasks.detection.answers import ObjectsFound
 from transnext.tasks.detection.draw import draw
@@ -63,25 +64,24 @@ def detect(asked: Asked) -> None:
     if asked.track and not videos:
         raise ValueError("--track follows objects through videos, and no video is given")
     detector = Detector(asked.model, image_size=asked.image_size, device=pick_device(asked.device))
-    detector.loaded.task.check(detector.loaded, **asked.options)
+    task = detector.loaded.task
+    assert isinstance(task, Detection)
+    task.check(detector.loaded, **asked.options)
+    if asked.polygons and not task.with_masks:
+        raise ValueError(f"{asked.model} tells boxes alone, no outlines: leave out --polygons")
     pictures: list[Path | None] = [None] * len(files)
     if asked.save is not None:
         pictures = list(picture_files(asked.save, asked.images, found, _ending))
     console = Console(soft_wrap=True, highlight=False)
-    rows: list[dict[str, Any]] = []
     skipped: list[Skipped] = []
     read = 0
     with ExitStack() as stack:
         sinks = _sinks(stack, asked, detector, files, bool(videos))
-        if asked.json_file is not None:
-            sinks.append(lambda answer: rows.append(answer.to_dict()))
         for file, picture, answers in _answers(asked, detector, files, pictures):
             counted, problem = _take(console, file, picture, answers, sinks)
             read += counted
             skipped += [] if problem is None else [problem]
         check_read(len(files), read, skipped)
-    if asked.json_file is not None:
-        write_atomically(asked.json_file, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
     tell_skipped(skipped)
 
 
@@ -101,7 +101,14 @@ def _files(asked: Asked) -> list[list[str]]:
             check_writable(folder, folder=True)
     if asked.polygons and asked.yolo is None:
         raise ValueError("--polygons is for YOLO labels: add --yolo FOLDER")
-    return existing_files(asked.images)
+    if asked.polygons and not asked.options["masks"]:
+        raise ValueError("--polygons writes outlines, and --no-masks asks for boxes alone: leave out one of them")
+    found = existing_files(asked.images)
+    if asked.coco_file is not None:
+        files = [file if is_url(file) else os.path.abspath(file) for group in found for file in group]  # noqa: PTH100
+        if twice := [file for file, number in Counter(files).items() if number > 1]:
+            raise ValueError(f"{twice[0]} is given twice: results of COCO are by image")
+    return found
 
 
 def _sinks(
@@ -111,6 +118,9 @@ def _sinks(
     task = detector.loaded.task
     assert isinstance(task, Detection)
     sinks: list[Callable[[ObjectsFound], None]] = []
+    if asked.json_file is not None:
+        write = stack.enter_context(json_list(asked.json_file))
+        sinks.append(lambda answer: write(answer.to_dict()))
     if asked.coco_file is not None:
         sinks.append(stack.enter_context(coco_results(asked.coco_file, category_ids=task.category_ids)))
     if asked.csv_file is not None:

@@ -1,7 +1,7 @@
 """Name the class of every pixel: train, evaluate and use segmenters."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -85,8 +85,7 @@ def evaluate(
 
     ways, device = looking.given(), pick_device(options.device)
     loaded = Segmenter(model, image_size=options.image_size, device=device, **ways).loaded
-    batch_size = (1 if ways else 8) if options.batch_size is None else options.batch_size
-    measure(model, data, replace(options, batch_size=batch_size), loaded=loaded)
+    measure(model, data, options, loaded=loaded)
 
 
 def predict(

@@ -1,6 +1,5 @@
 """Naming the class of every pixel of images, and writing it down: the work of `transnext segment predict`."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from transnext.atomic import check_writable, replacing, write_atomically
+from transnext.atomic import check_writable, json_list, replacing
 from transnext.cli.pictures import check_read, existing_files, marked_folder, picture_files, tell_skipped
 from transnext.data import Skipped, UnreadableImage
 from transnext.engine.device import pick_device
@@ -77,9 +76,10 @@ def segment(asked: Asked) -> None:
     channels = segmenter.loaded.task.channels(segmenter.loaded.preprocessing)
     if asked.panoptic is not None:
         console.print(things_text(things, segmenter.loaded.class_names), markup=False)
-    rows: list[dict[str, Any]] = []
+    read = 0
     skipped: list[Skipped] = []
     with ExitStack() as stack:
+        row = None if asked.json_file is None else stack.enter_context(json_list(asked.json_file))
         sinks = _sinks(stack, asked, segmenter.loaded.class_names)
         panoptic = stack.enter_context(_panoptic(asked, segmenter, things))
         answers = _answers(asked, segmenter, files, maps)
@@ -88,7 +88,9 @@ def segment(asked: Asked) -> None:
                 skipped.append(answer)
                 continue
             console.print(f"{file}: {answer.text()}", markup=False)
-            rows.append(answer.to_dict())
+            read += 1
+            if row is not None:
+                row(answer.to_dict())
             if isinstance(answer, PanopticMap):
                 panoptic(ids, answer)
             elif isinstance(answer, ClassMap):
@@ -100,9 +102,7 @@ def segment(asked: Asked) -> None:
             if labels is not None and isinstance(answer, ClassMap):
                 marked_folder(labels.parent)
                 _write_labels(labels, answer)
-        check_read(len(files), len(rows), skipped)
-    if asked.json_file is not None:
-        write_atomically(asked.json_file, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+        check_read(len(files), read, skipped)
     tell_skipped(skipped)
 
 

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -61,8 +61,11 @@ def evaluate(
             start = time.perf_counter()
             with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
                 raw = task.judged(net, batch, preprocessing, device)
+            # What is made one by one is made while the meter takes it.
+            late = isinstance(raw, Iterator)
+            seconds = 0.0 if late else _seconds_since(start, device)
             meter.add(raw, batch)
-            rates.append(len(batch.images) / (time.perf_counter() - start))
+            rates.append(len(batch.images) / (_seconds_since(start, device) if late else seconds))
         if on_batch is not None:
             on_batch(len(batch.images))
     net.train(was_training)
@@ -72,3 +75,10 @@ def evaluate(
         split, str if source is None else source.name, statistics.median(rates) if rates else None
     )
     return result
+
+
+def _seconds_since(start: float, device: torch.device) -> float:
+    """Seconds until all that was asked of a device is done."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter() - start

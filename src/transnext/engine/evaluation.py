@@ -1,6 +1,5 @@
 """Evaluation of a trained model on a data set, in one call."""
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,14 +21,14 @@ from transnext.tasks.task import DEFAULT_TASK, WHOLE, Loaded, Result
 
 
 class Evaluator:
-    """A classifier, and how it is run over images.
+    """A model, and how it is run over images.
 
     Args:
         model: A run folder, a checkpoint, an exported file, a model name with pretrained weights, or a loaded
             `Loaded`.
         image_size: Side of the square that images are brought to, pixels; the trained one by default.
         flip: Average the probabilities of each image and its mirror image, which takes twice the time.
-        batch_size: Images in a forward pass; by default 128 of 224 pixels, fewer of larger ones.
+        batch_size: Images in a forward pass; by default 8, of classifiers 128 of 224 pixels, fewer of larger ones.
         workers: Processes that read images.
         device: "auto", "cpu", "cuda" or "mps".
         quiet: Show no progress.
@@ -55,8 +54,7 @@ class Evaluator:
         self.device = pick_device(device)
         self.loaded = load(model, image_size=image_size, device=self.device)
         self.flip = flip
-        pixels = math.prod(self.loaded.preprocessing.input_size[1:])
-        self.batch_size = batch_size or min(128, max(1, 128 * 224**2 // pixels))
+        self.batch_size = batch_size or self.loaded.task.judged_at_once(self.loaded.preprocessing)
         self.workers = workers
         self.display = Display(enabled=not quiet)
 

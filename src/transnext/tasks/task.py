@@ -263,6 +263,13 @@ class Task(ABC):
         """How many channels pictures to be asked about have that are read as numbers; None for 8-bit RGB."""
         return None
 
+    def judged_at_once(self, preprocessing: Preprocessing) -> int:
+        """Images that go through the network at once in an evaluation, unless it is said.
+
+        Maps of all of an image, of several strides, and answers in pixels take much more memory than classes.
+        """
+        return 8
+
     def inputs(self, images: Tensor, sizes: Tensor, preprocessing: Preprocessing) -> Tensor:
         """A batch of bytes as the numbers that the network takes.
 

@@ -1,4 +1,5 @@
 import json
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import nn
 from transnext.data import Batch
 from transnext.data.preprocessing import Preprocessing
 from transnext.engine.eval_loop import evaluate
-from transnext.tasks.classification.metrics import Outputs, summarise
+from transnext.tasks.classification.metrics import ClassificationMeter, Outputs, summarise
 from transnext.tasks.classification.task import Classification
 
 TASK = Classification(metadata={"class_names": ["a", "b", "c"]})
@@ -59,6 +60,23 @@ def test_every_number():
     assert result.top1_interval[0] <= result.top1 <= result.top1_interval[1]
     assert result.images_per_second > 0
     assert len(result.skipped) == 3
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_speed_is_that_of_the_model(monkeypatch, late):
+    """What the meter does with the outputs is not counted, but outputs that are made only when it takes them are."""
+    add = ClassificationMeter.add
+
+    def slow_add(self, raw, batch):
+        raw = torch.cat(list(raw)) if late else raw
+        time.sleep(0.05)
+        add(self, raw, batch)
+
+    monkeypatch.setattr(ClassificationMeter, "add", slow_add)
+    if late:
+        monkeypatch.setattr(Classification, "raw", lambda _, net, images, sizes: iter([net(images)]))
+    rate = asked(Answer(), batches(range(5), range(5), range(5))).images_per_second
+    assert (rate > 5 / 0.05) != late
 
 
 def test_processes_give_the_same_as_one():

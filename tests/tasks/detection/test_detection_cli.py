@@ -15,6 +15,7 @@ from tests.helpers.rectangles import CATEGORY_IDS, COLOURS, rectangle_config, re
 from transnext.cli import main
 from transnext.data.detection import open_detection
 from transnext.engine.build import build_net, open_task
+from transnext.tasks.detection.task import Detection
 from transnext.tasks.detection.video import video_facts, write_video
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -147,7 +148,7 @@ def test_eval_in_tiles(run, rectangles, tmp_path, capsys) -> None:
     assert "overlap is 1" in fails(capsys, *common, "--tile", "48", "--overlap", "1")
 
 
-def test_predict_in_other_ways(run, images, tmp_path, capsys) -> None:
+def test_predict_in_other_ways(run, images, tmp_path, capsys, monkeypatch) -> None:
     """A pattern, boxes alone, some classes, polygons, tiles."""
     common = ["--model", run, "--threshold", "0.05", "--json-file", str(tmp_path / "a.json"), *CPU]
 
@@ -174,6 +175,13 @@ def test_predict_in_other_ways(run, images, tmp_path, capsys) -> None:
     assert "no video is given" in fails(capsys, "detect", "predict", pattern, "--track", *common)
     assert "no image is given" in fails(capsys, "detect", "predict", *common)
     assert "no file" in fails(capsys, "detect", "predict", str(tmp_path / "gone.png"), *common)
+    polygons = ["--yolo", str(tmp_path / "none"), "--polygons", *common]
+    assert "--no-masks asks for boxes alone" in fails(capsys, "detect", "predict", pattern, "--no-masks", *polygons)
+    again = [pattern, str(images / "below" / ".." / "0.png"), "--coco-file", str(tmp_path / "none.json"), *common]
+    assert "0.png is given twice" in fails(capsys, "detect", "predict", *again)
+    with monkeypatch.context() as patch:
+        patch.setattr(Detection, "with_masks", False)
+        assert "tells boxes alone, no outlines" in fails(capsys, "detect", "predict", pattern, *polygons)
     broken = str(images / "1b.png")
     capsys.readouterr()
     coco = tmp_path / "none.json"

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import pickle
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -23,12 +24,13 @@ from torch import Tensor
 from tests.helpers.pasting import paste_masks
 from transnext.data import Batch, Frame
 from transnext.data.instances import Annotation
-from transnext.tasks.detection.coco_eval import Judged, coco_numbers, limit_for
-from transnext.tasks.detection.curves import DEFAULT_THRESHOLD, confusion_matrix, sweep
-from transnext.tasks.detection.matching import outcomes_of, overlaps
+from transnext.tasks.detection.coco_eval import CocoNumbers, Judged, coco_numbers, limit_for
+from transnext.tasks.detection.curves import DEFAULT_THRESHOLD, best_thresholds, confusion_matrix, sweep
+from transnext.tasks.detection.matching import Outcomes, outcomes_of, overlaps
 from transnext.tasks.detection.metrics import DetectionMeter
 from transnext.tasks.detection.net import Found
 from transnext.tasks.detection.placing import Placed, place
+from transnext.tasks.detection.results import DetectionResult
 
 CATEGORY_IDS = [3, 7, 8, 90]
 NAMES = ["cat", "dog", "bird", "car"]
@@ -318,6 +320,59 @@ def test_the_best_threshold_against_every_threshold(seed: int, options: dict[str
         else:
             assert f1(ours.best()) == pytest.approx(highest, abs=1e-12)
             assert ours.at(ours.best())[2] == pytest.approx(highest, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_thresholds_of_classes_are_those_of_each_alone(seed: int) -> None:
+    outcomes = outcomes_of(_images(seed, classes=4), 100, named=(0, 1, 3))
+    assert best_thresholds(outcomes, 6) == [sweep(outcomes, label).best() for label in range(6)]
+
+
+def test_plain_values_of_many_classes_take_one_pass() -> None:
+    """Thrice the classes must not take nine times as long."""
+    seconds = []
+    for classes in (150, 450):
+        result = _many(classes, found=150_000)
+        start = time.process_time()
+        plain = result.to_dict()
+        seconds.append(time.process_time() - start)
+        assert len(plain["classes"]) == classes
+    assert seconds[1] < 6 * seconds[0]
+
+
+def _many(classes: int, found: int) -> DetectionResult:
+    rng = np.random.default_rng(0)
+    rates = rng.random((10, 101, classes, 4))
+    numbers = CocoNumbers(precision=rates, recall=rates[:, 0], recall_of_few=np.ones(2), limit=100)
+    integers, singles = np.zeros(found, np.int32), rng.random(found, np.float32)
+    there = np.arange(classes, dtype=np.int32)
+    outcomes = Outcomes(
+        image=integers,
+        place=integers,
+        label=rng.integers(0, classes, found, np.int32),
+        score=singles,
+        state=rng.integers(0, 2, found).astype(np.int8),
+        overlap=singles,
+        nearest=integers,
+        object_image=there,
+        object_place=there,
+        object_label=there,
+        object_score=np.ones(classes, np.float32),
+        pairs=np.zeros((0, 2), np.int32),
+        pair_overlap=np.zeros(0, np.float32),
+    )
+    return DetectionResult(
+        split="val",
+        classes=[str(i) for i in there],
+        category_ids=there.tolist(),
+        boxes=numbers,
+        outcomes=outcomes,
+        threshold=0.5,
+        confusion=confusion_matrix(outcomes, classes, 0.5),
+        images=[],
+        names=[],
+        skipped=[],
+    )
 
 
 def test_a_threshold_in_the_middle_keeps_the_same() -> None:

@@ -13,6 +13,7 @@ from tests.helpers.tiny_mask2former import TINY, tiny_backbone
 from transnext.config import TrainConfig
 from transnext.data import collate
 from transnext.data.instances import Annotation, Instances
+from transnext.engine.evaluation import Evaluator
 from transnext.predict import Detector
 from transnext.tasks.detection import mask2former as module
 from transnext.tasks.detection.images import placed_sample
@@ -99,6 +100,31 @@ def test_masks_in_evaluation_are_those_of_an_answer(side: int) -> None:
     np.testing.assert_array_equal(judged.found.boxes, answer.xyxy)
     decoded = run_lengths.decode(list(judged.found.segmentations)).transpose(2, 0, 1).astype(bool)
     np.testing.assert_array_equal(decoded, np.asarray(answer.mask))
+
+
+def test_tiles_give_boxes_alone() -> None:
+    net = tiny_net(num_queries=4).eval()
+    task = Detection(metadata={"class_names": ["a", "b", "c"], "category_ids": [1, 2, 3], "with_masks": True})
+    preprocessing = preprocessing_for(net.backbone, TrainConfig.of(task="detection", data="-", image_size=64))
+    detector = Detector(Loaded(model=net, task=task, preprocessing=preprocessing, name="tiny"))
+    read: list[Any] = []
+    with pytest.raises(ValueError, match="outlines of tiny lie over the whole"):
+        list(detector.stream((read.append(i) or np.zeros((90, 90, 3), np.uint8) for i in range(2)), tile=64))
+    assert not read, "it is said before the work"
+    (found,) = detector(
+        np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8), threshold=0.0, tile=64, masks=False
+    )
+    assert len(found)
+    assert found.mask is None
+
+
+def test_few_images_are_judged_at_once() -> None:
+    net = tiny_net(num_queries=4).eval()
+    task = Detection(metadata={"class_names": ["a", "b", "c"], "category_ids": [1, 2, 3], "with_masks": True})
+    preprocessing = preprocessing_for(net.backbone, TrainConfig.of(task="detection", data="-", image_size=64))
+    loaded = Loaded(model=net, task=task, preprocessing=preprocessing, name="tiny")
+    assert Evaluator(loaded, device="cpu").batch_size == 8
+    assert Evaluator(loaded, device="cpu", batch_size=30).batch_size == 30
 
 
 def test_nothing_is_found() -> None:

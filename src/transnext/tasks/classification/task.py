@@ -100,6 +100,10 @@ class Classification(Task):
         """See `Task.meter`."""
         return ClassificationMeter(len(self.class_names))
 
+    def judged_at_once(self, preprocessing: Preprocessing) -> int:
+        """See `Task.judged_at_once`: 128 images of 224 pixels, fewer of larger ones."""
+        return min(128, max(1, 128 * 224**2 // math.prod(preprocessing.input_size[1:])))
+
     def check(self, loaded: Loaded, **options: Any) -> None:
         """See `Task.check`."""
         check_classifier(loaded, **options)

@@ -38,7 +38,7 @@ def answers(
     else:
         device = asked.inputs.device
         wholes = [to_bytes(picture) for picture in asked.pictures]
-        found = [looking.found(loaded.model, whole, loaded.preprocessing, device, threshold) for whole in wholes]
+        found = [looking.found(loaded.model, whole, loaded.preprocessing, device, threshold, masks) for whole in wholes]
         frames = [Frame.unchanged((picture.height, picture.width)) for picture in asked.pictures]
     canvas = (asked.inputs.shape[2], asked.inputs.shape[3])
     answered = []

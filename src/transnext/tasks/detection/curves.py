@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -76,9 +77,26 @@ def sweep(outcomes: Outcomes, label: int | None = None) -> Sweep:
     if label is not None:
         counted &= outcomes.label == label
         objects = int((outcomes.object_label == label).sum())
-    score = outcomes.score[counted].astype(np.float64)
+    return _sweep(outcomes.score[counted], outcomes.state[counted], objects)
+
+
+def best_thresholds(outcomes: Outcomes, num_classes: int) -> list[float]:
+    """`Sweep.best` of each class, in one pass over all that was found."""
+    counted = np.flatnonzero(outcomes.state != LEFT_OUT)
+    order = counted[np.argsort(outcomes.label[counted], kind="stable")]
+    starts = np.searchsorted(outcomes.label[order], np.arange(num_classes + 1)).tolist()
+    objects = np.bincount(outcomes.object_label, minlength=num_classes).tolist()
+    groups = [order[first:end] for first, end in pairwise(starts)]
+    return [
+        _sweep(outcomes.score[group], outcomes.state[group], there).best()
+        for group, there in zip(groups, objects, strict=True)
+    ]
+
+
+def _sweep(scores: npt.NDArray[np.float32], state: npt.NDArray[np.int8], objects: int) -> Sweep:
+    score = scores.astype(np.float64)
     order = np.argsort(-score, kind="stable")
-    score, right = score[order], np.cumsum(outcomes.state[counted][order] == RIGHT)
+    score, right = score[order], np.cumsum(state[order] == RIGHT)
     last = np.flatnonzero(np.append(score[1:] != score[:-1], True)) if len(score) else np.empty(0, dtype=np.intp)
     return Sweep(score=score[last], right=right[last].astype(np.int64), claimed=last + 1, objects=objects)
 

@@ -49,7 +49,13 @@ class Looking:
         return cls(tile=metadata.get("tile"))
 
     def found(
-        self, net: nn.Module, whole: Tensor, preprocessing: Preprocessing, device: torch.device, threshold: float = 0.0
+        self,
+        net: nn.Module,
+        whole: Tensor,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        threshold: float = 0.0,
+        masks: bool = True,
     ) -> Found:
         """Objects of a picture that is looked through in tiles, in its pixels.
 
@@ -59,6 +65,7 @@ class Looking:
             preprocessing: What its inputs look like.
             device: Where it is.
             threshold: Least score, 0..1.
+            masks: Keep outlines.
 
         Raises:
             ValueError: The masks of the detector lie over the whole picture.
@@ -70,7 +77,10 @@ class Looking:
             batch = collate(samples, targets=list)
             normalise = preprocessing.normalise(device)
             found = net(normalised_canvas(batch.images.to(device), batch.sizes, normalise), batch.sizes)
-            return [_in_crop(one, frame) for one, frame in zip(found, batch.frames, strict=True)]
+            return [
+                _in_crop(one if masks else replace(one, masks=None), frame)
+                for one, frame in zip(found, batch.frames, strict=True)
+            ]
 
         return detect_in_tiles(
             ask, whole, self.tile, overlap=self.overlap, batch_size=self.at_once, threshold=threshold

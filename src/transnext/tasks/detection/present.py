@@ -100,9 +100,10 @@ def _class_table(result: DetectionResult) -> str:
     order = present[np.argsort(average[present], kind="stable")]
     at_threshold = result.class_rates
     rows = []
+    all_numbers, box_average = class_numbers(numbers), result.boxes.class_ap[:, 0].tolist()
     for label in order[:MAX_ROWS].tolist():
-        own = class_numbers(numbers, label)
-        boxes = "" if result.masks is None else rate_cell(class_numbers(result.boxes, label)["AP"])
+        own = all_numbers[label]
+        boxes = "" if result.masks is None else rate_cell(box_average[label])
         areas = "".join(rate_cell(own[f"AP_{area}"]) for area in AREAS[1:])
         rows.append(
             f'<tr><th scope="row">{escape(result.classes[label])}</th><td class="n">{int(objects[label]):,}</td>'

@@ -12,7 +12,7 @@ import numpy as np
 
 from transnext.report.parts import Metric
 from transnext.tasks.detection.coco_eval import AREAS, CocoNumbers, Judged
-from transnext.tasks.detection.curves import Counts, Sweep, class_rates, sweep
+from transnext.tasks.detection.curves import Counts, Sweep, best_thresholds, class_rates, sweep
 from transnext.tasks.detection.matching import OVERLAP, Outcomes
 
 
@@ -123,34 +123,41 @@ class DetectionResult:
             "threshold": self.threshold,
             "best_threshold": self.best_threshold,
             **_plain({"precision": precision, "recall": recall, "f1": f1}),
-            "classes": [self._class(label) for label in range(len(self.classes))],
+            "classes": self._classes(),
             "confusion": self.confusion.tolist(),
             "settings": {"max_detections": self.boxes.limit, "overlap": OVERLAP, "matched_by": self.matched_by},
             "notes": list(self.notes),
         }
 
-    def _class(self, label: int) -> dict[str, Any]:
-        precision, recall, f1 = self.class_rates[label].tolist()
-        return {
-            "name": self.classes[label],
-            "category_id": self.category_ids[label],
-            "objects": int(self.class_objects[label]),
-            "box": _plain(class_numbers(self.boxes, label)),
-            "mask": None if self.masks is None else _plain(class_numbers(self.masks, label)),
-            **_plain({"precision": precision, "recall": recall, "f1": f1}),
-            "best_threshold": sweep(self.outcomes, label).best() if self.class_objects[label] else None,
-        }
+    def _classes(self) -> list[dict[str, Any]]:
+        boxes, rates, objects = class_numbers(self.boxes), self.class_rates.tolist(), self.class_objects.tolist()
+        masks = None if self.masks is None else class_numbers(self.masks)
+        best = best_thresholds(self.outcomes, len(self.classes))
+        return [
+            {
+                "name": name,
+                "category_id": self.category_ids[label],
+                "objects": objects[label],
+                "box": _plain(boxes[label]),
+                "mask": None if masks is None else _plain(masks[label]),
+                **_plain(dict(zip(("precision", "recall", "f1"), rates[label], strict=True))),
+                "best_threshold": best[label] if objects[label] else None,
+            }
+            for label, name in enumerate(self.classes)
+        ]
 
 
 _SHOWN = ("AP", "AP50", "AP75")
 
 
-def class_numbers(numbers: CocoNumbers, label: int) -> dict[str, float]:
-    """COCO's numbers of one class; NaN where it has no object."""
-    by_area = numbers.class_ap[label]
-    named = {"AP": float(by_area[0]), "AP50": float(numbers.class_ap50[label])}
-    named |= {f"AP_{area}": float(by_area[i]) for i, area in enumerate(AREAS) if i}
-    return named | {"AR": float(numbers.class_ar[label])}
+def class_numbers(numbers: CocoNumbers) -> list[dict[str, float]]:
+    """COCO's numbers of each class; NaN where it has no object."""
+    averages = numbers.class_ap
+    columns = {"AP": averages[:, 0], "AP50": numbers.class_ap50}
+    columns |= {f"AP_{area}": averages[:, i] for i, area in enumerate(AREAS) if i}
+    columns["AR"] = numbers.class_ar
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _plain(values: dict[str, float]) -> dict[str, float | None]:

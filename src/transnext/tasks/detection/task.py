@@ -237,6 +237,12 @@ class Detection(Task):
         if unknown := options.keys() - OPTIONS:
             raise ValueError(f"answers of a detector have no options {', '.join(sorted(unknown))}")
         check_options(self.class_names, **options)
+        over = getattr(loaded.model, "masks_of", "box")
+        if options.get("tile") is not None and options.get("masks", True) and self.with_masks and over != "box":
+            raise ValueError(
+                f"outlines of {loaded.name} lie over the whole of what it sees, and those of tiles cannot be put "
+                "together: leave out tile, or ask for boxes alone (masks=False, --no-masks)"
+            )
 
     def answers(self, loaded: Loaded, asked: Asked, **options: Any) -> list[Any]:
         """See `Task.answers`; options are those of `Detector`."""

@@ -162,7 +162,7 @@ def yolo_labels(
 
         def add(found: ObjectsFound) -> None:
             if polygons and found.mask is None and len(found):
-                raise ValueError("the model tells no outlines: leave out polygons")
+                raise ValueError(f"the answer for {printable(found.name)} has no outlines: leave out polygons")
             rows = _yolo_polygons(found) if polygons else _yolo_boxes(found)
             ends = [f" {score:.6f}" if scores else "" for score in found.scores.tolist()]
             ids = found.class_id.tolist() if found.class_id is not None else [0] * len(found)

@@ -208,6 +208,10 @@ class Segmentation(Task):
         """See `Task.min_side`: answers are in pixels of the picture, of which all is read."""
         return None
 
+    def judged_at_once(self, preprocessing: Preprocessing) -> int:
+        """See `Task.judged_at_once`; where pictures are seen in several sizes, batches have them unshrunk."""
+        return 1 if self.how.several else super().judged_at_once(preprocessing)
+
     def inputs(self, images: Tensor, sizes: Tensor, preprocessing: Preprocessing) -> Tensor:
         """See `Task.inputs`; the pictures as they are where each is looked at in several ways.
 
