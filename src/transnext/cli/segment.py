@@ -132,7 +132,7 @@ def predict(
         label_format: Of the label files: png, tif with its place on the ground if the picture has one, or npy.
         json_file: Also write which classes are in each image to this file.
         csv_file: Also write a row for each class of each image, with its area.
-        geojson_file: Also write the outlines of all regions as GeoJSON.
+        geojson_file: Also write the outlines of all regions as GeoJSON: of GeoTIFFs in degrees, of others in pixels.
         coco_file: Also write the maps as a COCO data set.
         least_pixels: With --geojson-file leave out regions of fewer pixels.
         leave_out: With --geojson-file leave out these classes, for example a background.

@@ -11,6 +11,8 @@ from rich.console import Console
 from transnext.atomic import check_writable, json_list, replacing
 from transnext.cli.pictures import check_read, existing_files, marked_folder, picture_files, tell_skipped
 from transnext.data import Skipped, UnreadableImage
+from transnext.data.images import read_header
+from transnext.data.windowed import place_of
 from transnext.engine.device import pick_device
 from transnext.extras import require
 from transnext.inputs import open_channels, open_image
@@ -20,7 +22,7 @@ from transnext.tasks.segmentation.answers import ClassMap, WrittenMap
 from transnext.tasks.segmentation.asking import things_of
 from transnext.tasks.segmentation.large import BATCH, OVERLAP, check_map_file, grid_for, write_map
 from transnext.tasks.segmentation.panoptic import PANOPTIC_NAME, PanopticMap, coco_panoptic, things_text
-from transnext.tasks.segmentation.writers import area_table, coco_masks, geojson
+from transnext.tasks.segmentation.writers import area_table, coco_masks, geojson, not_together, on_ground
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +95,9 @@ def segment(asked: Asked) -> None:
                 row(answer.to_dict())
             if isinstance(answer, PanopticMap):
                 panoptic(ids, answer)
-            elif isinstance(answer, ClassMap):
+            else:
                 for sink in sinks:
-                    sink(answer.name, answer.labels)
+                    sink(answer)
             if picture is not None and not isinstance(answer, WrittenMap):
                 reason = _draw(file, answer, picture, channels)
                 console.print(f"  drawn: {picture}" if reason is None else f"  not drawn: {reason}", markup=False)
@@ -127,7 +129,24 @@ def _files(asked: Asked) -> list[list[str]]:
         require("COCO files", "pycocotools", extra="segment")
     if asked.geojson_file is not None:
         require("outlines of regions", "rasterio", extra="segment")
-    return existing_files(asked.images)
+    found = existing_files(asked.images)
+    if asked.geojson_file is not None:
+        _check_places([file for group in found for file in group])
+    return found
+
+
+def _check_places(files: list[str]) -> None:
+    """Refuses to write outlines on the ground and in pixels into one file, before the work."""
+    placed: list[str] = []
+    others: list[str] = []
+    for file in files:
+        try:
+            here = on_ground(place_of(file, read_header(file).upright))
+        except (OSError, ValueError):  # what cannot be read is told later, and is in no file
+            continue
+        (placed if here else others).append(file)
+    if placed and others:
+        raise ValueError(not_together(placed[0], others[0]))
 
 
 def _check_tiles(asked: Asked) -> None:
@@ -192,8 +211,8 @@ def _answers(
         yield from segmenter.stream(files, batch_size=asked.batch_size, **options)
         return
     overlap, batch_size = OVERLAP if asked.overlap is None else asked.overlap, asked.batch_size or BATCH
-    # Where label files are all that is asked for, no map has to be in memory.
-    whole = any((asked.save, asked.csv_file, asked.geojson_file, asked.coco_file))
+    # Where label files and areas are all that is asked for, no map has to be in memory.
+    whole = any((asked.save, asked.geojson_file, asked.coco_file))
     for file, labels in zip(files, maps, strict=True):
         output = None if whole else labels
         try:
@@ -217,9 +236,9 @@ def _write_labels(path: Path, answer: ClassMap) -> None:
     )
 
 
-def _sinks(stack: ExitStack, asked: Asked, classes: list[str]) -> list[Callable[[str, Any], None]]:
-    """Functions that take a name and a map each."""
-    sinks: list[Callable[[str, Any], None]] = []
+def _sinks(stack: ExitStack, asked: Asked, classes: list[str]) -> list[Callable[[Any], None]]:
+    """Functions that take an answer each: a `WrittenMap` where areas are all that is asked for, see `_answers`."""
+    sinks: list[Callable[[Any], None]] = []
     if asked.csv_file is not None:
         sinks.append(stack.enter_context(area_table(asked.csv_file, classes)))
     if asked.geojson_file is not None:

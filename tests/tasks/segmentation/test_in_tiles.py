@@ -1,5 +1,6 @@
 """Pictures in tiles from Python and the command line: what goes with them, and what is refused instead of ignored."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +95,41 @@ def test_answers_tell_where_their_pictures_lie(loaded: Loaded, placed: tuple[Pat
         assert found.profile["crs"].to_epsg() == 32633
         assert found.profile["transform"] == placed[1]
     assert other.profile == segmenter(Image.open(placed[0]))[0].profile == {}
+
+
+@pytest.mark.parametrize("options", [(), ("--tile", "64")], ids=str)
+def test_outlines_lie_where_their_pictures_do(
+    options: tuple[str, ...], placed: tuple[Path, Any], picture: Path, tmp_path: Path, command, capsys
+) -> None:
+    command(placed[0], "--geojson-file", tmp_path / "a.json", *options)
+    features = json.loads((tmp_path / "a.json").read_text())["features"]
+    rings = [ring for feature in features for ring in feature["geometry"]["coordinates"]]
+    low, high = np.concatenate(rings).min(0), np.concatenate(rings).max(0)
+    # A metre is .9996 of one in this projection, and its middle, 500 km, is at 15 degrees; a degree has 111.32 km along
+    # the equator and 110.574 km across.
+    np.testing.assert_allclose(low, [15, 1000 / 0.9996 / 110_574], atol=1e-6)
+    np.testing.assert_allclose(high, [15 + 1300 / 0.9996 / 111_320, 2000 / 0.9996 / 110_574], atol=1e-6)
+    command(picture, "--geojson-file", tmp_path / "b.json", *options)
+    plain = json.loads((tmp_path / "b.json").read_text())["features"]
+    assert [f["properties"]["pixels"] for f in plain] == [f["properties"]["pixels"] for f in features]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        command(placed[0], picture, "--geojson-file", tmp_path / "c.json", *options)
+    told = capsys.readouterr()
+    assert "placed.tif lies on the ground" in told.err
+    assert "x.png does not" in told.err
+    assert told.out == "", "said before the work"
+
+
+def test_areas_beside_maps_leave_no_map_in_memory(
+    picture: Path, tmp_path: Path, command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, tables = ("--tile", "64", "--csv-file"), [tmp_path / name for name in ("a.csv", "b.csv")]
+    command(picture, *whole, tables[0])
+    monkeypatch.setattr("transnext.tasks.segmentation.asking.map_of", lambda *_: pytest.fail("a map in memory"))
+    command(picture, *whole, tables[1], "--labels", tmp_path / "maps")
+    assert tables[0].read_text() == tables[1].read_text()
+    assert len(tables[0].read_text().splitlines()) == 1 + len(CLASSES)
 
 
 class Watched(nn.Module):

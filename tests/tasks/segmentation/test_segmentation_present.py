@@ -18,6 +18,7 @@ from transnext.data import Batch, Frame
 from transnext.data.preprocessing import Preprocessing
 from transnext.data.segmentation import open_segmentation
 from transnext.report.page import build_report
+from transnext.tasks.segmentation.answers import ClassMap
 from transnext.tasks.segmentation.draw import class_colours, draw_map, overlaid
 from transnext.tasks.segmentation.large import write_map
 from transnext.tasks.segmentation.metrics import SegmentationMeter
@@ -156,17 +157,21 @@ def test_label_files_come_back(tmp_path) -> None:
     assert (np.asarray(image.convert("RGB"))[labels == 255] == 255).all()
 
 
+def answer(name: str, labels: np.ndarray, classes: list[str], **profile) -> ClassMap:
+    return ClassMap(name=name, labels=labels, class_names=classes, profile=profile)
+
+
 def test_areas(tmp_path) -> None:
     labels = np.array([[0, 0, 2], [2, 255, 2]], np.uint8)
     with area_table(tmp_path / "a.csv", ["a,b", "c", "d"]) as add:
-        add("x.png", labels)
+        add(answer("x.png", labels, ["a,b", "c", "d"]))
     rows = list(csv.reader((tmp_path / "a.csv").open()))
     assert [row[1:] for row in rows[1:]] == [["a,b", "2", "0.333333"], ["c", "0", "0.000000"], ["d", "3", "0.500000"]]
     with (
         pytest.raises(ValueError, match=r"x\.png has class 2, and there are 2 classes"),
         area_table(tmp_path / "b.csv", ["a", "b"]) as add,
     ):
-        add("x.png", labels)
+        add(answer("x.png", labels, ["a", "b"]))
     assert not (tmp_path / "b.csv").exists()
 
 
@@ -219,30 +224,120 @@ def test_a_map_of_nothing_has_no_polygon() -> None:
     assert list(polygons_of(np.full((3, 4), 255, np.uint8))) == []
 
 
-def test_geojson(tmp_path) -> None:
+POND = ["ground", "pond", "x"]
+
+
+def pond() -> np.ndarray:
+    """A square of 10 pixels with a hole of 4, and a single pixel."""
     labels = np.zeros((20, 30), np.uint8)
     labels[5:15, 5:15], labels[8:12, 8:12], labels[0, 29] = 1, 0, 2
-    with geojson(tmp_path / "a.json", ["ground", "pond", "x"], transform=(2, 0, 100, 0, -2, 50), least_pixels=2) as add:
-        add("x.tif", labels)
-    features = json.loads((tmp_path / "a.json").read_text())["features"]
+    return labels
+
+
+def features_of(path: Path, *found: ClassMap, **options) -> list[dict]:
+    with geojson(path, POND, **options) as add:
+        for one in found:
+            add(one)
+    features: list[dict] = json.loads(path.read_text())["features"]
+    return features
+
+
+def is_against_the_clock(ring: np.ndarray) -> bool:
+    return float((ring[:-1, 0] * ring[1:, 1] - ring[1:, 0] * ring[:-1, 1]).sum()) > 0
+
+
+def test_geojson(tmp_path) -> None:
+    found = answer("x.tif", pond(), POND)
+    features = features_of(tmp_path / "a.json", found, least_pixels=2)
     assert sorted((f["properties"]["class"], f["properties"]["pixels"]) for f in features) == [
         ("ground", 16),
         ("ground", 600 - 100 - 1),
         ("pond", 84),
     ]
-    (pond,) = [feature for feature in features if feature["properties"]["class"] == "pond"]
-    outer, hole = (np.array(ring) for ring in pond["geometry"]["coordinates"])
-    assert (outer.min(0) == [110, 20]).all()
-    assert (outer.max(0) == [130, 40]).all()
-    assert (hole.min(0) == [116, 26]).all()
-    area = (outer[:-1, 0] * outer[1:, 1] - outer[1:, 0] * outer[:-1, 1]).sum()
-    assert area > 0  # against the clock, where y goes up
+    assert {f["properties"]["coordinates"] for f in features} == {"pixels"}
+    (one,) = [feature for feature in features if feature["properties"]["class"] == "pond"]
+    outer, hole = (np.array(ring) for ring in one["geometry"]["coordinates"])
+    assert outer.min(0).tolist() == [5, 5]
+    assert outer.max(0).tolist() == [15, 15]
+    assert hole.min(0).tolist() == [8, 8]
     for least, count in ((1, 2), (2, 1), (84, 1), (84.5, 0)):
-        with geojson(tmp_path / "b.json", ["ground", "pond", "x"], leave_out=["ground"], least_pixels=least) as add:
-            add("x.tif", labels)
-        assert len(json.loads((tmp_path / "b.json").read_text())["features"]) == count
+        assert len(features_of(tmp_path / "b.json", found, leave_out=["ground"], least_pixels=least)) == count
     with pytest.raises(ValueError, match="no class 'sea'"), geojson(tmp_path / "c.json", ["a"], leave_out=["sea"]):
         pass
+    with pytest.raises(ValueError, match=r"map of x\.png has class 2, and there are 2 classes"):
+        features_of(tmp_path / "c.json", answer("x.png", pond(), ["ground", "pond"]))
+
+
+@pytest.mark.parametrize("down", [1, -1])
+def test_geojson_on_the_ground(down: int, tmp_path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    radius = 6378137.0  # of the sphere of web maps, whose coordinates have a closed form
+    transform = rasterio.Affine(2000, 0, 100_000, 0, -down * 1000, 5_000_000)
+    placed = answer("x.tif", pond(), POND, crs=rasterio.CRS.from_epsg(3857), transform=transform)
+    features = features_of(tmp_path / "a.json", placed)
+    assert {f["properties"]["coordinates"] for f in features} == {"longitude, latitude"}
+    in_pixels = features_of(tmp_path / "b.json", answer("x.tif", pond(), POND))
+    assert [f["properties"]["pixels"] for f in features] == [f["properties"]["pixels"] for f in in_pixels]
+    for one, other in zip(features, in_pixels, strict=True):
+        rings = zip(one["geometry"]["coordinates"], other["geometry"]["coordinates"], strict=True)
+        for place, (found, ring) in enumerate(rings):
+            x, y = (np.array(ring) @ np.diag([2000, -down * 1000]) + [100_000, 5_000_000]).T / radius
+            expected = np.degrees(np.stack([x, np.arctan(np.sinh(y))], -1))
+            assert sorted(found) == pytest.approx(np.array(sorted(expected.tolist())), abs=2e-9)
+            assert is_against_the_clock(np.array(found)) == (place == 0)
+
+
+def test_long_edges_on_the_ground_have_points_between(tmp_path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.warp import transform
+
+    where = {"crs": rasterio.CRS.from_epsg(32633), "transform": rasterio.Affine(100, 0, 3e5, 0, -100, 6e6)}
+    labels = np.zeros((3, 1000), np.uint8)
+    (feature,) = features_of(tmp_path / "a.json", answer("x.tif", labels, POND, **where))
+    (ring,) = np.array(feature["geometry"]["coordinates"])
+    # Where the lines between its points are, back in pixels: on the edges of the picture.
+    middle = ((ring[:-1] + ring[1:]) / 2).T.tolist()
+    x, y = (np.array(values) for values in transform("EPSG:4326", "EPSG:32633", *middle))
+    columns, rows = (x - 3e5) / 100, (6e6 - y) / 100
+    off = np.min(np.abs([columns, columns - 1000, rows, rows - 3]), 0)
+    assert off.max() < 0.02
+
+
+def test_outlines_on_the_ground_and_in_pixels_are_not_mixed(tmp_path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    where = {"crs": rasterio.CRS.from_epsg(32633), "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 0)}
+    placed, plain = answer("a.tif", pond(), POND, **where), answer("b.png", pond(), POND)
+    for pair in ([placed, plain], [plain, placed]):
+        with pytest.raises(ValueError, match=r"a\.tif lies on the ground and b\.png does not"):
+            features_of(tmp_path / "a.json", *pair)
+    assert not (tmp_path / "a.json").exists()
+    # Half a place is none.
+    for half in ({**where, "crs": None}, {**where, "transform": rasterio.Affine.identity()}):
+        features = features_of(tmp_path / "b.json", plain, answer("c.tif", pond(), POND, **half))
+        assert {f["properties"]["coordinates"] for f in features} == {"pixels"}
+
+
+def test_outlines_where_coordinates_are_none_of_the_earth(tmp_path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    transform = rasterio.Affine(10, 0, 1e9, 0, -10, 0)
+    site = answer("x.tif", pond(), POND, crs=rasterio.CRS.from_wkt('LOCAL_CS["a",UNIT["m",1]]'), transform=transform)
+    assert features_of(tmp_path / "a.json", site)[0]["properties"]["coordinates"] == "pixels"
+    far = answer("x.tif", pond(), POND, crs=rasterio.CRS.from_epsg(32633), transform=transform)
+    with pytest.raises(ValueError, match=r"x\.tif: its coordinates cannot be told as longitude and latitude"):
+        features_of(tmp_path / "b.json", far)
+
+
+@pytest.mark.parametrize(("rows", "kind"), [(5, "Polygon"), (100, "MultiPolygon")])
+def test_outlines_do_not_jump_where_longitudes_begin(rows: int, kind: str, tmp_path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    where = {"crs": rasterio.CRS.from_epsg(32660), "transform": rasterio.Affine(1000, 0, 6e5, 0, -1000, 6e6)}
+    labels = np.zeros((rows, 400), np.uint8)
+    (feature,) = features_of(tmp_path / "a.json", answer("x.tif", labels, POND, **where))
+    assert feature["geometry"]["type"] == kind  # thin ones are not cut by the library
+    assert feature["properties"]["pixels"] == rows * 400
+    polygons = feature["geometry"]["coordinates"]
+    rings = [np.array(polygon[0]) for polygon in (polygons if kind == "MultiPolygon" else [polygons])]
+    assert max(np.abs(np.diff(ring[:, 0])).max() for ring in rings) < 5
 
 
 def test_coco_masks_come_back(tmp_path) -> None:
@@ -253,7 +348,7 @@ def test_coco_masks_come_back(tmp_path) -> None:
         labels[f"{i}.png"] = np.random.default_rng(i).choice([0, 1, 2, 255], (30, 40)).astype(np.uint8)
     with coco_masks(folder / "all.json", ["sky", "cat", "dog"]) as add:
         for name, one in labels.items():
-            add(name, one)
+            add(answer(name, one, ["sky", "cat", "dog"]))
     source = open_segmentation(folder / "all.json", 0)["train"]
     assert source.classes == ("background", "sky", "cat", "dog")
     for i, name in enumerate(source.names_below()):

@@ -13,6 +13,7 @@ from PIL import Image
 from transnext.data.names import printable
 from transnext.tasks.class_colours import Colour
 from transnext.tasks.segmentation.draw import class_colours, draw_map
+from transnext.tasks.segmentation.net import IGNORED
 from transnext.tasks.segmentation.outlines import Polygon, polygons_of
 
 _NAMED = 8
@@ -83,8 +84,18 @@ class ClassMap(Shares):
 
     @cached_property
     def pixels(self) -> npt.NDArray[np.int64]:
-        """Pixels of each class, `[classes]`."""
-        return class_counts(self.labels)[: len(self.class_names)]
+        """Pixels of each class, `[classes]`.
+
+        Raises:
+            ValueError: The map has a class that has no name.
+        """
+        counts, classes = class_counts(self.labels), len(self.class_names)
+        unknown = np.flatnonzero(counts[classes:IGNORED])
+        if len(unknown):
+            raise ValueError(
+                f"the map of {printable(self.name)} has class {classes + unknown[0]}, and there are {classes} classes"
+            )
+        return counts[:classes]
 
     def mask(self, class_name: str) -> npt.NDArray[np.bool_]:
         """Pixels of a class, bool `[H, W]`.
