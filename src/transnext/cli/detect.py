@@ -89,7 +89,7 @@ def predict(
         overlap: Share of a tile that it has in common with the next.
         track: Follow objects through videos: each keeps its number.
         image_size: Side that images are brought to, pixels; the trained one by default.
-        batch_size: Images in a forward pass.
+        batch_size: Images, or tiles, in a forward pass.
         device: auto, cpu, cuda or mps.
         save: Write pictures and videos with what was found to this folder.
         json_file: Also write what was found to this file.

@@ -15,6 +15,8 @@ from transnext.tasks.detection.net import Found
 from transnext.tasks.detection.tiles import detect_in_tiles
 from transnext.tasks.task import Asked, Loaded
 
+_TILES_AT_ONCE = 8
+
 
 def answers(
     loaded: Loaded,
@@ -49,6 +51,7 @@ def answers(
                     whole,
                     tile,
                     overlap=overlap,
+                    batch_size=asked.batch_size or _TILES_AT_ONCE,
                     threshold=threshold,
                 )
             )
@@ -73,7 +76,7 @@ def answers(
     return answered
 
 
-def _of_crops(loaded: Loaded, crops: list[Tensor], device: torch.device, masks: bool) -> list[Found]:
+def _of_crops(loaded: Loaded, crops: list[Tensor], device: torch.device, masks: bool = True) -> list[Found]:
     """Objects of each crop, uint8 `[3, h, w]`, in its pixels, found by a model on a device, perhaps without masks."""
     task, preprocessing = loaded.task, loaded.preprocessing
     samples = [placed_sample(picture(crop), preprocessing, i) for i, crop in enumerate(crops)]

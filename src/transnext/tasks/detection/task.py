@@ -31,7 +31,7 @@ from transnext.tasks.detection.objective import DetectionObjective
 from transnext.tasks.detection.results import DetectionResult
 from transnext.tasks.detection.starting import HEADS, fresh_net
 from transnext.tasks.starting import Heads
-from transnext.tasks.task import WHOLE, Asked, Loaded, Look, Meter, Objective, Task
+from transnext.tasks.task import WHOLE, Asked, Loaded, Look, Meter, Objective, Reading, Task
 
 SIDES = {"small": 320, "base": 640, "released": 800}
 """Trained image side for each size of head, pixels, unless another is given."""
@@ -162,13 +162,20 @@ class Detection(Task):
             named=getattr(source, "named", None),
         )
 
-    def sample(self, picture: Image.Image, preprocessing: Preprocessing, index: int) -> Sample:
+    def sample(
+        self, picture: Image.Image, preprocessing: Preprocessing, index: int, original: tuple[int, int] | None = None
+    ) -> Sample:
         """See `Task.sample`."""
-        return placed_sample(picture, preprocessing, index)
+        return placed_sample(picture, preprocessing, index, original=original)
 
     def min_side(self, preprocessing: Preprocessing) -> int | None:
-        """See `Task.min_side`: answers are in pixels of the picture, of which all is read."""
+        """See `Task.min_side`: answers are in pixels of the picture; `reading` says when it may be smaller."""
         return None
+
+    def reading(self, preprocessing: Preprocessing, **options: Any) -> Reading:
+        """See `Task.reading`: as in an evaluation; tiles want all of a picture."""
+        tiles = options.get("tile") is not None
+        return Reading(min_side=None if tiles else preprocessing.min_side(), one_by_one=tiles)
 
     def inputs(self, images: Tensor, sizes: Tensor, preprocessing: Preprocessing) -> Tensor:
         """See `Task.inputs`."""
