@@ -217,8 +217,8 @@ class Detector(Predictor):
 
     Answers are `supervision.Detections` in pixels of the upright picture. Options of a call: `threshold`, the least
     score, 0..1, by default that of the best F1 in validation; `classes`, names of those that are asked for; `masks`,
-    False for boxes alone; `tile`, the side of squares in which large pictures are looked through, pixels, and
-    `overlap`, the share of it that a square has in common with the next, 0..0.9.
+    False for boxes alone; `tile`, the side of squares in which large pictures are looked through, pixels, by default
+    those that it was trained on, 0 for as a whole; `overlap`, the share of a tile that it has in common with the next.
 
     Args:
         model: A run folder, a checkpoint of ours or of the released code, an exported file, the name of a released

@@ -77,8 +77,10 @@ FULL = [0, 1200]
         (obj(area=math.nan), "area_unusable", 2),
         (obj(bbox=[20, 20, 5, 5], category_id=7), "object_repeated", 1),
         (obj(bbox=[20, 20, 5, 5]), "box_of_two_classes", 2),
-        (obj(segmentation=5), "outline_malformed", 1),
-        (obj(segmentation=[[1, 2, 3, 4]]), "outline_malformed", 1),
+        (obj(segmentation=5), "outlines_unused", 2),
+        (obj(segmentation=[[1, 2, 3, 4]]), "outlines_unused", 2),
+        (obj(segmentation=[[1, 2, 3, 4]], bbox="absent"), "outline_malformed", 1),
+        (obj(segmentation=[[], []], bbox="absent"), "box_missing", 1),
     ],
 )
 def test_objects(tmp_path, entry, kind, left):
@@ -109,6 +111,10 @@ def test_objects(tmp_path, entry, kind, left):
         ({"size": [2**30, 2**30], "counts": [2**30]}, "outline_size"),
         ({"size": [30, 40], "counts": [1200]}, "outline_empty"),
         ([square(100, 100)], "outline_empty"),
+        (5, "outline_malformed"),
+        ([[1, 2, 3, 4]], "outline_malformed"),
+        ([["x"]], "outline_malformed"),
+        ({"size": [30, 40]}, "outline_malformed"),
         ([[1, 1, 2, 2, 3, math.nan]], "not_finite"),
         ([[1, 1, 2, 2, 3, 1e12]], "outline_malformed"),
         ([square(20, 20)], "outline_elsewhere"),
@@ -140,6 +146,26 @@ def test_where_masks_are_not_wanted_all_boxes_count(tmp_path):
     assert target.segmentations is None
     assert not target.crowd.any()
     assert [9, 9, 15, 15] in target.boxes.tolist()
+
+
+@pytest.mark.parametrize("outline", [[], [[]], [[], []], {}, None])
+@pytest.mark.parametrize("masks", [False, True])
+def test_an_outline_without_corners_is_none(tmp_path, outline, masks):
+    one_image(tmp_path, obj(segmentation=outline), obj(id=2, bbox=[9, 9, 6, 6], segmentation=[square(9, 9)]))
+    sources, report = open_checked(tmp_path, 0, masks=masks)
+    assert "outline_malformed" not in found(report)
+    target = sources["train"].target(0)
+    assert [2, 3, 12, 11] in target.boxes.tolist()
+    assert not target.crowd.any()
+
+
+@pytest.mark.parametrize("outline", [5, [[1, 2, 3, 4]], [[1, 2, 3]], [["x"]], {"size": [30, 40]}, {"counts": "~"}])
+def test_where_masks_are_not_wanted_no_box_is_lost_to_its_outline(tmp_path, outline):
+    one_image(tmp_path, obj(segmentation=outline), obj(id=2, bbox=[9, 9, 6, 6], segmentation=[square(9, 9)]))
+    sources, report = open_checked(tmp_path, 0, masks=False)
+    assert not found(report)
+    assert [2, 3, 12, 11] in sources["train"].target(0).boxes.tolist()
+    assert len(sources["train"].target(0)) == 3
 
 
 def test_outlines_of_few_objects_are_not_used(tmp_path):

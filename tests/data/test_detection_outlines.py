@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from tests.helpers.detection_sets import square
 from transnext.data.detection import outlines
 from transnext.data.images import _ORIENTATIONS
 
@@ -107,6 +108,7 @@ def test_masks_and_boxes_turn_as_pixels_do(orientation):
             expected = expected.transpose(_ORIENTATIONS[orientation])
         turned = outlines.turned(counts, (11, 7), orientation)
         size = [expected.height, expected.width]
+        assert turned == coco_mask.encode(np.asfortranarray(expected))["counts"]
         np.testing.assert_array_equal(coco_mask.decode({"size": size, "counts": turned}), np.asarray(expected))
         if pixels.any():
             box = outlines.bounds([counts], np.array([[11, 7]]))[0]
@@ -137,6 +139,21 @@ def test_bounds_of_more_masks_than_pycocotools_takes():
     assert outlines.bounds([], np.zeros((0, 2), np.int64))[0].shape == (0, 4)
 
 
+def test_turning_takes_the_time_of_the_object_and_not_of_its_picture(monkeypatch):
+    """Objects are drawn by pycocotools; a whole picture of 12 million pixels is neither decoded nor encoded."""
+    height, width = 3000, 4000
+    shapes = [[np.array(square(x, y, 40))] for x, y in ((0, 0), (3950, 2955))]
+    counts = outlines.rasterised(shapes, (height, width))
+    counts.append(outlines.rectangle([100, 0, 104, 3000], (height, width)))  # runs that go on in the next column
+    expected = [
+        coco_mask.encode(np.asfortranarray(coco_mask.decode({"size": [height, width], "counts": c}).T[:, ::-1]))
+        for c in counts
+    ]
+    monkeypatch.setattr(coco_mask, "decode", None)
+    monkeypatch.setattr(coco_mask, "encode", None)
+    assert [outlines.turned(c, (height, width), 6) for c in counts] == [mask["counts"] for mask in expected]
+
+
 def test_rectangle():
     pixels = coco_mask.decode({"size": [6, 9], "counts": outlines.rectangle([1.5, 2, 4, 5.2], (6, 9))})
     expected = np.zeros((6, 9))
@@ -150,7 +167,6 @@ def test_rectangle():
         (3, "neither polygons"),
         ("text", "neither polygons"),
         ([1, 2, 3, 4], "three or more corners"),
-        ([[]], "three or more corners"),
         ([[1, 2, 3, 4, 5]], "pairs"),
         ([["1", "2", "3", "4", "5", "6"]], "list of numbers"),
         ([[[1, 2], [3, 4], [5, 6]]], "list of numbers"),
@@ -174,7 +190,7 @@ def test_what_is_no_outline(value, message):
 
 
 def test_what_is_an_outline():
-    assert outlines.parsed(None) is outlines.parsed([]) is outlines.parsed({}) is None
+    assert all(outlines.parsed(value) is None for value in (None, [], {}, [[]], [[], []]))
     np.testing.assert_array_equal(outlines.parsed([1, 2, 3, 4, 5, 6.5])[0], [1, 2, 3, 4, 5, 6.5])
     assert len(outlines.parsed([[1, 2, 3, 4, 5, 6], [1, 2]])) == 1
     assert outlines.parsed({"size": [2, 3], "counts": [1, 5]}) == ((2, 3), b"15")

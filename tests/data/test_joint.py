@@ -22,6 +22,7 @@ from transnext.data.joint import (
     reading_factor,
     whole_view,
 )
+from transnext.data.mask_parts import Part
 from transnext.data.preprocessing import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -163,7 +164,7 @@ def test_a_painted_object_is_where_its_box_and_mask_are(seed) -> None:
     view = random_view(rng, h, w)
     image = np.asarray(view.of_picture(Image.fromarray(np.stack([mask * 255] * 3, 2)), (h, w)))
     painted = image[..., 0] > 127
-    outline = view.of_mask(mask, (x0, y0, x1, y1))
+    outline = view.of_mask(Part(mask[y0:y1, x0:x1].astype(bool), x0, y0), (h, w))
     assert outline.shape == view.size
     # The picture is smoothed over its own crop, the mask over what lies around it as well.
     assert (painted != outline.astype(bool)).mean() < 0.01 + 2 / min(view.target[2:])
@@ -193,8 +194,8 @@ def test_a_mask_is_the_same_whatever_box_it_is_known_to_lie_in(seed) -> None:
     y0, x0 = rng.integers(0, h), rng.integers(0, w)
     mask[y0 : y0 + 9, x0 : x0 + 9] = rng.integers(0, 2, mask[y0 : y0 + 9, x0 : x0 + 9].shape)
     view = random_view(rng, h, w)
-    near = view.of_mask(mask, (x0, y0, min(w, x0 + 9), min(h, y0 + 9)))
-    np.testing.assert_array_equal(near, view.of_mask(mask, (0, 0, w, h)))
+    near = view.of_mask(Part(mask[y0 : y0 + 9, x0 : x0 + 9].astype(bool), x0, y0), (h, w))
+    np.testing.assert_array_equal(near, view.of_mask(Part(mask.astype(bool), 0, 0), (h, w)))
 
 
 @given(st.sampled_from(["fit", "squash", "shortest"]), st.sampled_from([(1, 1), (1, 3000), (3000, 1), (2, 700)]))
@@ -205,7 +206,7 @@ def test_odd_pictures(mode, size) -> None:
     image, _ = place(Image.new("RGB", size[::-1], (255, 0, 0)), rule)
     assert image.shape[1:] == view.size
     assert (image[0] == 255).all()
-    assert view.of_mask(np.ones(size, np.uint8), (0, 0, size[1], size[0])).all()
+    assert view.of_mask(Part(np.ones(size, bool), 0, 0), size).all()
     padded = place_padded(Image.new("RGB", size[::-1]), rule)
     assert padded.shape[1:] == canvas_of(view.size, rule)
 

@@ -527,6 +527,35 @@ def test_a_part_of_pascal_voc_is_known_by_the_names_of_its_pictures(tmp_path, na
     assert len(open_segmentation(root)["train"].classes) == 3
 
 
+def test_names_in_lists_of_pascal_voc_that_end_as_flags_do(tmp_path, caplog) -> None:
+    names = ("frame 0", "frame 1", "frame 2")
+    labels = {name: patches((0, 1), seed=i) for i, name in enumerate(names)}
+    root = voc_set(tmp_path, labels, train=(*names[:2], "frame 2  1"), val=(names[2], "frame 7"))
+    sources = open_segmentation(root)
+    assert {split: [Path(path).stem for path in source.paths] for split, source in sources.items()} == {
+        "train": list(names),
+        "val": [names[2]],
+    }
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "list without picture or label file: 1, left out (val: frame 7)" in line
+
+
+def test_objects_that_are_dropped_from_drawn_maps_are_said(tmp_path, caplog) -> None:
+    picture(tmp_path / "a.png")
+    objects = [coco_object(1, 1, segmentation=[square(2, 3)]), coco_object(2, 9, segmentation=[square(2, 3)])]
+    coco_file(tmp_path / "a.json", [coco_image(1, "a.png")], objects)
+    open_segmentation(tmp_path, 0)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "annotations of an image that is not listed: 1, dropped" in line
+
+
+def test_files_of_pascal_voc_that_differ_in_the_extension_alone(tmp_path) -> None:
+    root = voc_set(tmp_path, {name: patches((0, 1), seed=1) for name in "ab"}, train=("a", "b"))
+    picture(root / "JPEGImages" / "a.webp", SIZE, seed=9)
+    assert kinds(root, val_fraction=0)["name_twice"] == 1
+    assert open_segmentation(root, 0)["train"].paths[0].endswith("a.jpg")
+
+
 def test_trainval_of_pascal_voc_alone_is_held_out_of(tmp_path) -> None:
     labels = {f"n{i}": patches((0, 1, 20), seed=i) for i in range(10)}
     sources = open_segmentation(voc_set(tmp_path, labels, trainval=tuple(labels)), 0.2, 1)

@@ -93,13 +93,15 @@ def test_not_a_number_stops_the_run(short, monkeypatch) -> None:
     assert len(train(config, resume="auto", quiet=True).history) == 2
 
 
-def test_not_a_number_is_left_out_and_counted(short, monkeypatch, capsys) -> None:
-    config = short.but(nan="skip", epochs=1)
+@pytest.mark.parametrize("model", ["transnext_nano", "resnet10t"])
+def test_not_a_number_is_left_out_and_counted(model, short, monkeypatch, capsys) -> None:
+    """Nothing of the update stays, the statistics of batch norm included."""
+    config = short.but(nan="skip", epochs=1, model=model)
     before = None
 
     def bad(batches, updater):
         nonlocal before
-        before = [p.detach().clone() for p in run.model.parameters()]
+        before = [p.detach().clone() for p in (*run.model.parameters(), *run.model.buffers())]
         return not_numbers(batches, updater)
 
     monkeypatch.setattr(Updater, "__call__", in_update(3, bad))
@@ -107,7 +109,8 @@ def test_not_a_number_is_left_out_and_counted(short, monkeypatch, capsys) -> Non
     result = run.run()
     run.close()
     trainer.AcceleratorState._reset_state(reset_partial_state=True)
-    assert all(torch.equal(a, b) for a, b in zip(before, run.model.parameters(), strict=True))
+    now = (*run.model.parameters(), *run.model.buffers())
+    assert all(torch.equal(a, b) for a, b in zip(before, now, strict=True))
     assert result.history[0]["nan_updates"] == 1
     assert result.history[0]["train_loss"] > 0
     assert "1 updates left out" in capsys.readouterr().out

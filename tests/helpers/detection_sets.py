@@ -1,9 +1,11 @@
 """Small data sets with annotated objects, and their parts."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 
@@ -94,3 +96,13 @@ def yolo_set(root: Path, labels: str = "0 0.5 0.5 0.25 0.2\n1 0.1 0.1 0.2 0.2\n"
     lines = [f"{split}: images/{split}" for split in splits]
     (root / "data.yaml").write_text("\n".join(["path: .", *lines, "names: [cat, dog]", "nc: 2"]))
     return root
+
+
+def raises(error, *words: str):
+    """An error of one line with some words in this order."""
+    return pytest.raises(error, match="^[^\n]*" + ".*".join(map(re.escape, words)) + "[^\n]*$")
+
+
+def lengths(sources) -> dict[str, int]:
+    """How many images each split has."""
+    return {name: len(source) for name, source in sources.items()}

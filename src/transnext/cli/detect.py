@@ -39,6 +39,8 @@ def evaluate(
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
     options: Options = Measuring(),  # noqa: B008 - it is frozen
+    tile: int | None = None,
+    overlap: float = 0.2,
 ) -> None:
     """Measure a detector on a data set: COCO's numbers for boxes and outlines, and the best threshold.
 
@@ -46,12 +48,17 @@ def evaluate(
         model: A run folder, a checkpoint of ours or of the released code, or the name of a released detector.
         data: A folder, a COCO file, a data.yaml, or scenes.
         options: What is measured, and how.
+        tile: Look through pictures in squares of this side, pixels, 0 for as a whole; by default as it was trained
+            (--train-tiles).
+        overlap: Share of a tile that it has in common with the next.
     """
     options.check()
     from transnext.engine.device import pick_device
     from transnext.predict import Detector
+    from transnext.tasks.detection.looking import looking_at
 
     loaded = Detector(model, image_size=options.image_size, device=pick_device(options.device)).loaded
+    loaded = looking_at(loaded, tile=tile, overlap=overlap, at_once=options.batch_size)
     measure(model, data, options, loaded=loaded)
 
 
@@ -87,7 +94,8 @@ def predict(
         threshold: Least score, 0..1; by default that of the best F1 in validation.
         classes: Only these classes.
         masks: Give outlines where the detector tells them; --no-masks for boxes alone.
-        tile: Look through large pictures in squares of this side, pixels.
+        tile: Look through large pictures in squares of this side, pixels, 0 for as a whole; by default as the detector
+            was trained (--train-tiles).
         overlap: Share of a tile that it has in common with the next.
         track: Follow objects through videos: each keeps its number.
         image_size: Side that images are brought to, pixels; the trained one by default.

@@ -22,6 +22,7 @@ from torch import Tensor
 from transnext.choices import PlaceMode
 from transnext.data.channels import Channels, Picture
 from transnext.data.instances import InstanceBatch
+from transnext.data.mask_parts import Part
 from transnext.data.preprocessing import Preprocessing
 from transnext.data.sample import Frame
 
@@ -133,17 +134,18 @@ class View:
             part.paste(inner, (left, top))
         return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.mirrored else part
 
-    def of_mask(self, mask: npt.NDArray[np.uint8], bounds: tuple[float, float, float, float]) -> npt.NDArray[np.uint8]:
+    def of_mask(self, outline: Part, original: tuple[int, int]) -> npt.NDArray[np.uint8]:
         """An outline in the input.
 
         Args:
-            mask: 0 or 1, of the picture `[H, W]`.
-            bounds: x0, y0, x1, y1 of a box of the picture outside of which it is 0.
+            outline: A part of a mask of the picture.
+            original: `(H, W)` of the picture.
 
         Returns:
             0 or 1 `[h, w]` of the input: 1 where at least half of the pixel is.
         """
         (left, top, width, height), (sx, sy) = self.target, self.scales
+        bounds = (outline.x, outline.y, outline.x + outline.pixels.shape[1], outline.y + outline.pixels.shape[0])
         ox0, ox1 = (math.floor((bounds[0] - self.source[0]) * sx) - 1, math.ceil((bounds[2] - self.source[0]) * sx) + 1)
         oy0, oy1 = (math.floor((bounds[1] - self.source[1]) * sy) - 1, math.ceil((bounds[3] - self.source[1]) * sy) + 1)
         ox0, oy0, ox1, oy1 = max(ox0, 0), max(oy0, 0), min(ox1, width), min(oy1, height)
@@ -154,8 +156,9 @@ class View:
             # What reaches into the smoothing of the pixels at the edge.
             mx, my = math.ceil(1 / sx) + 1, math.ceil(1 / sy) + 1
             cx0, cy0 = max(math.floor(x0) - mx, 0), max(math.floor(y0) - my, 0)
+            cx1, cy1 = min(math.ceil(x1) + mx, original[1]), min(math.ceil(y1) + my, original[0])
             # In floats: bytes round between the two axes, and a pixel that is half covered would go either way.
-            part = Image.fromarray(mask[cy0 : math.ceil(y1) + my, cx0 : math.ceil(x1) + mx].astype(np.float32))
+            part = Image.fromarray(_around(outline, (cx0, cy0, cx1, cy1)))
             box = _within([x0 - cx0, y0 - cy0, x1 - cx0, y1 - cy0], part.width, part.height)
             resized = np.asarray(part.resize((ox1 - ox0, oy1 - oy0), Image.Resampling.BILINEAR, box=box))
             result[top + oy0 : top + oy1, left + ox0 : left + ox1] = resized > _HALF
@@ -171,6 +174,17 @@ class View:
             whole.resize((width, height), Image.Resampling.NEAREST, box=box)
         )
         return np.ascontiguousarray(result[:, ::-1]) if self.mirrored else result
+
+
+def _around(outline: Part, box: tuple[int, int, int, int]) -> npt.NDArray[np.float32]:
+    """What a box of the picture, x0, y0, x1, y1, has of an outline, 0 or 1."""
+    x0, y0, x1, y1 = box
+    pixels, x, y = outline
+    left, top, right, bottom = max(x, x0), max(y, y0), min(x + pixels.shape[1], x1), min(y + pixels.shape[0], y1)
+    result = np.zeros((y1 - y0, x1 - x0), np.float32)
+    if left < right and top < bottom:
+        result[top - y0 : bottom - y0, left - x0 : right - x0] = pixels[top - y : bottom - y, left - x : right - x]
+    return result
 
 
 def placed_size(size: tuple[float, float], preprocessing: Preprocessing, share: float = 1.0) -> tuple[int, int]:

@@ -59,6 +59,11 @@ class Frame:
     original: tuple[int, int]
     to_original: Tensor
 
+    @classmethod
+    def unchanged(cls, size: tuple[int, int]) -> Frame:
+        """That of an input which is its picture, of `(H, W)` pixels."""
+        return cls(original=size, to_original=torch.eye(2, 3, dtype=torch.float64))
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -120,7 +125,12 @@ class LabelledImages(Dataset[Sample | Skipped]):
         source: The images.
         transform: From an `RGB` PIL image to a uint8 tensor `[3, H, W]`.
         min_side: As in `read_image`; `min_side_for` gives a value that suits the transform. None reads at full size.
+
+    Attributes:
+        at_once: Most images of a batch in evaluation; None for as many as are asked for.
     """
+
+    at_once: int | None = None
 
     def __init__(self, source: Source, transform: Transform, min_side: int | None = None) -> None:
         self.source = source

@@ -101,6 +101,8 @@ def build_accelerator(config: TrainConfig, folder: RunFolder, model: nn.Module) 
     on_cpu = device.type == "cpu"
     if config.run.precision == "fp16" and on_cpu:
         raise ValueError("precision is 'fp16', which needs a GPU: use --precision bf16 or fp32 on the CPU")
+    if config.run.strategy == "fsdp" and config.task_name != "classification":
+        raise ValueError(f"strategy 'fsdp' shards classifiers, and this is {config.task_name}: use --strategy ddp")
     if config.run.strategy == "fsdp" and config.optim.ema > 0:
         raise ValueError(
             f"ema is {config.optim.ema}, which strategy 'fsdp' does not have: use --strategy ddp or --ema 0"

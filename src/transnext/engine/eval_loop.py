@@ -60,8 +60,7 @@ def evaluate(
         if len(batch.images):
             start = time.perf_counter()
             with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
-                inputs = task.inputs(batch.images.to(device), batch.sizes, preprocessing)
-                raw = task.raw(net, inputs, batch.sizes)
+                raw = task.judged(net, batch, preprocessing, device)
             # What is made one by one is made while the meter takes it.
             late = isinstance(raw, Iterator)
             seconds = 0.0 if late else _seconds_since(start, device)

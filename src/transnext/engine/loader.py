@@ -337,6 +337,7 @@ def eval_loader(
         timeout: Seconds after which a missing batch is an error; 0 to wait for ever.
         collate: Makes batches.
     """
+    batch_size = min(batch_size, images.at_once or batch_size)
     if shards_of(images.source) is not None:
         batches = evaluation_batches(len(images), batch_size, workers, rank, world_size)
     else:

@@ -86,6 +86,9 @@ class Updater:
         """
         device = self.accelerator.device
         totals: Tensor | None = None
+        # A forward pass changes the statistics of batch norm, which an update that is left out must not.
+        buffers = list(self.objective.buffers()) if self.config.run.nan == "skip" else []
+        before = [buffer.clone() for buffer in buffers]
         parts: list[str] = []
         indices: list[int] = []
         for micro in range(self.batching.accumulation):
@@ -113,6 +116,9 @@ class Updater:
             self.accelerator.unscale_gradients(self.optimizer)
             self.accelerator.scaler.update()
         self.optimizer.zero_grad()
+        if not_finite:
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
         stop_counts = values[len(parts) + len(seen) :]
         return UpdateResult(
             images=int(images),

@@ -85,7 +85,10 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def blank(self, device: torch.device) -> tuple[Tensor, Tensor, Any]:
-        """A batch to be forgotten, for a process that could read no image while others wait for its gradient."""
+        """A batch to be forgotten, for a process that could read no image while others wait for its gradient.
+
+        Its sizes are 0 where divisors are taken over processes: it must not count in them.
+        """
 
 
 class Meter(ABC, Generic[Raw]):
@@ -301,7 +304,7 @@ class Task(ABC):
         return None
 
     def raw(self, net: nn.Module, images: Tensor, sizes: Tensor) -> Any:
-        """Outputs for a batch, as a meter takes them.
+        """Outputs for a batch of inputs, each image as a whole.
 
         Args:
             net: In evaluation mode.
@@ -309,6 +312,18 @@ class Task(ABC):
             sizes: int64 `[B, 2]`: rows and columns that are image.
         """
         return net(images)
+
+    def judged(self, net: nn.Module, batch: Batch, preprocessing: Preprocessing, device: torch.device) -> Any:
+        """Outputs for a batch of an evaluation, as a meter takes them.
+
+        Args:
+            net: In evaluation mode.
+            batch: Of `images` without `training`, not on the device yet.
+            preprocessing: What the net's images must look like.
+            device: Where the net is.
+        """
+        inputs = self.inputs(batch.images.to(device), batch.sizes, preprocessing)
+        return self.raw(net, inputs, batch.sizes)
 
     def check(self, loaded: "Loaded", **options: Any) -> None:
         """Refuses a model that cannot be asked, or options of an answer that it cannot give.

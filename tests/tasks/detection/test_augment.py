@@ -12,7 +12,8 @@ from PIL import Image
 from tests.helpers.painted import colour, extent, painted, random_painting, where
 from transnext.config import ImageConfig
 from transnext.data.instances import Instances
-from transnext.data.joint import canvas_of, to_bytes, whole_view
+from transnext.data.joint import View, canvas_of, to_bytes, whole_view
+from transnext.data.mask_parts import Part
 from transnext.data.preprocessing import Preprocessing
 from transnext.tasks.detection.augment import Augmentation, objects_in
 from transnext.tasks.detection.config import DetectionConfig
@@ -190,6 +191,20 @@ def test_tiles_are_square_parts_of_full_resolution_and_seldom_empty() -> None:
         found += x0 <= 905 <= x1 and y0 <= 706 <= y1
     assert 80 <= found <= 98
     assert how.view((50, 90), boxes[:0], rule).source == (0, 0, 90, 50)
+
+
+def test_outlines_are_decoded_where_the_object_is(monkeypatch) -> None:
+    """As pycocotools does it, the whole picture is: 11 ms an object at 12 megapixels."""
+    rng = np.random.default_rng(0)
+    boxes = [(x, y, x + 40, y + 30) for x, y in np.stack([np.arange(6) * 160, rng.integers(0, 700, 6)], 1).tolist()]
+    _, annotation = painted((733, 1001), boxes, round_ones=(1, 3))
+    view = View(source=(100, 0, 1000, 733), target=(0, 0, 450, 366), size=(366, 450))
+    masks = annotation.masks()
+    expected = [view.of_mask(Part(mask.astype(bool), 0, 0), annotation.size) for mask in masks]
+    monkeypatch.setattr("pycocotools.mask.decode", None)
+    found = objects_in(view, annotation, masks=True)
+    assert found.labels.tolist() == [1, 2, 3, 4, 5]
+    np.testing.assert_array_equal(found.masks.numpy(), np.stack(expected[1:]))
 
 
 def test_large_scale_jitter_covers_its_range() -> None:

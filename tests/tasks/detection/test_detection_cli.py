@@ -134,6 +134,21 @@ def test_predict_writes_all_that_is_asked_for(run, images, tmp_path, capsys) -> 
     assert (tmp_path / "labels" / "classes.txt").read_text().split() == list(COLOURS)
 
 
+def test_eval_in_tiles(run, rectangles, tmp_path, capsys) -> None:
+    file = tmp_path / "a.json"
+    common = ["detect", "eval", run, str(rectangles), "--splits", "val", "--json-file", str(file), *CPU]
+    notes = {}
+    for tile in ("48", "0"):
+        main([*common, "--tile", tile, "--overlap", "0.3", "--batch-size", "2"])
+        notes[tile] = json.loads(file.read_text())["splits"]["val"]["notes"]
+    said = "pictures were looked at in tiles of 48 pixels"
+    assert said in notes["48"]
+    assert said not in notes["0"]
+    assert f"val: {said}" in capsys.readouterr().out
+    assert "tile is 3:" in fails(capsys, *common, "--tile", "3")
+    assert "overlap is 1" in fails(capsys, *common, "--tile", "48", "--overlap", "1")
+
+
 def test_predict_in_other_ways(run, images, tmp_path, capsys, monkeypatch) -> None:
     """A pattern, boxes alone, some classes, polygons, tiles."""
     common = ["--model", run, "--threshold", "0.05", "--json-file", str(tmp_path / "a.json"), *CPU]

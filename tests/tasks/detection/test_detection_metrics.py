@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import faster_coco_eval
 import numpy as np
 import pytest
 import torch
@@ -427,6 +428,18 @@ def test_a_result_says_what_it_goes_by() -> None:
     assert given.threshold == 0.3
     assert given.best_threshold == result.best_threshold
     np.testing.assert_array_equal(given.confusion, _plain_confusion(images, True, 0.3, 4))
+
+
+def test_what_is_not_looked_at_is_not_listed(monkeypatch) -> None:
+    """A picture that was looked through in tiles has thousands of objects, and a row takes hundreds of bytes."""
+    images = _images(7, images=2, found=400, classes=2, found_in=1.0, masks=False)
+    handed, load = [], faster_coco_eval.COCO.loadRes
+    monkeypatch.setattr(
+        faster_coco_eval.COCO, "loadRes", lambda self, rows: handed.append(len(rows)) or load(self, rows)
+    )
+    coco_numbers(images, len(NAMES), 5)
+    assert sum(len(image.found) for image in images) > 200
+    assert handed == [2 * 2 * 5]
 
 
 def test_classes_that_the_data_do_not_name_count_nowhere() -> None:

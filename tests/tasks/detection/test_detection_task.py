@@ -25,6 +25,7 @@ from transnext.engine.run_folder import RunFolder
 from transnext.loaded import load
 from transnext.models.checkpoint import read_tensors
 from transnext.studies.report import report as report_again
+from transnext.tasks.detection.looking import looking_at
 from transnext.tasks.detection.net import DetectionNet
 from transnext.tasks.detection.starting import HEADS
 from transnext.tasks.detection.task import Detection
@@ -456,11 +457,28 @@ def test_boxes_alone(tmp_path, no_report) -> None:
         )
 
 
-@pytest.mark.parametrize("kind", DETECTORS)
+def test_a_run_on_tiles_is_judged_in_tiles_then_and_later(trained, rectangles, tmp_path, no_report) -> None:
+    _, before = trained
+    options = {"checkpoint": str(before.folder / "best.safetensors"), "model": "transnext_pico", "train_tiles": 48}
+    run = train(rectangle_config(rectangles, tmp_path / "run", lr=1e-6, **options), quiet=True)
+    assert read_tensors(run.folder / "best.safetensors")[1]["tile"] == 48
+    again = evaluate(run.folder, rectangles, workers=0, device="cpu")
+    for one, other in zip(run.results, again, strict=True):
+        assert "pictures were looked at in tiles of 48 pixels" in one.notes
+        same_numbers(one.to_dict(), other.to_dict())
+    assert again[0].boxes.summary["AP50"] > 0.1
+    model = load(run.folder)
+    whole = evaluate(looking_at(model, tile=0), rectangles, workers=0, device="cpu")
+    assert whole[0].boxes.summary != again[0].boxes.summary
+    assert not any("tiles" in note for note in whole[0].notes)
+
+
+@pytest.mark.parametrize("kind", [*DETECTORS, "tiles"])
 def test_two_processes_train_and_evaluate_as_one(kind, tmp_path) -> None:
     """Images without objects are among them, so that each process has other numbers to divide by."""
     data = rectangle_set(tmp_path / "set", train=8, val=5, objects=(2, 0, 1, 1))
-    options = {"drop_path": 0.0, "augment": "none", "hflip": 0.0, "ema": 0.9, **DETECTORS[kind]}
+    options = {"drop_path": 0.0, "augment": "none", "hflip": 0.0, "ema": 0.9}
+    options |= DETECTORS.get(kind, {**DETECTORS["boxes"], "train_tiles": 48})
     config = rectangle_config(data, tmp_path / "run", lr=1e-4, **options)
     (tmp_path / "config.json").write_text(config.to_json())
     done = subprocess.run(
@@ -475,6 +493,8 @@ def test_two_processes_train_and_evaluate_as_one(kind, tmp_path) -> None:
     for run in (one, two):
         results = json.loads((run / "results.json").read_text())
         assert {split: r["images"] for split, r in results.items()} == {"train": 8, "val": 5}
+        tiled = [note for r in results.values() for note in r["notes"] if "in tiles of 48 pixels" in note]
+        assert len(tiled) == (2 if kind == "tiles" else 0)
     losses = [json.loads((run / "metrics.jsonl").read_text())["train_loss"] for run in (one, two)]
     a, b = weights(one), weights(two)
     assert a.keys() == b.keys()

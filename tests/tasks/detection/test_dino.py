@@ -165,7 +165,7 @@ def test_divisors_are_those_of_all_processes(net: Dino, monkeypatch: pytest.Monk
     images, halves = pictures(), [slice(0, 1), slice(2, 3)]
     asked: list[Tensor] = []
 
-    def mean_of_two(counts: Tensor) -> Tensor:
+    def mean_of_two(counts: Tensor, least: float) -> Tensor:
         asked.append(counts)
         return counts.new_tensor([2.0, 60.0])  # 3 and 1 objects
 

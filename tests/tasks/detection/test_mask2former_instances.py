@@ -158,8 +158,10 @@ def test_tiles_are_asked_about_as_many_at_once_as_is_said(tmp_path: Path, monkey
     preprocessing = preprocessing_for(net.backbone, TrainConfig.of(task="detection", data="-", image_size=64))
     detector = Detector(Loaded(model=net, task=task, preprocessing=preprocessing, name="tiny"))
     asked: list[int] = []
-    raw = Detection.raw
-    monkeypatch.setattr(Detection, "raw", lambda self, net, x, sizes: asked.append(len(x)) or raw(self, net, x, sizes))
+    detect = Mask2FormerInstances.detect
+    monkeypatch.setattr(
+        Mask2FormerInstances, "detect", lambda self, x, sizes: asked.append(len(x)) or detect(self, x, sizes)
+    )
     read: list[int] = []
     pictures = (read.append(i) or np.zeros((100, 160, 3), np.uint8) for i in range(3))
     answers = detector.stream(pictures, tile=64, overlap=0.0, batch_size=2, masks=False)
@@ -174,6 +176,7 @@ def test_tiles_are_asked_about_as_many_at_once_as_is_said(tmp_path: Path, monkey
 
 def test_tiles_give_boxes_alone() -> None:
     net = tiny_net(num_queries=4).eval()
+    net.detector = "mask2former"  # as `build_net` says
     task = Detection(metadata={"class_names": ["a", "b", "c"], "category_ids": [1, 2, 3], "with_masks": True})
     preprocessing = preprocessing_for(net.backbone, TrainConfig.of(task="detection", data="-", image_size=64))
     detector = Detector(Loaded(model=net, task=task, preprocessing=preprocessing, name="tiny"))

@@ -219,3 +219,4 @@ def test_classification_has_no_heads() -> None:
 def test_names_of_classes_match_as_in_evaluation() -> None:
     kept = kept_places(["traffic light", "Cat", "cat"], ["dog", "CAT", "traffic_light"])
     assert kept == {1: 1, 2: 0}, "of equal names the first counts"
+    assert kept_places(["A", "a", "B"], ["a", "A", "b", "B"]) == {0: 1, 1: 0, 3: 2}, "the very name counts first"

@@ -6,24 +6,24 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transnext.data.annotation_values import number, one_line, roboflow_group, whole
 from transnext.data.detection.findings import Findings
 from transnext.data.detection.outlines import parsed
-from transnext.data.detection.raw import RawImage, RawSplit
+from transnext.data.detection.raw import Outline, RawImage, RawSplit
 from transnext.data.findings import shown
 from transnext.data.names import printable
-from transnext.data.splits import split_of_folder
+from transnext.data.splits import split_in, split_of_file, split_of_folder
 
 ROBOFLOW = "_annotations.coco.json"
 _GROUP_KEYS = ("group", "video_id", "scene")
 _ANNOTATION_FOLDERS = ("annotations", "Annotations", "annotation", "labels")
 _IMAGE_FOLDERS = ("images", "JPEGImages", "data")
 _MAX_FILES = 8
-"""A folder with more JSON files than this has one for each image, in another format."""
+"""A folder with more JSON files than this may have one for each image: then those named as splits count alone."""
 _PROBED = 50
 
 
@@ -31,20 +31,27 @@ def find_coco(root: Path) -> dict[str, Path]:
     """Return the annotation file of each split below a folder; none if it is not COCO.
 
     Looked for are `<split>/_annotations.coco.json`, `annotations/instances_*.json`, and any `*.json` with images and
-    annotations in the folder itself, in `annotations`, or one in each folder with the name of a split.
+    annotations in the folder itself, in `annotations`, or one in each folder with the name of a split. Splits that
+    these lack are those of files named as splits, in `annotations` or in the folder itself.
 
     Raises:
         ValueError: Two files are of the same split.
     """
     files = [root / ROBOFLOW] if (root / ROBOFLOW).is_file() else []
     files += [folder / ROBOFLOW for folder in _folders(root) if (folder / ROBOFLOW).is_file()]
-    if not files:
-        files = [file for name in _ANNOTATION_FOLDERS for file in _coco_files(root / name)]
-    if not files:
-        files = _coco_files(root)
+    files = files or [file for name in _ANNOTATION_FOLDERS for file in _coco_files(root / name)] or _coco_files(root)
     if not files:
         files = [file for folder in _folders(root) if split_of_folder(folder.name) for file in _coco_files(folder)]
     found: dict[str, Path] = {}
+    _add_splits(files, root, found)
+    if found:
+        others = [file for folder in (*_ANNOTATION_FOLDERS, "") for file in _json_files(root / folder)]
+        named = [file for file in others if split_of_file(file.stem) not in (None, *found)]
+        _add_splits(named, root, found)
+    return found
+
+
+def _add_splits(files: Sequence[Path], root: Path, found: dict[str, Path]) -> None:
     for file in files:
         split = _split_name(file, root, alone=len(files) == 1)
         if split in found:
@@ -53,7 +60,6 @@ def find_coco(root: Path) -> dict[str, Path]:
                 f"{printable(file.relative_to(root))}; remove one, or give the path of a file"
             )
         found[split] = file
-    return found
 
 
 def read_coco(file: Path, root: Path, split: str, findings: Findings) -> RawSplit:
@@ -72,8 +78,8 @@ def read_coco(file: Path, root: Path, split: str, findings: Findings) -> RawSpli
     document = read_document(file)
     classes, ids, parent = read_categories(document["categories"], file)
     describe = _Describe(file.name)
-    raw = RawSplit(split, classes, ids, parent=parent, describe=describe)
-    places = _images(document["images"], image_folders(file, root, split), raw, file, findings)
+    raw = RawSplit(split, classes, ids, parent=parent, describe=describe, annotations=str(file))
+    places = _images(document["images"], image_folders(file, root), raw, file, findings)
     _objects(document["annotations"], places, {number: place for place, number in enumerate(ids)}, raw, findings)
     return raw
 
@@ -147,7 +153,7 @@ def read_categories(entries: list[Any], file: Path) -> tuple[list[str], list[int
 
 
 def _images(
-    entries: list[Any], folders: Sequence[Path], raw: RawSplit, file: Path, findings: Findings
+    entries: list[Any], folders: Mapping[Path, str | None], raw: RawSplit, file: Path, findings: Findings
 ) -> dict[int | str, int]:
     """Fill in the images, and return the place of each id."""
     usable: list[tuple[int | str, str, dict[str, Any]]] = []
@@ -203,11 +209,11 @@ def _objects(
         if label is None:
             findings.add("unknown_category", f"{describe(place)}: category {shown(entry.get('category_id'))}")
             continue
+        outline: Outline | None
         try:
             outline = parsed(entry.get("segmentation"))
         except ValueError as error:
-            findings.add("outline_malformed", f"{describe(place)}: {error}")
-            continue
+            outline = str(error)
         box = entry.get("bbox")
         if box is None or box == []:
             if outline is None:
@@ -265,20 +271,29 @@ def _group(entry: dict[str, Any], name: str) -> str | None:
 
 
 class FileFinder:
-    """Finds files of images in the folder that has most of them, and else in others."""
+    """Finds files of images in the folder that has most of them, and else in others.
 
-    def __init__(self, folders: Sequence[Path], names: Sequence[str], file: Path) -> None:
-        self._folders = [str(folder) for folder in folders]
+    Args:
+        folders: Where they may be, most likely first, and the split that a folder is of, if it is of one.
+        names: What they are called.
+        file: The annotation file, for messages.
+
+    Raises:
+        ValueError: None of them is there, or it cannot be told of which split they are.
+    """
+
+    def __init__(self, folders: Mapping[Path, str | None], names: Sequence[str], file: Path) -> None:
         probed = names[:: max(1, len(names) // _PROBED)]
-        hits = {folder: sum(map(os.path.isfile, _joined(folder, probed))) for folder in self._folders}
-        if probed and not any(hits.values()):
-            hits = {f: sum(map(os.path.isfile, _joined(f, map(_last, probed)))) for f in self._folders}
-        if probed and not any(hits.values()):
+        found = {folder: _found(folder, probed) for folder in folders}
+        if probed and not any(found.values()):
+            found = {folder: _found(folder, list(map(_last, probed))) for folder in folders}
+        if probed and not any(found.values()):
             looked = ", ".join(map(printable, folders))
             raise ValueError(
                 f"{printable(file)}: its images are not there: looked for {shown(probed[0])} and others in {looked}"
             )
-        self._folders.sort(key=lambda folder: -hits[folder])
+        ordered = sorted(folders, key=lambda folder: -len(found[folder]))
+        self._folders = [str(folder) for folder in _of_one_split(ordered, folders, found, file)]
         self._times = Counter(map(_last, names))
 
     def path(self, name: str) -> str:
@@ -292,53 +307,86 @@ class FileFinder:
         return os.path.join(self._folders[0], name)  # noqa: PTH118
 
 
-def _joined(folder: str, names: Any) -> list[str]:
-    return [os.path.join(folder, name) for name in names]  # noqa: PTH118
+def _found(folder: Path, names: Sequence[str]) -> set[str]:
+    return {name for name in names if os.path.isfile(os.path.join(folder, name))}  # noqa: PTH113, PTH118
+
+
+def _of_one_split(
+    ordered: list[Path], splits: Mapping[Path, str | None], found: Mapping[Path, set[str]], file: Path
+) -> list[Path]:
+    """Leave out folders of other splits with images of the same names: these are other images.
+
+    Raises:
+        ValueError: It cannot be told which are meant.
+    """
+    best = next((folder for folder in ordered if splits[folder] and found[folder]), None)
+    if best is None:
+        return ordered
+    others = [f for f in ordered if splits[f] not in (None, splits[best]) and found[f] & found[best]]
+    if best == ordered[0] and others and len(found[others[0]]) == len(found[best]):
+        raise ValueError(
+            f"{printable(file)}: its images may be those of {printable(best)} or of {printable(others[0])}: give it a "
+            f"name that says the split, such as {splits[best]}.json"
+        )
+    return [folder for folder in ordered if folder not in others]
 
 
 def _last(name: str) -> str:
     return name.rsplit("/", 1)[-1]
 
 
-def image_folders(file: Path, root: Path, split: str) -> list[Path]:
-    """Return the folders that may hold the images of an annotation file, most likely first."""
+def image_folders(file: Path, root: Path) -> dict[Path, str | None]:
+    """Return the folders that may hold the images of an annotation file, most likely first, and their splits.
+
+    These are folders called as the file, or of the split that its name says; of all splits if it says none.
+    """
     base = file.parent
     if base.name in _ANNOTATION_FOLDERS:
         base = base.parent
     stem = file.stem.removeprefix("instances_").removeprefix("panoptic_")
-    named = [folder.name for folder in _folders(base) if split_of_folder(folder.name) == split]
-    words = dict.fromkeys([stem, re.sub(r"(?<=\D)(19|20)\d\d$", "", stem), split, *named])
-    folders = [file.parent]
-    for word in words:
-        folders += [base / word, base / word / "images", *(base / folder / word for folder in _IMAGE_FOLDERS)]
-    folders += [*(base / folder for folder in _IMAGE_FOLDERS), base, root, file.parent.parent]
-    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+    above = [base, *(base / name for name in _IMAGE_FOLDERS)]
+    exact = dict.fromkeys([stem, re.sub(r"(?<=\D)(19|20)\d\d$", "", stem)])
+    split = split_of_file(stem)
+    named: dict[str, str | None] = {}
+    if split or not any((folder / word).is_dir() for folder in above for word in exact):
+        split = split or split_in(stem)
+        inside = [path.name for folder in above if folder.is_dir() for path in _folders(folder)]
+        named = {name: own for name in inside if (own := split_of_folder(name)) and split in (None, own)}
+    folders: dict[Path, str | None] = {file.parent: None}
+    for word, own in {**dict.fromkeys(exact, split), **named}.items():
+        for folder in (base / word, base / word / "images", *(folder / word for folder in above[1:])):
+            folders.setdefault(folder, own)
+    for folder in (*above[1:], base, root, file.parent.parent):
+        folders.setdefault(folder, None)
+    return {folder: own for folder, own in folders.items() if folder.is_dir()}
 
 
 def _split_name(file: Path, root: Path, alone: bool) -> str:
     if file.name == ROBOFLOW or (file.parent.parent == root and file.parent.name not in _ANNOTATION_FOLDERS):
         name = file.parent.name if file.parent != root else "train"
+        known = split_of_folder(name)
     else:
         name = file.stem.removeprefix("instances_")
-    known = split_of_folder(name)
+        known = split_of_file(name)
     if known:
         return known
     return "train" if alone else printable(re.sub(r"(?<=\D)(19|20)\d\d$", "", name))
 
 
 def _coco_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    files = sorted(file for file in folder.glob("*.json") if not file.name.startswith(".") and file.is_file())
+    files = _json_files(folder)
     if named := [file for file in files if file.name.startswith("instances_")]:
         return named  # beside captions and key points of the same images
-    return [] if len(files) > _MAX_FILES else [file for file in files if _looks_like_coco(file)]
+    return [file for file in files if split_of_file(file.stem) or (len(files) <= _MAX_FILES and _looks_like_coco(file))]
+
+
+def _json_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(file for file in folder.glob("*.json") if not file.name.startswith(".") and file.is_file())
 
 
 def _looks_like_coco(file: Path) -> bool:
-    """Return whether a file is meant to be COCO; by its name too, so that a broken one is not passed over."""
-    if split_of_folder(file.stem):
-        return True
     try:
         text = file.read_bytes()
     except OSError:

@@ -9,6 +9,10 @@ from typing import Any
 from transnext.data.findings import CLASSES_SHOWN, Finding, Kind, finding_lines
 from transnext.data.findings import Findings as AnyFindings
 
+_SPLITS = {
+    "split_empty": Kind("splits without objects", "kept, but nothing can be judged on them"),
+    "split_unusable": Kind("splits other than train and val that cannot be used", "left out"),
+}
 _IMAGES = {
     "image_entry": Kind("image entries without a usable id or file name", "dropped"),
     "image_id_repeated": Kind("image entries that share their id with another file", "dropped with their objects"),
@@ -18,6 +22,9 @@ _IMAGES = {
     "size_unusable": Kind("images whose stated size is not two positive whole numbers", "size of the file taken"),
     "size_differs": Kind("images of another size than the annotation says", "dropped"),
     "annotation_missing": Kind("images without an annotation file", "left out"),
+    "image_unclear": Kind("annotation files that fit several image files", "dropped"),
+    "image_missing": Kind("label files without an image", "left out"),
+    "annotation_shared": Kind("images that share their label file with another", "taken with the same objects"),
     "annotation_broken": Kind("annotation files that cannot be read", "image dropped"),
     "turned": Kind("images annotated as stored, but shown turned (EXIF)", "objects turned with the picture"),
     "turn_unclear": Kind("images shown turned (EXIF) whose annotation fits both ways", "taken as upright"),
@@ -55,9 +62,9 @@ _OBJECTS = {
 }
 _CLASSES = {
     "class_empty": Kind("classes without examples in train", "kept"),
-    "class_parent": Kind("categories that only stand above the others, without objects", "left out"),
+    "class_parent": Kind("categories that only stand above the others, without objects", "no class"),
 }
-KINDS: Mapping[str, Kind] = {**_IMAGES, **_OBJECTS, **_CLASSES}
+KINDS: Mapping[str, Kind] = {**_SPLITS, **_IMAGES, **_OBJECTS, **_CLASSES}
 """All kinds of findings, in the order in which they are reported."""
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +20,19 @@ from transnext.data.detection.voc import find_voc, read_voc
 from transnext.data.detection.yolo import YoloSet, find_yolo, read_yolo, yolo_set
 from transnext.data.image_files import below_wrappers, log
 from transnext.data.names import printable
-from transnext.data.splits import held_out, ordered_names
+from transnext.data.splits import NEEDED, held_out, ordered_names, read_splits
 from transnext.extras import require
 
 _LOOKED_FOR = (
     "COCO (annotations/instances_*.json, <split>/_annotations.coco.json, *.json with images and annotations), "
-    "YOLO (data.yaml, images/train with labels/train or train/images with train/labels), "
+    "YOLO (data.yaml, images/train with labels/train, train/images with train/labels, or classes.txt with "
+    "images and labels in one folder), "
     "Pascal VOC (Annotations/*.xml with JPEGImages, or XML files next to images)"
 )
 NAMED_DETECTION_SETS: dict[str, Callable[[], Mapping[str, DetectionSource]]] = {"scenes": scene_splits}
 """Sets that are known by name: functions that give the splits."""
-_UNSAID = frozenset({"kept", "kept as negatives", "kept like all others", "left out"})
-"""What was done about findings that are shown by a check alone."""
+_UNSAID = frozenset({"kept", "kept as negatives", "kept like all others", "no class"})
+"""What was done about findings that are shown by a check alone: nothing of the data is lost."""
 
 
 def open_detection(
@@ -39,10 +41,10 @@ def open_detection(
     """Open images with annotated objects in COCO JSON, YOLO text files or Pascal VOC, or a set by name.
 
     The format is found by what is there. Splits are those of the data, by their customary names or what they are called
-    there; `test` is `val` if there is no other beside `train`. Where nothing but `train` is there, images are held out,
-    whole groups of them where the annotation has groups (`group`, `video_id` or `scene` of an image, or the names that
-    Roboflow gives to augmented copies). What is wrong with single images and objects is dropped or mended and logged in
-    a line for each kind; `check_detection` lists it.
+    there; `test` is `val` if there is no other beside `train`, and it has objects. Where nothing but `train` is there,
+    images are held out, whole groups of them where the annotation has groups (`group`, `video_id` or `scene` of an
+    image, or the names that Roboflow gives to augmented copies). What is wrong with single images and objects is
+    dropped or mended and logged in a line for each kind; `check_detection` lists it.
 
     Args:
         data: A folder, a COCO file, a `data.yaml`, or a name in `NAMED_DETECTION_SETS`, which wins over a folder of
@@ -87,21 +89,24 @@ def open_checked(
     root = str(layout.root)
     sources = {split.name: vetted(split, root, findings, masks) for split in raw}
     sources = {name: sources[name] for name in ordered_names(list(sources))}
-    for name, source in sources.items():
-        if not len(source):
-            worst = findings.worst()
-            raise ValueError(f"{printable(root)}: no image of {name} can be used{worst and f': {worst}'}")
+    for name in [name for name, source in sources.items() if not len(source)]:
+        worst = findings.worst()
+        why = f"no image of {name} can be used{worst and f': {worst}'}"
+        if name in NEEDED or len(sources) == 1:
+            raise ValueError(f"{printable(root)}: {why}")
+        findings.add("split_unusable", why)
+        del sources[name]
     sources = _with_outlines(sources)
     _across_splits(sources, findings)
-    if sources.keys() == {"train", "test"}:
+    empty = _without_objects(raw, sources, root, findings)
+    judges = sources.keys() & {"val", "test"} - empty
+    if sources.keys() == {"train", "test"} and judges:
         sources = {"train": sources["train"], "val": sources["test"]}
-    elif "train" in sources and not sources.keys() & {"val", "test"} and val_fraction:
+    elif "train" in sources and not judges and val_fraction:
         others = {name: source for name, source in sources.items() if name != "train"}
         sources = {**_held_out(sources["train"], val_fraction, seed), **others}
-    first = next(iter(sources))
-    if not any(sources[first].object_counts().values()):
-        worst = findings.worst()
-        raise ValueError(f"{printable(root)}: there are no objects in {first}{worst and f': {worst}'}")
+        if "val" in sources and not any(sources["val"].object_counts().values()):
+            findings.add("split_empty", "val, held out of train, where one image or group alone has objects")
     return sources, _report(layout, sources, findings)
 
 
@@ -144,13 +149,23 @@ def _layout(path: Path) -> _Layout:
 
 
 def _coco(files: Mapping[str, Path], root: Path) -> _Layout:
-    return _Layout(
-        "COCO", root, lambda findings: [read_coco(file, root, split, findings) for split, file in files.items()]
-    )
+    def read(findings: Findings) -> list[RawSplit]:
+        return _read(files, lambda split: read_coco(files[split], root, split, findings), findings)
+
+    return _Layout("COCO", root, read)
 
 
 def _yolo(found: YoloSet, root: Path) -> _Layout:
-    return _Layout("YOLO", root, lambda findings: [read_yolo(found, split, root, findings) for split in found.images])
+    def read(findings: Findings) -> list[RawSplit]:
+        if found.missing:
+            findings.add("split_unusable", f"test: {found.file.name} names {found.missing}, not to be found")
+        return _read(found.images, lambda split: read_yolo(found, split, root, findings), findings)
+
+    return _Layout("YOLO", root, read)
+
+
+def _read(names: Iterable[str], read: Callable[[str], RawSplit], findings: Findings) -> list[RawSplit]:
+    return list(read_splits(names, read, partial(findings.add, "split_unusable")).values())
 
 
 def _with_same_classes(splits: list[RawSplit], findings: Findings) -> list[RawSplit]:
@@ -213,11 +228,32 @@ def _across_splits(sources: Mapping[str, DetectionSource], findings: Findings) -
                 findings.add("group_in_two_splits", f"{group}: {other}, {name}")
 
 
+def _without_objects(
+    raw: list[RawSplit], sources: Mapping[str, DetectionSource], root: str, findings: Findings
+) -> set[str]:
+    """Note splits without objects.
+
+    Raises:
+        ValueError: It is `val`, or the first.
+    """
+    looked = {split.name: printable(split.annotations) for split in raw}
+    empty = [name for name, source in sources.items() if not any(source.object_counts().values())]
+    for name in empty:
+        if name in ("val", next(iter(sources))):
+            worst = findings.worst()
+            seen = f"{worst and f': {worst}'}; looked for in {looked[name]}"
+            raise ValueError(f"{printable(root)}: there are no objects in {name}{seen}")
+    findings.add_all("split_empty", empty, lambda name: f"{name}: looked for in {looked[name]}")
+    return set(empty)
+
+
 def _held_out(source: DetectionSource, val_fraction: float, seed: int) -> dict[str, DetectionSource]:
     names = list(source.names_below())
     groups = list(source.groups) if source.groups is not None else [""] * len(names)
     keys = [f"group {group}" if group else name for group, name in zip(groups, names, strict=True)]
-    out = np.array(held_out(keys, val_fraction, seed))
+    image = np.repeat(np.arange(len(source)), np.diff(source.objects.starts))
+    full = np.bincount(image[~source.objects.crowd], minlength=len(source)) > 0
+    out = np.array(held_out(keys, val_fraction, seed, full.tolist()))
     parts = {"train": np.flatnonzero(~out), "val": np.flatnonzero(out)}
     return {name: source.subset(places.tolist()) for name, places in parts.items() if len(places)}
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from transnext.data.mask_parts import Part, decoded, run_lengths
+
 _CHUNK = 4096
 _MAX_DIGITS = 6  # of 5 bits each: pycocotools shifts a 32-bit integer, and no picture has more than 2**29 pixels
 _MOST_AT_ONCE = 255  # masks of which pycocotools 2.0.11 gives the areas together; with more it fails
@@ -34,7 +36,7 @@ class RunLengths(NamedTuple):
 
 
 def parsed(value: Any) -> list[npt.NDArray[np.float64]] | RunLengths | None:
-    """An outline as COCO JSON has it: polygons, or run lengths, compressed or not; None if it is empty.
+    """An outline as COCO JSON has it: polygons, or run lengths, compressed or not; None without corners.
 
     Raises:
         ValueError: It is neither.
@@ -47,6 +49,8 @@ def parsed(value: Any) -> list[npt.NDArray[np.float64]] | RunLengths | None:
         raise ValueError("neither polygons nor run lengths")
     parts = value if isinstance(value[0], list) else [value]
     polygons = [_polygon(part) for part in parts]
+    if not any(map(len, polygons)):
+        return None
     areal = [polygon for polygon in polygons if len(polygon) >= 6]  # a point or a line beside them has no area
     if not areal:
         raise ValueError("no polygon has three or more corners")
@@ -186,12 +190,12 @@ def rasterised(shapes: Sequence[Sequence[npt.NDArray[np.float64]]], size: tuple[
 
 def rectangle(box: Sequence[float], size: tuple[int, int]) -> bytes:
     """The mask of a box `x0, y0, x1, y1` that lies in the picture, at least one pixel."""
-    from pycocotools import mask
-
     x0, y0, x1, y1 = (int(value) for value in (np.floor(box[0]), np.floor(box[1]), np.ceil(box[2]), np.ceil(box[3])))
-    pixels = np.zeros(size, np.uint8, order="F")
-    pixels[y0:y1, x0:x1] = 1
-    counts: bytes = mask.encode(pixels)["counts"]
+    return _encoded(Part(np.ones((y1 - y0, x1 - x0), np.bool_), x0, y0), size)
+
+
+def _encoded(part: Part, size: tuple[int, int]) -> bytes:
+    counts: bytes = run_lengths([part], size)[0]["counts"]
     return counts
 
 
@@ -225,15 +229,16 @@ def turned(counts: bytes, size: tuple[int, int], orientation: int) -> bytes:
         size: `(H, W)` as stored.
         orientation: Of EXIF, 1 to 8.
     """
-    from pycocotools import mask
-
-    pixels = mask.decode({"size": list(size), "counts": counts})
+    height, width = size
+    pixels, x, y = decoded(counts, height)
     if orientation >= 5:
-        pixels = pixels.T
+        pixels, x, y, height, width = pixels.T, y, x, width, height
     flip_x, flip_y = _FLIPS[orientation]
-    pixels = pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
-    result: bytes = mask.encode(np.asfortranarray(pixels))["counts"]
-    return result
+    if flip_x:
+        pixels, x = pixels[:, ::-1], width - x - pixels.shape[1]
+    if flip_y:
+        pixels, y = pixels[::-1], height - y - pixels.shape[0]
+    return _encoded(Part(pixels, x, y), (height, width))
 
 
 # After x and y have changed places, from orientation 5 on: whether each is counted from the other side.

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from transnext.data.detection.outlines import RunLengths
 
-Outline = list[npt.NDArray[np.float64]] | RunLengths
-"""Polygons, x0, y0, x1, y1, ..., or a mask."""
+Outline = list[npt.NDArray[np.float64]] | RunLengths | str
+"""Polygons, x0, y0, x1, y1, ..., or a mask; a text says why what is there cannot be read."""
 
 
 class RawImage(NamedTuple):
@@ -90,6 +90,7 @@ class RawSplit:
         relative: Boxes and polygons are shares of the upright picture's sides instead of pixels.
         parent: The class that may be no class but only the name above all others.
         describe: From `RawObjects.places` to a text.
+        annotations: The file or folder where annotations were looked for.
     """
 
     name: str
@@ -100,3 +101,4 @@ class RawSplit:
     relative: bool = False
     parent: str | None = None
     describe: Callable[[Any], str] = str
+    annotations: str = ""

@@ -184,12 +184,14 @@ class _Vetting:
         Objects without a box get one.
         """
         raw, number = self._raw, len(self.alive)
+        broken = np.array([isinstance(outline, str) for outline in raw.objects.outlines], bool).reshape(number)
         given = np.array([outline is not None for outline in raw.objects.outlines], bool).reshape(number)
-        with_outline, alive = int((given & self.alive).sum()), int(self.alive.sum())
+        with_outline, alive = (int((some & self.alive & ~broken).sum()) for some in (given, self.alive))
         areas = np.zeros(number, np.int64)
         used = self._wanted and 2 * with_outline >= alive and with_outline > 0
-        if self._wanted and with_outline and not used:
+        if self._wanted and not used:
             self._note("outlines_unused", given & ~self.boxless)
+        self._drop("outline_malformed", broken & (self.boxless | used), lambda i: str(raw.objects.outlines[i]))
         counts = [b""] * number
         chosen = self.alive & given & (self.boxless | used)
         self._masks(np.flatnonzero(chosen), counts)
@@ -229,7 +231,7 @@ class _Vetting:
                     counts[i] = outline.counts
                     from_file[i] = True
                     other_size[i] = outline.size != (height, width)
-                elif outline is not None and all(np.isfinite(part).all() for part in outline):
+                elif isinstance(outline, list) and all(np.isfinite(part).all() for part in outline):
                     scale = np.array([width, height]) if self._raw.relative else np.ones(2)
                     with np.errstate(over="ignore"):
                         shapes.append([(part.reshape(-1, 2) * scale).reshape(-1) for part in outline])

@@ -14,10 +14,10 @@ import numpy as np
 from transnext.data.annotation_values import one_line, read_text, roboflow_group, whole
 from transnext.data.detection.findings import Findings
 from transnext.data.detection.raw import RawImage, RawSplit
-from transnext.data.findings import shown
-from transnext.data.image_files import FolderListing
+from transnext.data.findings import shortened, shown
+from transnext.data.image_files import FolderListing, is_image
 from transnext.data.names import printable
-from transnext.data.splits import split_of_folder
+from transnext.data.splits import add_split, split_of_folder
 
 _MAX_YAML = 2**19
 _MAX_LABELS = 2**26
@@ -35,18 +35,21 @@ class YoloSet:
         names: Class names by number.
         images: Folders or lists of images of each split.
         extra: Numbers of a line after the box that are no polygon: key points.
+        missing: What the file names for `test` if that is not there.
     """
 
     file: Path
     names: Mapping[int, str]
     images: Mapping[str, tuple[Path, ...]]
     extra: int = 0
+    missing: str = ""
 
 
 def find_yolo(root: Path) -> YoloSet | None:
     """Return the data set in a folder, None if there is no YOLO data set.
 
-    Looked for is a `*.yaml` with `names`, or `classes.txt` beside folders `images` and `labels`.
+    Looked for is a `*.yaml` with `names`, or `classes.txt` beside or in folders `images` and `labels`, or in a folder
+    in which images and labels lie together, as labelImg has them: the folder itself, or those with the names of splits.
 
     Raises:
         ValueError: There are two such files, or it cannot be read.
@@ -59,15 +62,13 @@ def find_yolo(root: Path) -> YoloSet | None:
     if files:
         return yolo_set(files[0])
     images = _customary_folders(root)
-    if not any(_has_labels(folder) for folders in images.values() for folder in folders):
+    apart = any(_has_labels(folder) for folders in images.values() for folder in folders)
+    images = images if apart else _flat_folders(root)
+    file = _name_file(root, images) if images else None
+    if file is not None:
+        return YoloSet(file, _checked(dict(enumerate(_listed_names(file))), file), images)
+    if not apart:  # images may have any texts beside them
         return None
-    for name in _NAME_FILES:
-        if (root / name).is_file():
-            lines = read_text(str(root / name), _MAX_YAML).split("\n")
-            names = [printable(line.strip()) for line in lines]
-            while names and not names[-1]:
-                names.pop()
-            return YoloSet(root / name, _checked(dict(enumerate(names)), root / name), images)
     raise ValueError(
         f"{printable(root)} has YOLO labels, but no data.yaml with the names of the classes (nor classes.txt): "
         "write one with a line such as names: [cat, dog]"
@@ -78,7 +79,7 @@ def yolo_set(file: Path) -> YoloSet:
     """Return the data set that a YAML file describes.
 
     Raises:
-        ValueError: It is broken, has no names, or its images are not there.
+        ValueError: It is broken, has no names, or images that it names for training or validation are not there.
         FileNotFoundError: There is no such file.
     """
     where = printable(file)
@@ -97,12 +98,17 @@ def yolo_set(file: Path) -> YoloSet:
     count = content.get("nc")
     if count is not None and count != len(by_number):
         raise ValueError(f"{where}: nc is {shown(count)}, but there are {len(by_number)} names")
-    images = _given_folders(content, file) or _customary_folders(file.parent)
+    given, missing = _given_folders(content, file)
+    images = given or _customary_folders(file.parent) or _flat_folders(file.parent)
     if not images:
-        given = [str(content[key]) for key in ("train", "val", "test") if isinstance(content.get(key), str)]
-        looked = f" ({printable(', '.join(given))})" if given else ""
+        looked = f" ({', '.join(missing.values())})" if missing else ""
         raise ValueError(f"{where}: its images are not there: neither what it names{looked} nor images/train")
-    return YoloSet(file, _checked(by_number, file), images, _key_points(content.get("kpt_shape")))
+    for split, texts in missing.items():
+        # Exported files often name a test folder that was not exported.
+        if split in given or (split not in images and split != "test"):
+            raise ValueError(f"{where} names {texts} for {split}, not to be found: correct the path or remove it")
+    left_out = missing.get("test", "") if "test" not in images else ""
+    return YoloSet(file, _checked(by_number, file), images, _key_points(content.get("kpt_shape")), left_out)
 
 
 def read_yolo(found: YoloSet, split: str, root: Path, findings: Findings) -> RawSplit:
@@ -119,8 +125,13 @@ def read_yolo(found: YoloSet, split: str, root: Path, findings: Findings) -> Raw
     label_of = {number: label for label, number in enumerate(numbers)}
     classes = [found.names[number] for number in numbers]
     raw = RawSplit(split, classes, numbers, relative=True, describe=lambda place: f"{place[0]}:{place[1]}")
+    seen: set[str] = set()
     for path in dict.fromkeys(path for source in found.images[split] for path in _listed(source)):
         labels = _label_file(path)
+        if labels in seen:
+            findings.add("annotation_shared", path)
+        seen.add(labels)
+        raw.annotations = raw.annotations or os.path.dirname(labels)  # noqa: PTH120 - per image
         name = os.path.relpath(labels, root)
         try:
             text = read_text(labels, _MAX_LABELS)
@@ -137,7 +148,26 @@ def read_yolo(found: YoloSet, split: str, root: Path, findings: Findings) -> Raw
                 _add(raw, image, fields, (name, number), label_of, found.extra, findings)
     if not raw.images:
         raise ValueError(f"there are no images of {split} in {', '.join(map(printable, found.images[split]))}")
+    if all(source.is_dir() for source in found.images[split]):  # a list may choose
+        left = _without_image({os.path.dirname(image.path) for image in raw.images}, seen)  # noqa: PTH120 - per image
+        findings.add_all("image_missing", left, lambda path: os.path.relpath(path, root))
     return raw
+
+
+def _without_image(images: set[str], labels: set[str]) -> list[str]:
+    """Return label files of which no image asks, in folders that have labels alone.
+
+    Args:
+        images: Folders of images.
+        labels: Label files of the images, whether they are there or not.
+    """
+    left = []
+    for folder in {os.path.dirname(path) for path in labels} - images:  # noqa: PTH120 - per image
+        if os.path.isdir(folder):  # noqa: PTH112 - per image
+            with os.scandir(folder) as entries:
+                names = [entry.name for entry in entries if entry.name.endswith(".txt") and entry.is_file()]
+            left += [os.path.join(folder, name) for name in names if name not in _NAME_FILES]  # noqa: PTH118
+    return sorted(set(left) - labels)
 
 
 def _add(
@@ -228,47 +258,108 @@ def _key_points(shape: Any) -> int:
     return shape[0] * shape[1] if usable else 0
 
 
-def _given_folders(content: Mapping[Any, Any], file: Path) -> dict[str, tuple[Path, ...]]:
-    """Return what the file names, as far as it is there.
+def _given_folders(content: Mapping[Any, Any], file: Path) -> tuple[dict[str, tuple[Path, ...]], dict[str, str]]:
+    """Return what the file names for each split, as far as it is there, and what is not, as a text.
 
     `path` may be that of another machine, and Roboflow writes `../train/images` for `train/images`.
+
+    Raises:
+        ValueError: Two keys stand for the same split.
     """
     base = file.parent
     path = content.get("path")
     bases = [base / path, base, base.parent] if isinstance(path, str) else [base]
     found: dict[str, tuple[Path, ...]] = {}
+    missing: dict[str, str] = {}
     for key, value in content.items():
-        split = split_of_folder(key) if isinstance(key, str) and split_of_folder(key) else key
-        if not isinstance(split, str) or (split == key and not key.startswith(("train", "val", "test"))):
+        known = split_of_folder(key) if isinstance(key, str) else None
+        split = known or key
+        if not isinstance(split, str) or not (known or split.startswith(("train", "val", "test"))):
             continue
-        values = value if isinstance(value, list) else [value]
-        sources = []
-        for text in values:
+        sources: list[Path] = []
+        lost = []
+        for text in value if isinstance(value, list) else [] if value in (None, "") else [value]:
             if not isinstance(text, str) or not text or "\0" in text:
+                lost.append(shown(text))
                 continue
             texts = dict.fromkeys([text, text.removeprefix("../")])
             tried = [folder / name for folder in bases for name in texts]
             # os.path: a path that no system takes is not there, instead of an error
-            sources += [p for p in tried if os.path.isdir(p) or (p.suffix == ".txt" and os.path.isfile(p))][:1]  # noqa: PTH112, PTH113
-        if sources and split not in found:
-            found[split] = tuple(sources)
-    return found
+            there = [p for p in tried if os.path.isdir(p) or (p.suffix == ".txt" and os.path.isfile(p))]  # noqa: PTH112, PTH113
+            sources += there[:1]
+            if not there:
+                lost.append(shortened(text))
+        if sources and found.setdefault(split, tuple(sources)) != tuple(sources):
+            raise ValueError(f"{printable(file)} names images for {split} twice, as {shown(key)} too: remove one")
+        if lost and (known or sources):  # other keys may be anything
+            missing[split] = shortened(", ".join(lost))
+    return found, missing
 
 
 def _customary_folders(root: Path) -> dict[str, tuple[Path, ...]]:
-    """Return the image folders of `images/<split>`, `<split>/images`, or, of all images, `images`."""
-    found: dict[str, tuple[Path, ...]] = {}
+    """Return the image folders of `images/<split>`, `<split>/images`, or, of all images, `images`.
+
+    Raises:
+        ValueError: Two are of the same split.
+    """
+    found: dict[str, Path] = {}
     inside = root / "images"
     if inside.is_dir():
         for folder in sorted(path for path in inside.iterdir() if path.is_dir()):
-            found.setdefault(split_of_folder(folder.name) or printable(folder.name), (folder,))
+            add_split(found, split_of_folder(folder.name) or printable(folder.name), folder)
     if not found:
         for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-            if split_of_folder(folder.name) and (folder / "images").is_dir():
-                found.setdefault(split_of_folder(folder.name) or "", (folder / "images",))
+            if (split := split_of_folder(folder.name)) and (folder / "images").is_dir():
+                add_split(found, split, folder / "images")
     if not found and inside.is_dir():
-        found["train"] = (inside,)
-    return found
+        found["train"] = inside
+    return {split: (folder,) for split, folder in found.items()}
+
+
+def _flat_folders(root: Path) -> dict[str, tuple[Path, ...]]:
+    """Return folders in which labels lie beside images: the folder itself, or those with the names of splits.
+
+    Raises:
+        ValueError: Two are of the same split.
+    """
+    if _labels_beside(root):
+        return {"train": (root,)}
+    found: dict[str, Path] = {}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        if (split := split_of_folder(folder.name)) and _labels_beside(folder):
+            add_split(found, split, folder)
+    return {split: (folder,) for split, folder in found.items()}
+
+
+def _labels_beside(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        files = [(*os.path.splitext(entry.name), entry) for entry in entries]  # noqa: PTH122 - per image
+    texts = {stem for stem, extension, _ in files if extension == ".txt"}
+    return bool(texts) and any(stem in texts and ext != ".txt" and is_image(entry) for stem, ext, entry in files)
+
+
+def _name_file(root: Path, images: Mapping[str, tuple[Path, ...]]) -> Path | None:
+    """Return the file with the names: that of the folder, or of folders of images and labels.
+
+    Raises:
+        ValueError: There are several with other names, or one cannot be read.
+    """
+    folders = [folder for some in images.values() for folder in some]
+    folders += [Path(_label_file(str(folder / "x.jpg"))).parent for folder in folders]
+    folders += [folder.parent for folder in folders if folder != root]
+    by_folder = [[folder / name for name in _NAME_FILES if (folder / name).is_file()] for folder in [root, *folders]]
+    found = by_folder[0] or [files[0] for files in by_folder if files]
+    for file in () if by_folder[0] else found[1:]:
+        if _listed_names(file) != _listed_names(found[0]):
+            raise ValueError(f"{printable(found[0])} and {printable(file)} list other names: write one data.yaml")
+    return found[0] if found else None
+
+
+def _listed_names(file: Path) -> list[str]:
+    names = [printable(line.strip()) for line in read_text(str(file), _MAX_YAML).split("\n")]
+    while names and not names[-1]:
+        names.pop()
+    return names
 
 
 def _has_labels(images: Path) -> bool:

@@ -10,7 +10,7 @@ from transnext.data.findings import CLASSES_SHOWN, Finding, Kind, finding_lines
 from transnext.data.findings import Findings as AnyFindings
 
 KINDS: Mapping[str, Kind] = {
-    "split_unlabelled": Kind("splits without label files", "left out"),
+    "split_unlabelled": Kind("splits without label files or pictures that can be used", "left out"),
     "image_unreadable": Kind("files that are no readable image", "dropped"),
     "image_damaged": Kind("damaged images", "skipped in training"),
     "image_repeated": Kind("images with the same content as another", "kept"),

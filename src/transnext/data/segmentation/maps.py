@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from transnext.data.images import UnreadableImage, read_header, read_stored, turned_upright
 from transnext.data.instances import Annotation
+from transnext.data.mask_parts import decoded
 from transnext.data.segmentation.table import IGNORED, ClassTable, code_counts, stored_pixels
 
 SEGMENT = 256
@@ -147,8 +148,9 @@ class DrawnMap:
         areas = np.array(run_lengths.area(list(outlines)) if outlines else [], np.int64)
         # Groups first, so that what is known within one is drawn over it.
         for i in np.lexsort((np.arange(len(objects)), -areas, ~objects.crowd)).tolist():
-            inside = run_lengths.decode(outlines[i]).astype(bool)
-            labels[inside] = IGNORED if objects.crowd[i] else objects.labels[i] + 1
+            inside, x, y = decoded(outlines[i]["counts"], self.size[0])
+            around = labels[y : y + inside.shape[0], x : x + inside.shape[1]]
+            around[inside] = IGNORED if objects.crowd[i] else objects.labels[i] + 1
         return labels
 
     def segments(self) -> None:

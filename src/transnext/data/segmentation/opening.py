@@ -33,7 +33,8 @@ _LOOKED_FOR = (
     "train/labels; images with labels), Cityscapes (leftImg8bit with gtFine), Pascal VOC (JPEGImages, "
     "SegmentationClass, ImageSets/Segmentation), COCO (annotations/panoptic_*.json or instances_*.json with outlines)"
 )
-_UNSAID = ("kept", "left out", "see a check")
+_UNSAID = "kept"
+"""How what was done about findings begins that are shown by a check alone: nothing of the data is lost."""
 _RARE = 1e-3
 
 
@@ -103,6 +104,8 @@ def open_checked(
     found = _opened(Path(os.fspath(data)), reduce_zero_label, in_chans, findings)
     sources = {name: found.sources[name] for name in ordered_names(list(found.sources)) if len(found.sources[name])}
     root = printable(found.root)
+    lost = [name for name in found.sources if name not in sources]
+    findings.add_all("split_unlabelled", lost, lambda name: f"{name}: no image of it can be used")
     if not sources:
         worst = findings.worst()
         raise ValueError(f"{root}: no image can be used{worst and f': {worst}'}")
@@ -280,7 +283,8 @@ def _held_out(source: MapSource, val_fraction: float, seed: int) -> dict[str, Ma
     names = list(source.names_below())
     groups = list(source.groups) if source.groups is not None else [""] * len(names)
     keys = [f"group {group}" if group else name for group, name in zip(groups, names, strict=True)]
-    out = np.array(held_out(keys, val_fraction, seed))
+    full = source.pixels[:, :-1].sum(1) > 0
+    out = np.array(held_out(keys, val_fraction, seed, full.tolist()))
     parts = {"train": np.flatnonzero(~out), "val": np.flatnonzero(out)}
     return {name: source.subset(places.tolist()) for name, places in parts.items() if len(places)}
 

@@ -13,7 +13,7 @@ from transnext.data.names import printable
 from transnext.data.segmentation.cityscapes import cityscapes_table
 from transnext.data.segmentation.findings import Findings
 from transnext.data.segmentation.table import ClassTable
-from transnext.data.splits import split_of_folder
+from transnext.data.splits import add_split, split_of_folder
 
 IMAGE_FOLDERS = frozenset({"images", "image", "imgs", "img", "jpegimages", "photos", "pictures"})
 LABEL_FOLDERS = frozenset(
@@ -57,8 +57,9 @@ def find_cityscapes(root: Path, findings: Findings) -> Paired | None:
     ending = endings[0] if train_ids else endings[1]
     pairs = {}
     for split, (pictures, labels) in splits.items():
+        shown = by_key(listed(pictures), pictures, findings)
         pairs[split] = _paired(
-            {key_of(path, pictures).removesuffix("_leftImg8bit"): path for path in listed(pictures)},
+            {key.removesuffix("_leftImg8bit"): path for key, path in shown.items()},
             {key_of(path, labels) + ".png": path for path in files[split] if path.endswith(ending)},
             findings,
             ending=ending,
@@ -76,7 +77,7 @@ def find_folders(root: Path, findings: Findings) -> Paired | None:
     files with the same name and `_mask`.
 
     Raises:
-        ValueError: There are two folders of label files.
+        ValueError: There are two folders of label files, or of the same split.
     """
     splits = _found_splits(root)
     pairs: dict[str, list[tuple[str, str]]] = {}
@@ -90,8 +91,8 @@ def find_folders(root: Path, findings: Findings) -> Paired | None:
         if pictures == labels:
             files = [path for path in shown if _is_mask(path)]
             shown = [path for path in shown if not _is_mask(path)]
-        by_key = _by_key(shown, pictures, findings), _by_key(files, labels, findings)
-        pairs[split] = _paired(*by_key, findings, shorten=(_IMAGE_END, _LABEL_END))
+        keyed = by_key(shown, pictures, findings), by_key(files, labels, findings)
+        pairs[split] = _paired(*keyed, findings, shorten=(_IMAGE_END, _LABEL_END))
     if not any(pairs.values()):
         return None
     first = next(path for found in pairs.values() for path, _ in found)
@@ -109,12 +110,14 @@ def _found_splits(root: Path) -> dict[str, tuple[Path, Path]]:
         splits = {name: pair for name, pair in _splits_of(root, labels).items() if pair[0] != labels}
         return splits or {"train": (root, labels)}
     splits = {}
+    taken: dict[str, Path] = {}
     for folder in _folders(root):
         split = split_of_folder(folder.name)
         if split is None:
             continue
         own = _only(folder, LABEL_FOLDERS)
         if own is not None:
+            add_split(taken, split, folder)
             splits[split] = (_only(folder, IMAGE_FOLDERS) or folder, own)
             continue
         beside = [
@@ -124,8 +127,10 @@ def _found_splits(root: Path) -> dict[str, tuple[Path, Path]]:
             and other.name.lower()[len(folder.name) :].lstrip("_-. ") in LABEL_FOLDERS
         ]
         if len(beside) == 1:
+            add_split(taken, split, folder)
             splits[split] = (folder, beside[0])
         elif not beside and any(map(_is_mask, _listed_flat(folder))):
+            add_split(taken, split, folder)
             splits[split] = (folder, folder)
     if not splits and any(map(_is_mask, _listed_flat(root))):
         splits["train"] = (root, root)
@@ -133,17 +138,23 @@ def _found_splits(root: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def _splits_of(images: Path, labels: Path) -> dict[str, tuple[Path, Path]]:
-    """The sub-folders of both that are splits; none if none of them has a customary name."""
+    """The sub-folders of both that are splits; none if none of them has a customary name.
+
+    Raises:
+        ValueError: Two are of the same split.
+    """
     below = {folder.name.lower(): folder for folder in _folders(labels)}
     by_split = {split_of_folder(folder.name): folder for folder in reversed(_folders(labels))}
     found: dict[str, tuple[Path, Path]] = {}
+    taken: dict[str, Path] = {}
     for folder in _folders(images):
         split = split_of_folder(folder.name)
         other = below.get(folder.name.lower()) or (by_split.get(split) if split else None)
         if split is not None:
-            found.setdefault(split, (folder, other or labels / folder.name))
+            add_split(taken, split, folder)
+            found[split] = (folder, other or labels / folder.name)
         elif other is not None:
-            found.setdefault(printable(folder.name), (folder, other))
+            found[printable(folder.name)] = (folder, other)
     known = any(split_of_folder(folder.name) and other.is_dir() for folder, other in found.values())
     return found if known else {}
 
@@ -200,7 +211,7 @@ def _paired(
     return pairs
 
 
-def _by_key(paths: list[str], folder: Path, findings: Findings) -> dict[str, str]:
+def by_key(paths: list[str], folder: Path, findings: Findings) -> dict[str, str]:
     """Files by their path from a folder without extension; of two that differ in that alone the first."""
     found: dict[str, str] = {}
     for path in paths:

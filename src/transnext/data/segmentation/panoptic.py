@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,19 +22,23 @@ from transnext.data.segmentation.maps import classes_of, digest_of, segment_code
 from transnext.data.segmentation.source import MapSource, PanopticMaps
 from transnext.data.segmentation.table import IGNORED, MAX_CLASSES
 from transnext.data.segmentation.vetting import THREADS, fitting_turn
-from transnext.data.splits import split_of_folder
+from transnext.data.splits import add_split, read_splits, split_of_file
 
 _MAX_NUMBER = 2**24
 
 
 def find_panoptic(root: Path) -> dict[str, Path]:
-    """Return the panoptic JSON of each split below a folder; none if it has none."""
+    """Return the panoptic JSON of each split below a folder; none if it has none.
+
+    Raises:
+        ValueError: Two are of the same split.
+    """
     found: dict[str, Path] = {}
     for folder in (root / "annotations", root):
         files = sorted(folder.glob("panoptic_*.json")) if folder.is_dir() else []
         for file in files:
             name = file.stem.removeprefix("panoptic_")
-            found.setdefault(split_of_folder(name) or printable(name), file)
+            add_split(found, split_of_file(name) or printable(name), file)
     return found
 
 
@@ -62,29 +67,31 @@ def panoptic_sources(files: Mapping[str, Path], root: Path, findings: Findings) 
         findings: What is wrong with single images is noted here.
 
     Raises:
-        ValueError: A file is broken or no panoptic one, or splits have other classes.
+        ValueError: A file of `train` or `val` is broken or no panoptic one, or splits have other classes.
         OSError: It cannot be read.
     """
-    sources: dict[str, MapSource] = {}
-    first: tuple[str, tuple[str, ...], list[int]] | None = None
-    for split, file in files.items():
+
+    def read(split: str) -> MapSource:
+        file = files[split]
         document = read_document(file)
         names, ids, _ = read_categories(document["categories"], file)
         if len(names) > MAX_CLASSES:
             raise ValueError(f"{printable(file)} has {len(names)} classes: a map has at most {MAX_CLASSES}")
-        if first is None:
-            first = split, tuple(names), ids
-        elif first[1:] != (tuple(names), ids):
-            raise ValueError(f"{printable(file)} has other categories than the file of {first[0]}")
         display = _colours(document["categories"], ids)
-        entries = _entries(document, file, root, split, {number: label for label, number in enumerate(ids)}, findings)
+        entries = _entries(document, file, root, {number: label for label, number in enumerate(ids)}, findings)
         source = _source(entries, tuple(names), display, str(root), findings)
-        sources[split] = replace(source, things=_things(document["categories"], ids), category_ids=tuple(ids))
+        return replace(source, things=_things(document["categories"], ids), category_ids=tuple(ids))
+
+    sources = read_splits(files, read, partial(findings.add, "split_unlabelled"))
+    first = next(iter(sources))
+    for split, source in sources.items():
+        if (source.classes, source.category_ids) != (sources[first].classes, sources[first].category_ids):
+            raise ValueError(f"{printable(files[split])} has other categories than the file of {first}")
     return sources
 
 
 def _entries(
-    document: dict[str, Any], file: Path, root: Path, split: str, labels: dict[int, int], findings: Findings
+    document: dict[str, Any], file: Path, root: Path, labels: dict[int, int], findings: Findings
 ) -> list[_Entry]:
     names: dict[int | str, str] = {}
     for entry in document["images"]:
@@ -96,7 +103,7 @@ def _entries(
             names[number] = name.replace("\\", "/")
     if not names:
         raise ValueError(f"{printable(file)} lists no images")
-    images = FileFinder(image_folders(file, root, split), list(names.values()), file)
+    images = FileFinder(image_folders(file, root), list(names.values()), file)
     entries, used = [], set()
     for i, entry in enumerate(document["annotations"]):
         where = f"{file.name}: entry {i} of annotations"

@@ -9,7 +9,7 @@ from pathlib import Path
 from transnext.data.detection.voc import split_lists
 from transnext.data.names import printable
 from transnext.data.segmentation.findings import Findings
-from transnext.data.segmentation.pairs import Paired, key_of, listed
+from transnext.data.segmentation.pairs import Paired, by_key, key_of, listed
 from transnext.data.segmentation.table import IGNORED, ClassTable, Colour, packed, value_table
 from transnext.data.segmentation.vetting import SeenPair
 
@@ -33,10 +33,14 @@ def find_voc(root: Path, findings: Findings) -> Paired | None:
         ValueError: A list cannot be read.
     """
     images, labels = root / "JPEGImages", root / "SegmentationClass"
-    lists = split_lists(root / "ImageSets" / "Segmentation")
-    if not (lists and images.is_dir() and labels.is_dir()):
+    if not (images.is_dir() and labels.is_dir()):
         return None
-    pictures, files = ({key_of(path, folder): path for path in listed(folder)} for folder in (images, labels))
+    shown, drawn = listed(images), listed(labels)
+    known = frozenset([*(key_of(path, images) for path in shown), *(key_of(path, labels) for path in drawn)])
+    lists = split_lists(root / "ImageSets" / "Segmentation", known)
+    if not lists:
+        return None
+    pictures, files = by_key(shown, images, findings), by_key(drawn, labels, findings)
     pairs = {}
     for split, names in lists.items():
         there = [name for name in dict.fromkeys(names) if name in pictures and name in files]

@@ -13,10 +13,10 @@ import torch
 from supervision.detection.compact_mask import CompactMask
 
 from transnext.data import Frame
+from transnext.data.mask_parts import Part
 from transnext.data.names import printable
 from transnext.limits import check_number
 from transnext.tasks.detection.net import Found
-from transnext.tasks.detection.paste import Part
 from transnext.tasks.detection.placing import outlines, placed_boxes
 
 CLASS_NAME = "class_name"

@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 from transnext.config import ImageConfig
 from transnext.data.instances import Annotation, Instances
 from transnext.data.joint import View, placed_size
+from transnext.data.mask_parts import Part, decoded
 from transnext.data.preprocessing import Preprocessing
 from transnext.tasks.detection.config import DetectionConfig
 from transnext.tasks.views import Region, inside, random_part, recoloured, size_of
@@ -140,9 +141,9 @@ def objects_in(view: View, annotation: Annotation, *, masks: bool, visible: floa
     cut = np.abs(whole - boxes).max(1, initial=0) > 0.5
     shown: list[npt.NDArray[np.uint8]] = []
     for i in np.flatnonzero(kept).tolist():
-        mask, bounds = _outline(annotation, i)
-        part = view.of_mask(mask, bounds)
-        seen, whole_area = (np.count_nonzero(pixels.view(bool)) for pixels in (part, mask))
+        outline = _outline(annotation, i)
+        part = view.of_mask(outline, annotation.size)
+        seen, whole_area = (np.count_nonzero(pixels) for pixels in (part.view(bool), outline.pixels))
         share = seen / max(1.0, whole_area * view.scales[0] * view.scales[1])
         kept[i] = seen > 0 and share >= visible
         if kept[i] and cut[i]:
@@ -165,19 +166,15 @@ def box_of(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
 
 
-def _outline(annotation: Annotation, i: int) -> tuple[npt.NDArray[np.uint8], Region]:
-    """An object's mask, and a box outside of which it is 0.
+def _outline(annotation: Annotation, i: int) -> Part:
+    """An object's mask.
 
     Raises:
         ValueError: There are boxes alone.
     """
     if annotation.segmentations is None:
         raise ValueError("there are boxes alone, no outlines: leave out --masks True")
-    from pycocotools import mask as run_lengths
-
-    lengths = annotation.segmentations[i]
-    x, y, width, height = run_lengths.toBbox(lengths).tolist()
-    return run_lengths.decode(lengths), (x, y, x + width, y + height)
+    return decoded(annotation.segmentations[i]["counts"], annotation.size[0])
 
 
 def _instances(

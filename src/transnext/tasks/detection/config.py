@@ -39,7 +39,8 @@ class DetectionConfig:
     copy_paste: float | None = None
     """Probability that objects of another picture are pasted in, where there are outlines; by default the preset's."""
     train_tiles: int | None = None
-    """Train on random squares of this side, pixels of the picture: for small objects in large pictures."""
+    """Train on random squares of this side, pixels of the picture: for small objects in large pictures. They are then
+    looked through in such squares, too."""
     repeat_factor: float = 0.0
     """Classes that are in less than this share of the pictures are drawn more often; 0 to draw all alike."""
     threshold: float | None = None

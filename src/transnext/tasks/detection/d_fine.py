@@ -135,7 +135,7 @@ class DFine(DetectionNet):
     def detect(self, images: Tensor, sizes: Tensor) -> list[Found]:
         """The likeliest pairs of query and class, `max_detections` at most; those beyond the image are left out."""
         boxes, scores, labels = self.ranked(images, sizes)
-        is_there = (boxes[..., 2:] > boxes[..., :2]).all(-1)
+        is_there = ~(boxes[..., 2:] <= boxes[..., :2]).any(-1)  # what is not finite stays, to be refused
         return [
             Found(boxes=box[there], scores=score[there], labels=label[there])
             for box, score, label, there in zip(boxes, scores, labels, is_there, strict=True)

@@ -47,7 +47,9 @@ def d_fine_losses(config: Any, outputs: Any, targets: Sequence[dict[str, Tensor]
     Returns:
         The terms of `TERMS` and, if there is denoising at all, those of its queries as "dn_...": always the same names.
     """
-    everything = outputs.intermediate_logits.sum() + outputs.intermediate_reference_points.sum()
+    whole = (outputs.intermediate_logits, outputs.intermediate_reference_points)
+    # Every parameter has a gradient, also if this ends early: other processes wait for each of them.
+    everything = sum(part.sum() for part in (*whole, outputs.enc_topk_logits, outputs.enc_topk_bboxes))
     zero = torch.zeros_like(everything)
     losses = dict.fromkeys([*TERMS, *(f"dn_{term}" for term in TERMS if config.num_denoising > 0)], zero)
     denoising = outputs.denoising_meta_values
@@ -61,11 +63,8 @@ def d_fine_losses(config: Any, outputs: Any, targets: Sequence[dict[str, Tensor]
         dtype=torch.float32,
         device=zero.device,
     )
-    several = torch.distributed.is_available() and torch.distributed.is_initialized()
-    processes = torch.distributed.get_world_size() if several else 1
     # In one step and before anything that depends on the batch: other processes wait for it.
-    objects, matched, asked, noisy_matched, noisy_asked = mean_over_processes(each).unbind()
-    objects = objects.clamp(min=1 / processes)
+    objects, matched, asked, noisy_matched, noisy_asked = mean_over_processes(each, [1, 0, 0, 0, 0]).unbind()
     if not torch.isfinite(everything):  # the matching would fail; what trains is to see that the loss is not finite
         return {**losses, "class": everything}
 

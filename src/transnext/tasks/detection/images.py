@@ -16,7 +16,7 @@ from transnext.config import TrainConfig
 from transnext.data.instances import Annotation, InstanceBatch, Instances
 from transnext.data.joint import canvas_of, place, place_padded, placed_size, reading_factor, to_bytes
 from transnext.data.preprocessing import Preprocessing
-from transnext.data.sample import LabelledImages, Sample, Skipped, Source
+from transnext.data.sample import Frame, LabelledImages, Sample, Skipped, Source
 from transnext.tasks.detection.augment import Augmentation, objects_in
 from transnext.tasks.detection.config import DetectionConfig
 from transnext.tasks.detection.copy_paste import paste
@@ -34,6 +34,7 @@ class DetectionImages(LabelledImages):
         preprocessing: What inputs look like, with a `crop_mode` that keeps all of a picture.
         training: How pictures are changed at random; None for evaluation.
         masks: Training has outlines, too.
+        own_size: In evaluation pictures keep their size, to be looked through in tiles, and are in a batch alone.
 
     Raises:
         ValueError: Objects are to be pasted from other pictures, and there are no outlines.
@@ -46,13 +47,16 @@ class DetectionImages(LabelledImages):
         training: TrainConfig[DetectionConfig] | None = None,
         *,
         masks: bool = False,
+        own_size: bool = False,
     ) -> None:
+        self.own_size = own_size
+        self.at_once = 1 if own_size else None
         self.preprocessing = preprocessing
         self.augmentation = None if training is None else Augmentation.of(training.task, training.images)
         self.masks = masks
         red, green, blue = (round(255 * value) for value in preprocessing.mean)
         self._fill = (red, green, blue)
-        min_side: int | None = preprocessing.min_side()
+        min_side: int | None = None if own_size else preprocessing.min_side()
         if self.augmentation is not None and training is not None:
             if self.augmentation.copy_paste and not masks:
                 if training.task.copy_paste:
@@ -72,6 +76,8 @@ class DetectionImages(LabelledImages):
         if isinstance(found, Skipped):
             return found
         picture, annotation = found
+        if self.augmentation is None and self.own_size:
+            return Sample(to_bytes(picture), annotation, index, Frame.unchanged((picture.height, picture.width)))
         if self.augmentation is None:
             return placed_sample(picture, self.preprocessing, index, annotation)
         shown, objects = self._view(picture, annotation, self.augmentation)
@@ -81,6 +87,8 @@ class DetectionImages(LabelledImages):
 
     def canvas(self, index: int) -> tuple[int, int] | None:
         """See `LabelledImages.canvas`."""
+        if self.own_size:
+            return None
         if self.preprocessing.crop_mode != "shortest":
             return None
         annotation: Annotation = self.source.target(index)

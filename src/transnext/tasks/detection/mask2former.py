@@ -25,7 +25,6 @@ class Mask2FormerInstances(Mask2FormerNet, DetectionNet):
     """
 
     with_masks = True
-    masks_of = "canvas"
 
     def __init__(self, backbone: Backbone, num_classes: int, size: Mask2FormerSize, max_detections: int) -> None:
         super().__init__(backbone, num_classes, size)
@@ -78,7 +77,8 @@ class Mask2FormerInstances(Mask2FormerNet, DetectionNet):
             at_canvas[some] = pixels
         box, score = torch.cat(boxes), scores * torch.cat(means)
         order = score.argsort(descending=True, stable=True)
-        order = order[(box[order, 2] > box[order, 0])]
+        # What is not finite stays, to be refused.
+        order = order[(box[order, 2] > box[order, 0]) | ~score[order].isfinite()]
         return Found(
             boxes=box[order], scores=score[order], labels=labels[order], masks=at_canvas[order], masks_of="canvas"
         )
@@ -114,14 +114,14 @@ def mask2former_instances(
 def _target(objects: Instances, images: Tensor) -> Target:
     canvas = images.shape[-2:]
     if not len(objects):
-        return Target(objects.labels, images.new_zeros(0, *canvas))
+        return Target(objects.labels, torch.zeros(0, *canvas, dtype=torch.uint8, device=images.device))
     if objects.masks is None:
         raise ValueError("the objects have boxes but no masks: annotate outlines, or choose another detector")
     if objects.masks.shape[-2:] != canvas:
         on = tuple(objects.masks.shape[-2:])
         raise ValueError(f"masks are {on}, the images {tuple(canvas)} pixels: both must lie on the same canvas")
     seen = objects.masks.flatten(1).bool().any(1)
-    return Target(objects.labels[seen], objects.masks[seen].float())
+    return Target(objects.labels[seen], objects.masks[seen])
 
 
 def _boxes_around(masks: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from transnext.tasks.detection.coco_eval import Floats, Judged, sides
+from transnext.tasks.detection.coco_eval import Floats, Judged, likeliest, sides
 
 OVERLAP = 0.5
 """Intersection over union from which on two are the same object."""
@@ -99,7 +99,7 @@ _DTYPES: dict[str, type[np.generic]] = {
 def _outcomes_of_image(image: Judged, limit: int, masks: bool) -> dict[str, npt.NDArray[Any]]:
     """Arrays of `Outcomes` for one image, with places in it."""
     truth, found = image.truth, image.found
-    kept = _likeliest(found.labels, limit)
+    kept = likeliest(found.labels, limit)
     labels, scores = found.labels[kept], found.scores[kept]
     all_overlaps = overlaps(image, masks)[kept]
     single = np.flatnonzero(~truth.crowd)
@@ -162,13 +162,3 @@ def overlaps(image: Judged, masks: bool) -> Floats:
         shared = run_lengths.iou(sides(found.boxes), sides(truth.boxes), crowd)
     # Two without area share nothing of nothing.
     return np.nan_to_num(np.asarray(shared, dtype=np.float64), nan=0.0)
-
-
-def _likeliest(labels: npt.NDArray[np.int32], limit: int) -> npt.NDArray[np.intp]:
-    """Places of the first `limit` of each class."""
-    if len(labels) <= limit:
-        return np.arange(len(labels))
-    order = np.argsort(labels, kind="stable")
-    ordered = labels[order]
-    rank = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
-    return np.sort(order[rank < limit])

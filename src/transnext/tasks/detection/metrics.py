@@ -37,6 +37,7 @@ class DetectionMeter(Meter[list[Found]]):
             are, rounded up to hundreds.
         threshold: Least score of what the confusion matrix and the precision and recall of classes count; by default
             that of the highest F1 on the split itself.
+        tile: Side of the tiles in which pictures were looked through, which the result says; None for whole ones.
         named: Classes that the data name; all if None. Of others nothing is judged: it is not known where they are.
     """
 
@@ -47,6 +48,7 @@ class DetectionMeter(Meter[list[Found]]):
         with_masks: bool = False,
         max_detections: int | None = None,
         threshold: float | None = None,
+        tile: int | None = None,
         named: Collection[int] | None = None,
     ) -> None:
         super().__init__()
@@ -55,6 +57,7 @@ class DetectionMeter(Meter[list[Found]]):
         self.with_masks = with_masks
         self.max_detections = max_detections
         self.threshold = threshold
+        self.tile = tile
         self.named = named
         self._images: list[Judged] = []
 
@@ -108,13 +111,13 @@ class DetectionMeter(Meter[list[Found]]):
             names=[name(image.index) for image in images],
             skipped=self.skipped,
             images_per_second=images_per_second,
-            notes=[*_notes(images, limit, without), *not_named(self.classes, self.named)],
+            notes=[*_notes(images, limit, without, self.tile), *not_named(self.classes, self.named)],
         )
 
 
-def _notes(images: Sequence[Judged], limit: int, without_outlines: int) -> list[str]:
+def _notes(images: Sequence[Judged], limit: int, without_outlines: int, tile: int | None) -> list[str]:
     """Notes that a reader of the numbers must know."""
-    notes = []
+    notes = [] if tile is None else [f"pictures were looked at in tiles of {tile} pixels"]
     if limit != COCO_LIMIT:
         notes.append(
             f"{limit} objects of a class in an image were looked at, not {COCO_LIMIT} as COCO does: "

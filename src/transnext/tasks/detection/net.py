@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from transnext.data.instances import Instances
@@ -45,6 +46,22 @@ class Found:
         )
 
 
+def not_finite(like: Tensor, mask_side: int | None = None) -> Found:
+    """What is found by a network whose numbers are not finite: an object without numbers, which no reader accepts.
+
+    Args:
+        like: Gives the device.
+        mask_side: Of masks over boxes, if the network tells them.
+    """
+    nothing = torch.full((1, 5), torch.nan, device=like.device)
+    return Found(
+        boxes=nothing[:, :4],
+        scores=nothing[:, 4],
+        labels=torch.zeros(1, dtype=torch.int64, device=like.device),
+        masks=None if mask_side is None else torch.zeros(1, mask_side, mask_side, device=like.device),
+    )
+
+
 class DetectionNet(HeadedNet):
     """A network that finds objects.
 
@@ -56,14 +73,12 @@ class DetectionNet(HeadedNet):
         num_classes: Classes.
         with_masks: It tells outlines, too.
         max_detections: Most objects that `detect` gives of an image; may be changed.
-        masks_of: What masks that it tells lie over; see `Found`.
     """
 
     detector: str
     num_classes: int
     with_masks: bool
     max_detections: int
-    masks_of: str = "box"
 
     @abstractmethod
     def losses(self, images: Tensor, sizes: Tensor, targets: Sequence[Instances]) -> dict[str, Tensor]:
@@ -80,9 +95,16 @@ class DetectionNet(HeadedNet):
         """Most objects of an image that it has a place for while it is trained; None if there is no such limit."""
         return None
 
+    def make_room(self, objects: int) -> None:
+        """Lets `detect` give so many objects of an image, at most."""
+        self.max_detections = objects
+
     @abstractmethod
     def detect(self, images: Tensor, sizes: Tensor) -> list[Found]:
-        """Objects of each image, all that the network would name whatever their score; see `losses`."""
+        """Objects of each image, all that the network would name whatever their score; see `losses`.
+
+        Where its numbers are not finite they are so in what it gives: it must not look as if nothing was found.
+        """
 
     def forward(self, images: Tensor, sizes: Tensor, targets: Sequence[Instances] | None = None) -> Any:
         """`losses` if there are targets, else `detect`."""

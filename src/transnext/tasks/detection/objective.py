@@ -9,6 +9,7 @@ from transnext.data.instances import InstanceBatch
 from transnext.data.joint import normalised_canvas, on_canvas
 from transnext.data.preprocessing import Preprocessing
 from transnext.tasks.detection.net import DetectionNet
+from transnext.tasks.headed import losses_of
 from transnext.tasks.task import Losses, Objective
 
 _BLANK_SIDE = 64
@@ -31,10 +32,7 @@ class DetectionObjective(Objective):
     def forward(self, images: Tensor, sizes: Tensor, targets: InstanceBatch) -> Losses:
         """See `Objective.forward`."""
         x = normalised_canvas(images, sizes, self.normalise)
-        losses = self.net(x, sizes, on_canvas(targets, (x.shape[2], x.shape[3])).split())
-        # The network gives means over the batch; sums over its images are what passes and processes add up.
-        count = torch.tensor(float(len(images)), device=images.device)
-        return Losses({name: value * count for name, value in losses.items()}, count, {})
+        return losses_of(self.net, x, sizes, on_canvas(targets, (x.shape[2], x.shape[3])).split())
 
     def blank(self, device: torch.device) -> tuple[Tensor, Tensor, Any]:
         """See `Objective.blank`."""
@@ -42,4 +40,4 @@ class DetectionObjective(Objective):
         masks = torch.zeros(0, _BLANK_SIDE, _BLANK_SIDE, dtype=torch.uint8, device=device)
         nothing = torch.zeros(0, dtype=torch.int64, device=device)
         targets = InstanceBatch(torch.zeros(0, 4, device=device), nothing, torch.zeros(1, dtype=torch.int64), masks)
-        return images, torch.tensor([[_BLANK_SIDE, _BLANK_SIDE]], device=device), targets
+        return images, torch.zeros(1, 2, dtype=torch.int64, device=device), targets

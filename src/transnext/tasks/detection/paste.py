@@ -1,8 +1,6 @@
-"""Masks of objects as masks of their picture, of which only the part around an object is ever held."""
+"""Masks of objects that a network tells as masks of their picture."""
 
 import math
-from collections.abc import Iterable
-from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,26 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from transnext.data.mask_parts import NOTHING, Part
+
 THRESHOLD = 0.5
 """Probability from which on a pixel belongs to an object."""
 _SMALLEST_SIDE = 1e-6
-
-
-class Part(NamedTuple):
-    """The part of a picture's mask beyond which it is empty.
-
-    Attributes:
-        pixels: bool `[h, w]`, at least one; some may be empty, too.
-        x: Column of the first pixel in the picture.
-        y: Row of the first pixel in the picture.
-    """
-
-    pixels: npt.NDArray[np.bool_]
-    x: int
-    y: int
-
-
-NOTHING = Part(np.zeros((1, 1), dtype=np.bool_), 0, 0)
 
 
 def pasted(mask: Tensor, box: Tensor, size: tuple[int, int]) -> Part:
@@ -95,36 +78,6 @@ def cut_out(
         starts.append(start + int(inside.nonzero()[0]))
         places.append((centres[inside] / size[1 - axis] * 2 - 1).float())
     return Part(_sampled(values, places[1], places[0], "border"), starts[1], starts[0])
-
-
-def run_lengths(parts: Iterable[Part], size: tuple[int, int]) -> list[dict[str, Any]]:
-    """Masks as pycocotools has them, made of the parts alone.
-
-    Args:
-        parts: Of each mask.
-        size: `(H, W)` of the picture.
-
-    Returns:
-        Compressed run lengths of each, `{"size": [H, W], "counts": bytes}`.
-    """
-    from pycocotools import mask as codec
-
-    height, width = size
-    uncompressed = []
-    for pixels, x, y in parts:
-        columns = np.pad(pixels.T.astype(np.int8), ((0, 0), (1, 1)))
-        steps = np.diff(columns, axis=1)
-        starts, ends = (
-            (column + x) * height + row + y for column, row in (np.nonzero(steps == 1), np.nonzero(steps == -1))
-        )
-        bounds = np.stack([starts, ends], 1).flatten()
-        bounds = np.concatenate([[0], bounds, [height * width]])
-        # A run that ends where the next begins, at the bottom of one column and the top of the next, is one with it.
-        joined = np.flatnonzero(bounds[2:-2:2] == bounds[3:-1:2]) * 2 + 2
-        counts = np.diff(np.delete(bounds, np.concatenate([joined, joined + 1])))
-        uncompressed.append({"size": [height, width], "counts": counts[: None if counts[-1] else -1].tolist()})
-    compressed: list[dict[str, Any]] = codec.frPyObjects(uncompressed, height, width) if uncompressed else []
-    return compressed
 
 
 def _sampled(mask: Tensor, x: Tensor, y: Tensor, beyond: str) -> npt.NDArray[np.bool_]:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from transnext.data import Frame
+from transnext.data.mask_parts import Part, run_lengths
 from transnext.tasks.detection.net import Found
-from transnext.tasks.detection.paste import Part, cut_out, pasted, run_lengths
+from transnext.tasks.detection.paste import cut_out, pasted
 
 
 @dataclass(frozen=True, kw_only=True)

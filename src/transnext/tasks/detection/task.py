@@ -1,7 +1,7 @@
 """Detection as a task of the engine."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,11 +19,12 @@ from transnext.data.instances import Annotation
 from transnext.data.joint import normalised_canvas
 from transnext.data.preprocessing import Preprocessing
 from transnext.extras import require
-from transnext.limits import MAX_SIDE, check_number
+from transnext.limits import check_number
 from transnext.models.backbone import Backbone
 from transnext.report.parts import Section
 from transnext.tasks.detection.config import DetectionConfig
 from transnext.tasks.detection.images import DetectionImages, collate_objects, placed_sample, repeat_factors
+from transnext.tasks.detection.looking import OVERLAP, Looking, can_look_in_tiles
 from transnext.tasks.detection.metrics import DetectionMeter
 from transnext.tasks.detection.net import DetectionNet, Found
 from transnext.tasks.detection.nets import DETECTORS
@@ -35,7 +36,7 @@ from transnext.tasks.task import WHOLE, Asked, Loaded, Look, Meter, Objective, R
 
 SIDES = {"small": 320, "base": 640, "released": 800}
 """Trained image side for each size of head, pixels, unless another is given."""
-METADATA = ("class_names", "category_ids", "with_masks", "most_objects", "threshold", "val_threshold")
+METADATA = ("class_names", "category_ids", "with_masks", "most_objects", "threshold", "val_threshold", "tile")
 """Entries of a checkpoint that are the task's."""
 OPTIONS = {"threshold", "classes", "masks", "tile", "overlap"}
 """Options of an answer."""
@@ -45,9 +46,14 @@ DEFAULT_THRESHOLD = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Detection(Task):
-    """Which objects are in an image, and where."""
+    """Which objects are in an image, and where.
+
+    Attributes:
+        looking: How pictures are looked at; as in training if None.
+    """
 
     name: ClassVar[str] = "detection"
+    looking: Looking | None = field(default=None, compare=False)
 
     @property
     def class_names(self) -> list[str]:
@@ -71,6 +77,11 @@ class Detection(Task):
         """Least score of an answer: the one that was chosen, or that of the best F1 in validation."""
         return float(self.metadata.get("threshold", self.metadata.get("val_threshold", DEFAULT_THRESHOLD)))
 
+    @property
+    def how(self) -> Looking:
+        """How pictures are looked at."""
+        return Looking.trained(self.metadata) if self.looking is None else self.looking
+
     @classmethod
     def open(cls, config: TrainConfig[Any]) -> tuple["Detection", dict[str, Source]]:
         """See `Task.open`."""
@@ -78,20 +89,42 @@ class Detection(Task):
         wanted = DETECTORS[config.task.detector].masks if masks is None else masks
         sources = open_detection(config.data, config.images.val_fraction, config.seed, masks=wanted)
         require("training of detectors", "faster_coco_eval", "supervision", extra="detect")
-        first = next(iter(sources.values()))
-        without = [split for split, source in sources.items() if not source.has_masks]
+        outlined = [split for split, source in sources.items() if source.has_masks]
+        # Other splits are judged once, by what they have.
+        without = [split for split in ("train", "val") if split in sources.keys() - outlined]
         if masks and without:
             raise ValueError(f"{config.data} has boxes alone in {', '.join(without)}, no outlines: leave out --masks")
         with_masks = wanted and not without
+        notes = []
+        if wanted and without and outlined:
+            # Opened for outlines, objects without one are ignored regions in splits where most have one.
+            sources = open_detection(config.data, config.images.val_fraction, config.seed, masks=False)
+            notes.append(
+                f"Boxes alone are learned, and all count: there are outlines in {', '.join(outlined)}, and none "
+                f"in {', '.join(without)}, or of less than half of the objects."
+            )
+        elif with_masks and (others := sources.keys() - outlined):
+            notes.append(f"Outlines are not judged in {', '.join(sorted(others))}: there are boxes alone.")
+        first = next(iter(sources.values()))
         metadata = {
             "class_names": list(first.classes),
             "category_ids": list(first.category_ids),
             "with_masks": with_masks,
-            "most_objects": max(int(source.per_image().sum(1).max(initial=0)) for source in sources.values()),
+            "most_objects": max(source.most_objects() for source in sources.values()),
         }
         if config.task.threshold is not None:
             metadata["threshold"] = config.task.threshold
-        return cls(metadata=metadata), dict(sources)
+        tile, looking = config.task.train_tiles, None
+        if tile is not None and can_look_in_tiles(config.task.detector):
+            metadata["tile"] = tile
+            looking = Looking(tile=tile, at_once=min(8, 2 * (config.run.micro_batch_size or config.batch_size)))
+            notes.append(f"Pictures are judged in tiles of {tile} pixels, as they are trained on.")
+        elif tile is not None:
+            notes.append(
+                f"Tiles of {tile} pixels are trained on, and pictures are judged whole, where objects are smaller: "
+                f"masks of {config.task.detector} cannot be put together at edges."
+            )
+        return cls(metadata=metadata, notes=notes, looking=looking), dict(sources)
 
     def build(self, config: TrainConfig[Any], saved_args: Mapping[str, Any] | None = None) -> nn.Module:
         """See `Task.build`."""
@@ -101,7 +134,7 @@ class Detection(Task):
         self.notes.extend(said)
         # COCO's limit of 100 would cut the objects of denser images.
         dense = -(-self.metadata["most_objects"] // 100) * 100
-        net.max_detections = config.task.max_detections or max(net.max_detections, dense)
+        net.make_room(config.task.max_detections or max(net.max_detections, dense))
         return net
 
     def model_args(self, net: nn.Module) -> dict[str, Any]:
@@ -117,7 +150,8 @@ class Detection(Task):
         self, source: Source, preprocessing: Preprocessing, training: TrainConfig[Any] | None = None
     ) -> LabelledImages:
         """See `Task.images`."""
-        return DetectionImages(source, preprocessing, training, masks=self.with_masks)
+        own_size = training is None and bool(self.how.tile)
+        return DetectionImages(source, preprocessing, training, masks=self.with_masks, own_size=own_size)
 
     def preview(self, batches: Iterable[Batch], path: Path) -> int:
         """See `Task.preview`."""
@@ -159,6 +193,7 @@ class Detection(Task):
             self.category_ids,
             with_masks=self.with_masks,
             threshold=self.threshold if known else None,
+            tile=self.how.tile or None,
             named=getattr(source, "named", None),
         )
 
@@ -174,8 +209,17 @@ class Detection(Task):
 
     def reading(self, preprocessing: Preprocessing, **options: Any) -> Reading:
         """See `Task.reading`: as in an evaluation; tiles want all of a picture."""
-        tiles = options.get("tile") is not None
+        tiles = bool(self._tile(options))
         return Reading(min_side=None if tiles else preprocessing.min_side(), one_by_one=tiles)
+
+    def _tile(self, options: Mapping[str, Any]) -> int | None:
+        """Side of the tiles in which pictures are looked at that are asked about with some options."""
+        tile: int | None = options.get("tile")
+        return self.how.tile if tile is None else tile
+
+    def judged_at_once(self, preprocessing: Preprocessing) -> int:
+        """See `Task.judged_at_once`; pictures that are seen in tiles come unshrunk."""
+        return 1 if self.how.tile else super().judged_at_once(preprocessing)
 
     def inputs(self, images: Tensor, sizes: Tensor, preprocessing: Preprocessing) -> Tensor:
         """See `Task.inputs`."""
@@ -185,6 +229,14 @@ class Detection(Task):
         """See `Task.raw`."""
         found: list[Found] = net(images, sizes)
         return found
+
+    def judged(self, net: nn.Module, batch: Batch, preprocessing: Preprocessing, device: torch.device) -> list[Found]:
+        """See `Task.judged`; in tiles where the task looks so."""
+        if not self.how.tile:
+            found: list[Found] = super().judged(net, batch, preprocessing, device)
+            return found
+        pictures = zip(batch.images, batch.sizes.tolist(), strict=True)
+        return [self.how.found(net, image[:, :h, :w], preprocessing, device) for image, (h, w) in pictures]
 
     @classmethod
     def load(cls, path: Path, *, image_size: int | None = None, device: str | torch.device = "cpu") -> Loaded:
@@ -201,8 +253,8 @@ class Detection(Task):
         if unknown := options.keys() - OPTIONS:
             raise ValueError(f"answers of a detector have no options {', '.join(sorted(unknown))}")
         check_options(self.class_names, **options)
-        over = getattr(loaded.model, "masks_of", "box")
-        if options.get("tile") is not None and options.get("masks", True) and self.with_masks and over != "box":
+        outlines = self.with_masks and options.get("masks", True)
+        if self._tile(options) and outlines and not can_look_in_tiles(getattr(loaded.model, "detector", "")):
             raise ValueError(
                 f"outlines of {loaded.name} lie over the whole of what it sees, and those of tiles cannot be put "
                 "together: leave out tile, or ask for boxes alone (masks=False, --no-masks)"
@@ -250,7 +302,7 @@ def check_options(
     classes: Sequence[str] | None = None,
     masks: bool = True,
     tile: int | None = None,
-    overlap: float = 0.2,
+    overlap: float = OVERLAP,
 ) -> None:
     """Refuses options of an answer that cannot work; see `asking.answers`.
 
@@ -259,15 +311,14 @@ def check_options(
         threshold: Least score.
         classes: Names of those that are asked for.
         masks: Outlines are asked for.
-        tile: Side of a tile, pixels.
+        tile: Side of a tile, pixels; 0 for pictures as a whole.
         overlap: Share of it.
 
     Raises:
         ValueError: One cannot.
     """
     check_number("threshold", 0 if threshold is None else threshold, 0, 1)
-    check_number("tile", 32 if tile is None else tile, 32, MAX_SIDE)
-    check_number("overlap", overlap, 0, 0.9)
+    Looking(tile=tile, overlap=overlap)
     if classes is not None:
         require("answers of a detector", "supervision", extra="detect")
         from transnext.tasks.detection.answers import class_places  # imports supervision

@@ -54,7 +54,7 @@ def detect_in_tiles(
         whole: Also ask about the picture as a whole, for objects larger than the overlap.
 
     Returns:
-        Objects in pixels of the picture, likeliest first.
+        Objects in pixels of the picture, likeliest first; last those whose numbers are not finite, to be refused.
 
     Raises:
         ValueError: A number is out of range, or masks lie over the canvas.
@@ -74,11 +74,28 @@ def detect_in_tiles(
         everything = (0, 0, width, height)
         seen = _moved(ask([picture])[0], everything, threshold)
         # Smaller ones are seen better, and whole, in tiles.
-        found.append(seen.take((seen.boxes[:, 2:] - seen.boxes[:, :2]).amax(1) > shared))
+        found.append(seen.take(~((seen.boxes[:, 2:] - seen.boxes[:, :2]).amax(1) <= shared)))
         places.append(everything)
-    if len(places) == 1:
-        return found[0]
-    return _merged(found, places, (height, width), max(2.0, tile * _NEAR_EDGE))
+    broken = [f.take(~_is_finite(f)) for f in found]
+    finite = [f.take(_is_finite(f)) for f in found]
+    merged = finite[0]
+    if len(places) > 1:
+        merged = _merged(finite, places, (height, width), max(2.0, tile * _NEAR_EDGE))
+    return _end_to_end([merged, *(f for f in broken if len(f))])
+
+
+def _is_finite(found: Found) -> Tensor:
+    return found.scores.isfinite() & found.boxes.isfinite().all(1)
+
+
+def _end_to_end(found: Sequence[Found]) -> Found:
+    masks = [f.masks for f in found if f.masks is not None]
+    return Found(
+        boxes=torch.cat([f.boxes for f in found]),
+        scores=torch.cat([f.scores for f in found]),
+        labels=torch.cat([f.labels for f in found]),
+        masks=torch.cat(masks) if masks else None,
+    )
 
 
 def _asked(
@@ -97,7 +114,7 @@ def _moved(found: Found, at: Box, threshold: float) -> Found:
     masks = None if found.masks is None else found.masks.cpu()
     boxes = found.boxes.float().cpu() + torch.tensor([at[0], at[1]] * 2, dtype=torch.float32)
     moved = Found(boxes=boxes, scores=found.scores.float().cpu(), labels=found.labels.cpu(), masks=masks)
-    return moved.take(moved.scores >= threshold)
+    return moved.take(~(moved.scores < threshold))  # what is not finite stays
 
 
 @dataclass(frozen=True)

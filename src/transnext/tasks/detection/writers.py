@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from transnext.atomic import replacing, staged
+from transnext.data.mask_parts import run_lengths
 from transnext.data.names import printable
 from transnext.tasks.detection.answers import ObjectsFound, crops, short
 from transnext.tasks.detection.image_ids import image_id_of
-from transnext.tasks.detection.paste import run_lengths
 from transnext.tasks.detection.video import is_video
 
 Add = Callable[[ObjectsFound], None]

@@ -133,8 +133,7 @@ def placed_sample(
 
 def own_sample(picture: Picture, index: int, labels: Map | None = None) -> Sample:
     """A picture as it is, unshrunk, for a network that is asked about it in several sizes; see `placed_sample`."""
-    original, same = (picture.height, picture.width), torch.eye(2, 3, dtype=torch.float64)
-    return Sample(to_tensor(picture), labels, index, Frame(original=original, to_original=same))
+    return Sample(to_tensor(picture), labels, index, Frame.unchanged((picture.height, picture.width)))
 
 
 def collate_maps(targets: Sequence[Any]) -> Tensor | list[Map]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from transnext.data.joint import normalised_canvas
 from transnext.data.preprocessing import Preprocessing
+from transnext.tasks.headed import losses_of
 from transnext.tasks.segmentation.images import map_on_canvas
 from transnext.tasks.segmentation.net import IGNORED, SegmentationNet
 from transnext.tasks.task import Losses, Objective
@@ -31,14 +32,11 @@ class SegmentationObjective(Objective):
     def forward(self, images: Tensor, sizes: Tensor, targets: Tensor) -> Losses:
         """See `Objective.forward`."""
         x = normalised_canvas(images, sizes, self.normalise)
-        losses = self.net(x, sizes, map_on_canvas(targets, (x.shape[2], x.shape[3])))
-        # The network gives means over the batch; sums over its images are what passes and processes add up.
-        count = torch.tensor(float(len(images)), device=images.device)
-        return Losses({name: value * count for name, value in losses.items()}, count, {})
+        return losses_of(self.net, x, sizes, map_on_canvas(targets, (x.shape[2], x.shape[3])))
 
     def blank(self, device: torch.device) -> tuple[Tensor, Tensor, Any]:
         """See `Objective.blank`."""
         channels, dtype = len(self.normalise.mean), torch.float32 if self.normalise.numbers else torch.uint8
         images = torch.zeros(1, channels, _BLANK_SIDE, _BLANK_SIDE, dtype=dtype, device=device)
         maps = torch.full((1, _BLANK_SIDE, _BLANK_SIDE), IGNORED, dtype=torch.uint8, device=device)
-        return images, torch.tensor([[_BLANK_SIDE, _BLANK_SIDE]], device=device), maps
+        return images, torch.zeros(1, 2, dtype=torch.int64, device=device), maps

@@ -331,6 +331,8 @@ def _modes(net: TransNeXt) -> list[Mode]:
 
 def _answer(loaded: Loaded, asked: Asked) -> Any:
     """The answer about one image; of a classifier with its logits."""
+    if loaded.task.name == "detection":
+        return loaded.task.answers(loaded, asked, tile=0)[0]  # where a network looks is shown of the whole picture
     if loaded.task.name != "classification":
         return loaded.task.answers(loaded, asked)[0]
     logits: list[Tensor] = []

@@ -217,7 +217,7 @@ class Dino(DetectionNet):
         layers = len(matching.logits)
         noisy_pairs = denoising.pairs(layers)
         counts = torch.tensor([len(pairs.images), len(noisy_pairs.images)], dtype=torch.float32, device=images.device)
-        matched, denoised = mean_over_processes(counts).clamp(min=1)
+        matched, denoised = mean_over_processes(counts, least=1)
         of_matching = losses_of_outputs(logits, boxes, pairs, objects, matched)
         of_denoising = losses_of_outputs(noisy.logits, noisy.boxes, noisy_pairs, objects, denoised)
 

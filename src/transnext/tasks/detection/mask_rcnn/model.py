@@ -5,15 +5,16 @@ from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from transnext.data.instances import Instances
 from transnext.models.backbone import Backbone
 from transnext.tasks.detection.mask_rcnn.initial import kaiming, normal, xavier
-from transnext.tasks.detection.mask_rcnn.roi_heads import RoIHeads
+from transnext.tasks.detection.mask_rcnn.roi_heads import MASK_SIDE, RoIHeads
 from transnext.tasks.detection.mask_rcnn.rpn import RegionProposals
-from transnext.tasks.detection.net import DetectionNet, Found
+from transnext.tasks.detection.net import DetectionNet, Found, not_finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +167,9 @@ class MaskRCNN(DetectionNet):
         """See `DetectionNet.detect`; masks are those of the named class, 28 by 28 over each box."""
         maps = self.maps(images)
         image_sizes = sizes.tolist()
-        proposals = self.rpn.proposals(self.rpn(maps), image_sizes, self.sizes.candidates, self.sizes.proposals)
-        return self.roi_heads.detect(
+        said = self.rpn(maps)
+        proposals = self.rpn.proposals(said, image_sizes, self.sizes.candidates, self.sizes.proposals)
+        found = self.roi_heads.detect(
             maps[: len(self.roi_heads.strides)],
             [of_image.boxes for of_image in proposals],
             image_sizes,
@@ -175,6 +177,19 @@ class MaskRCNN(DetectionNet):
             nms_threshold=self.nms_threshold,
             max_detections=self.max_detections,
         )
+        # Proposals are compared, and whatever is compared with what is not finite is not proposed.
+        usable = torch.stack([level.flatten(1).isfinite().all(1) for level in (*said.logits, *said.deltas)]).all(0)
+        mask_side = MASK_SIDE if self.with_masks else None
+        return [
+            one if fine else not_finite(images, mask_side) for one, fine in zip(found, usable.tolist(), strict=True)
+        ]
+
+    def make_room(self, objects: int) -> None:
+        """See `DetectionNet.make_room`; there are two proposals at least for each."""
+        if objects > self.max_detections:
+            names = ("train_candidates", "train_proposals", "candidates", "proposals")
+            self.sizes = replace(self.sizes, **{name: max(getattr(self.sizes, name), 2 * objects) for name in names})
+        super().make_room(objects)
 
     def args(self) -> dict[str, Any]:
         """See `DetectionNet.args`: arguments of `mask_rcnn`."""

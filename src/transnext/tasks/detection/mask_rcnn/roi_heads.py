@@ -14,7 +14,7 @@ from transnext.data.instances import Instances
 from transnext.tasks.detection.mask_rcnn.boxes import decode, encode
 from transnext.tasks.detection.mask_rcnn.matching import match, sample
 from transnext.tasks.detection.mask_rcnn.pooling import pool
-from transnext.tasks.detection.net import Found
+from transnext.tasks.detection.net import Found, not_finite
 from transnext.tasks.headed import mean_over_processes
 
 MATCH_IOU = 0.5
@@ -213,6 +213,9 @@ class RoIHeads(nn.Module):
         for image, (boxes, size) in enumerate(zip(proposals, sizes, strict=True)):
             own_maps = [level[image : image + 1] for level in maps]
             logits, deltas = self.boxes(own_maps, [boxes])
+            if not (logits.isfinite().all() and deltas.isfinite().all()):
+                answers.append(not_finite(logits, None if self.mask_head is None else MASK_SIDE))
+                continue
             scores = logits.softmax(1)[:, :-1]
             rows, labels = (scores > score_threshold).nonzero(as_tuple=True)
             found = clip_boxes_to_image(decode(boxes[rows], deltas[rows, labels], SCALES), (size[0], size[1]))

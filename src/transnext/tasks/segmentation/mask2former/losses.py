@@ -110,10 +110,18 @@ def _mask_losses(
     if not sum(len(queries) for queries, _ in pairs):
         return zero, zero
     found = torch.cat([of_image[queries] for of_image, (queries, _) in zip(masks, pairs, strict=True)])[:, None]
-    true = torch.cat([target.masks[places] for target, (_, places) in zip(targets, pairs, strict=True)])[:, None]
     with torch.no_grad():
         points = choose_points(found, num_points)
-        labels = sample_point(true, points, align_corners=False)[:, 0]
+        # Image by image: masks of all in float32 are gigabytes where there are hundreds.
+        labels = torch.cat(
+            [
+                sample_point(target.masks[places].float()[:, None], at, align_corners=False)[:, 0]
+                for target, (_, places), at in zip(
+                    targets, pairs, points.split([len(queries) for queries, _ in pairs]), strict=True
+                )
+                if len(places)
+            ]
+        )
     logits = sample_point(found, points, align_corners=False)[:, 0]
     cross_entropy: Tensor = sigmoid_cross_entropy_loss(logits, labels, divisor)
     dice: Tensor = dice_loss(logits, labels, divisor)

@@ -25,7 +25,7 @@ class Target(NamedTuple):
 
     Attributes:
         labels: int64 `[N]`.
-        masks: float32 `[N, H, W]`, 0 or 1, on the canvas.
+        masks: bool or uint8 `[N, H, W]`, 0 or 1, on the canvas.
     """
 
     labels: Tensor
@@ -58,7 +58,7 @@ def _costs(logits: Tensor, masks: Tensor, target: Target, points: Tensor) -> Ten
     if not len(target.labels):
         return logits.new_zeros(len(logits), 0)
     found = sample_point(masks[None], points, align_corners=False)[0]
-    true = sample_point(target.masks[None], points, align_corners=False)[0]
+    true = sample_point(target.masks[None].float(), points, align_corners=False)[0]
     costs: Tensor = (
         MASK_WEIGHT * pair_wise_sigmoid_cross_entropy_loss(found, true)
         - CLASS_WEIGHT * logits.softmax(-1)[:, target.labels]

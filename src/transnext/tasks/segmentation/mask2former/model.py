@@ -182,7 +182,7 @@ def target_of_map(segments: Tensor, num_classes: int) -> Target:
     present, labels = present[known], labels[known]
     if len(labels) and int(labels.max()) >= num_classes:
         raise ValueError(f"a map has class {int(labels.max())}, the network {num_classes}, counted from 0")
-    return Target(labels, (segments == present[:, None, None]).float())
+    return Target(labels, segments == present[:, None, None])
 
 
 def scores_of_pixels(logits: Tensor, masks: Tensor, canvas: tuple[int, int]) -> Tensor:
