@@ -76,6 +76,12 @@ class ClassTable:
         others = ", ".join(str(value) for value in sorted(self.ignored) if value)
         return f"{zero}; ignored: {others}" if others else zero
 
+    @property
+    def names_alone(self) -> bool:
+        """Values follow from the order of the names."""
+        counted = list(range(len(self.names)))
+        return not self.colours and any(dict(self.values) == {i + n: i for i in counted} for n in (0, 1))
+
     def labels(self, codes: npt.NDArray[np.integer], colours: bool) -> npt.NDArray[np.int64]:
         """The class of each code, `IGNORED` for those that are ignored, -1 for those that nothing declares."""
         known = self.colours if colours else self.values

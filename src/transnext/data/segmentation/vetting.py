@@ -137,9 +137,11 @@ def table_of(
     else:
         table = given
         if reduce_zero_label is not None and reduce_zero_label != given.reduce_zero_label:
-            if given.colours or sorted(given.values.values()) != list(range(len(given.names))):
+            if not given.names_alone:
                 raise ValueError("reduce_zero_label goes with class files that give names alone")
-            table = value_table(given.names, reduce_zero_label=reduce_zero_label, display=given.display)
+            table = value_table(
+                given.names, reduce_zero_label=reduce_zero_label, ignored=given.ignored, display=given.display
+            )
     if table.colours:
         shown = [pair.seen.shown for pair in valued]
         by_palette = bool(shown) and all(
