@@ -298,7 +298,7 @@ class Segmentation(Task):
         """See `Task.sections`."""
         from transnext.tasks.segmentation.present import sections_of
 
-        return sections_of(results, self.class_names, look)
+        return sections_of(results, self.class_names, look, self.how)
 
 
 def _by_segments(sources: Mapping[str, MapSource], things: list[str] | None) -> tuple[dict[str, MapSource], int]:
