@@ -15,7 +15,7 @@ from torch import Tensor
 from transnext.config import TrainConfig
 from transnext.data.channels import Channels, Picture
 from transnext.data.images import UnreadableImage
-from transnext.data.joint import canvas_of, place, place_padded, reading_factor, to_tensor
+from transnext.data.joint import canvas_of, place, place_padded, placed_size, reading_factor, to_tensor
 from transnext.data.preprocessing import Preprocessing
 from transnext.data.sample import Frame, LabelledImages, Sample, Skipped, Source
 from transnext.data.segmentation.maps import GROUP, LabelMap, classes_of, joined
@@ -82,6 +82,12 @@ class MapImages(LabelledImages):
         if self.augmentation is None:
             return placed_sample(picture, self.preprocessing, index, labels)
         return self._training_sample(picture, labels, index, self.augmentation)
+
+    def canvas(self, index: int) -> tuple[int, int] | None:
+        """See `LabelledImages.canvas`."""
+        if self.own_size or self.preprocessing.crop_mode != "shortest":
+            return None
+        return canvas_of(placed_size(self.source.target(index).size, self.preprocessing), self.preprocessing)
 
     def _training_sample(self, picture: Picture, labels: Map, index: int, augmentation: Augmentation) -> Sample:
         if labels.dtype == np.int32:
