@@ -195,6 +195,54 @@ def test_colours(tmp_path, kind: str, file: str) -> None:
         assert (source.target(i).read() == patches(seed=i)).all()
 
 
+@pytest.mark.parametrize(
+    ("mode", "others"),
+    [*((mode, "in colour") for mode in ("RGB", "RGBA", "L", "P")), ("RGB", "none"), ("RGBA", "none")],
+)
+def test_one_stray_pixel_does_not_turn_black_maps_into_another_class(tmp_path, mode: str, others: str) -> None:
+    root = map_set(tmp_path, names=(), train=4, val=1)
+    (root / "label_colors.txt").write_text("128 64 128 road\n64 0 64 car\n0 0 0 background\n255 255 255 line\n")
+    in_colour = np.zeros((30, 40, 3), np.uint8)
+    in_colour[:10] = 128, 64, 128
+    black = np.zeros((30, 40, 3), np.uint8)
+    white = np.full((30, 40, 3), 255, np.uint8)
+    stray = black.copy()
+    stray[0, 0] = 7
+    files = sorted((root / "labels").rglob("*.png"))
+    for path, pixels in zip(files, [stray, black, white, in_colour if others == "in colour" else black], strict=False):
+        grey = (pixels[..., 0] == pixels[..., 1]).all()
+        image = Image.fromarray(pixels)
+        image.convert(mode).save(path) if grey and mode != "P" else image.save(path)
+        if grey and mode == "P":
+            flat = Image.fromarray(pixels[..., 0])
+            flat.putpalette([value for value in range(256) for _ in range(3)])
+            flat.save(path)
+    Image.fromarray(black).convert("L" if mode in "LP" else mode).save(files[4])
+    sources, report = open_checked(root, 0)
+    assert report.convention == "a colour is a class"
+    train = sources["train"]
+    expected = np.full((30, 40), 2)
+    expected[0, 0] = 255
+    assert np.array_equal(train.target(0).read(), expected)
+    assert set(np.unique(train.target(1).read())) == {2}
+    assert set(np.unique(train.target(2).read())) == {3}
+    assert set(np.unique(sources["val"].target(0).read())) == {2}
+    (finding,) = (f for f in report.findings if f.kind == "colour_undeclared")
+    assert finding.count == 1
+    assert "(7, 7, 7), 1 of 1,200 pixels" in finding.examples[0]
+
+
+def test_numbers_beside_files_in_colour_stay_numbers(tmp_path) -> None:
+    root = map_set(tmp_path, names=(), train=3, val=1)
+    (root / "classes.json").write_text(json.dumps({name: list(colour) for name, colour in COLOURS.items()}))
+    table = np.array(list(COLOURS.values()), np.uint8)
+    Image.fromarray(table[patches(seed=0)]).save(root / "labels" / "train" / "im0.png")
+    sources, report = open_checked(root, 0)
+    for i in range(3):
+        assert (sources["train"].target(i).read() == patches(seed=i)).all()
+    assert report.convention == "0 is 'sky'; ignored: 255"
+
+
 @pytest.mark.parametrize("kind", ["L", "P", "RGB", "RGBA", "LA", "I;16", "I", "F", "1"])
 def test_modes_of_label_files(tmp_path, kind: str) -> None:
     root = map_set(tmp_path, values=(0, 1), names=("a", "b"))

@@ -1,7 +1,7 @@
 """Name the class of every pixel: train, evaluate and use segmenters."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -70,6 +70,7 @@ def evaluate(
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
     options: Options = Measuring(),  # noqa: B008 - it is frozen
     looking: Looks = Ways(),
+    reduce_zero_label: bool | None = None,
 ) -> None:
     """Measure a segmenter on a data set: mIoU, accuracy, Dice and borders, in pixels of the pictures.
 
@@ -78,6 +79,8 @@ def evaluate(
         data: A folder, or a COCO file.
         options: What is measured, and how.
         looking: How pictures are looked at.
+        reduce_zero_label: In label files 0 means nothing and 1 is the first class; by default as training was told, or
+            else so in ADE20K, or as a class file says.
     """
     options.check()
     from transnext.engine.device import pick_device
@@ -85,6 +88,8 @@ def evaluate(
 
     ways, device = looking.given(), pick_device(options.device)
     loaded = Segmenter(model, image_size=options.image_size, device=device, **ways).loaded
+    task: Any = loaded.task
+    loaded = replace(loaded, task=replace(task, reduce_zero_label=reduce_zero_label))
     measure(model, data, options, loaded=loaded)
 
 

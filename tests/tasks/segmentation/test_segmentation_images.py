@@ -14,9 +14,14 @@ from transnext.data import Skipped, collate
 from transnext.data.joint import normalised_canvas, seen_size
 from transnext.data.preprocessing import Preprocessing
 from transnext.data.segmentation import open_segmentation
+from transnext.engine.evaluation import Evaluator
+from transnext.models.backbone import Backbone
 from transnext.tasks.segmentation.augment import Augmentation
 from transnext.tasks.segmentation.config import SegmentationConfig
 from transnext.tasks.segmentation.images import MapImages, collate_maps, map_on_canvas
+from transnext.tasks.segmentation.nets import build_net
+from transnext.tasks.segmentation.task import Segmentation
+from transnext.tasks.task import Loaded
 
 
 def preprocessing(mode: str = "fit", size=(64, 96)) -> Preprocessing:
@@ -204,3 +209,25 @@ def test_maps_follow_the_canvas_of_the_network() -> None:
 def test_options_that_cannot_work(options, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SegmentationConfig(**options)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("mode", ["shortest", "fit", "squash"])
+def test_numbers_do_not_depend_on_the_size_of_batches(mode, source) -> None:
+    torch.manual_seed(0)
+    net = build_net("upernet", Backbone("transnext_pico"), 4, size="small").eval()
+    size = (32, 128) if mode == "shortest" else (64, 64)
+    found = preprocessing(mode, size)
+    loaded = Loaded(
+        model=net, task=Segmentation(metadata={"class_names": list("abcd")}), preprocessing=found, name="it"
+    )
+    images = MapImages(source, found)
+    for i in range(len(source)):
+        assert images.canvas(i) == (images[i].canvas if mode == "shortest" else None)
+    counted = []
+    for batch_size in (1, 8):
+        evaluator = Evaluator(loaded, batch_size=batch_size, workers=0, device="cpu")
+        counted.append(evaluator.run(evaluator.images(source), "train").confusion)
+    # Sums of floats depend on the batch in their last bits, which decides pixels whose classes are equally likely.
+    moved = np.abs(counted[0] - counted[1]).sum() / 2
+    assert moved <= 1e-4 * counted[0].sum(), moved

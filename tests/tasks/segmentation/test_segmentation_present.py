@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,12 @@ from transnext.report.page import build_report
 from transnext.tasks.segmentation.answers import ClassMap
 from transnext.tasks.segmentation.draw import class_colours, draw_map, overlaid
 from transnext.tasks.segmentation.large import write_map
+from transnext.tasks.segmentation.looking import Looking
 from transnext.tasks.segmentation.metrics import SegmentationMeter
 from transnext.tasks.segmentation.outlines import pixels_of, polygons_of
 from transnext.tasks.segmentation.pictures import SIDE, chosen_images, compared, predicted_maps
 from transnext.tasks.segmentation.present import sections_of
+from transnext.tasks.segmentation.task import Segmentation
 from transnext.tasks.segmentation.writers import area_table, coco_masks, geojson
 from transnext.tasks.task import Look
 
@@ -105,6 +108,31 @@ def test_worst_and_best_are_so_and_never_both(shown) -> None:
     worst, best = chosen_images(results[1], 100)
     assert sorted(worst + best) == list(range(7))
     assert chosen_images(results[0], 5) == ([0], [1])
+
+
+class BySize(ByBrightness):
+    """Says the class that the size of what it sees has a number for: another one of windows than of all."""
+
+    def forward(self, images: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+        said = torch.full((len(images), 4, *images.shape[2:]), -1.0)
+        said[:, int(images.shape[3] > 32)] = 1
+        return said + 0 * super().forward(images, sizes)
+
+
+def test_a_page_shows_what_was_measured_in_windows(shown) -> None:
+    results, look = shown
+    look = replace(look, net=BySize())
+    task = Segmentation(metadata={"class_names": CLASSES, "window": 32, "window_stride": 16})
+    picture = look.splits["val"].load(0)
+    assert set(np.unique(predicted_maps(picture, look)[0])) == {1}
+    assert set(np.unique(predicted_maps(picture, look, how=task.how)[0])) == {0}
+    whole, parts = (compared(0, results[1], look, class_colours(4), how) for how in (Looking(), task.how))
+    assert whole is not None
+    assert parts is not None
+    assert not np.array_equal(whole.predicted, parts.predicted)
+    html = task.sections(results, look)[-1].html
+    assert html == sections_of(results, CLASSES, look, task.how)[-1].html
+    assert html != sections_of(results, CLASSES, look)[-1].html
 
 
 def test_difference_map(shown) -> None:

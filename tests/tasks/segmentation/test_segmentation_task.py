@@ -205,6 +205,38 @@ def test_a_page_of_training_pictures(data, tmp_path, capsys) -> None:
     assert "ignored" in page
 
 
+def test_what_training_was_told_of_zero_holds_in_evaluation(data, tmp_path, capsys, no_report) -> None:
+    def pixels(sources: Any) -> dict[str, int]:
+        return dict(sources["val"].class_pixels())
+
+    (named := coloured_set(tmp_path / "set")).joinpath("classes.txt").write_text("green\nred\n")
+    config = coloured_config(named, tmp_path / "run", reduce_zero_label=True, epochs=1)
+    run = train(config)
+    trained = pixels(open_task(config)[1])
+    loaded = load(run.folder)
+    assert pixels(loaded.task.sources(str(named), 0.2, 0)) == trained
+    said = [np.asarray(Image.open(file)) for file in sorted((named / "labels" / "val").glob("*.png"))]
+    assert trained == {"green": sum((m == 1).sum() for m in said), "red": sum((m == 2).sum() for m in said)}
+    # Values that a class file names need no saying.
+    (other := coloured_set(tmp_path / "other")).joinpath("classes.txt").write_text("7 sky\n1 green\n2 red\n")
+    assert pixels(loaded.task.sources(str(other), 0.2, 0)) == trained
+    counted = {}
+    for name, option in {
+        "own": [],
+        "said": ["--reduce-zero-label", "True"],
+        "other": ["--reduce-zero-label", "False"],
+    }.items():
+        options = ["--workers", "0", "--device", "cpu", "--json-file", str(tmp_path / f"{name}.json"), *option]
+        main(["segment", "eval", str(run.folder), str(named), "--splits", "val", *options])
+        counted[name] = json.loads((tmp_path / f"{name}.json").read_text())["splits"]["val"]["confusion"]
+    assert counted["own"] == counted["said"]
+    assert [sum(row) for row in counted["own"]] == list(trained.values())
+    assert [sum(row) for row in counted["other"]] == [sum((m == n).sum() for m in said) for n in (0, 1)]
+    with pytest.raises(SystemExit):
+        main(["segment", "eval", str(run.folder), str(other), "--splits", "val", "--reduce-zero-label", "True"])
+    assert "names alone" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_check_of_the_maps(data, tmp_path, capsys) -> None:
     main(["segment", "check", str(data), "--json-file", str(tmp_path / "c.json")])
     assert "maps of classes" in capsys.readouterr().out

@@ -230,6 +230,7 @@ class SeenMap:
         are_colours: They are colours.
         shown: The colour of each value; None if one has none.
         palette: The file has a palette.
+        in_rgb: It has three channels or more, see `Stored`.
         format: Of the file, as Pillow calls it.
         digest: Hash of the pixels.
     """
@@ -241,6 +242,7 @@ class SeenMap:
     are_colours: bool
     shown: npt.NDArray[np.int32] | None
     palette: bool
+    in_rgb: bool
     format: str
     digest: int
 
@@ -269,6 +271,7 @@ def look_at(path: str) -> SeenMap | tuple[str, str]:
         are_colours=stored.are_colours,
         shown=None if stored.are_colours else stored.shown(codes),
         palette=image.mode == "P",
+        in_rgb=stored.in_rgb,
         format=image.format or "",
         digest=digest_of(stored.codes),
     )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,6 +45,7 @@ def open_segmentation(
     seed: int = 0,
     *,
     reduce_zero_label: bool | None = None,
+    usual_zero_label: bool | None = None,
     in_chans: int | None = None,
 ) -> dict[str, MapSource]:
     """Open pictures with maps of classes.
@@ -61,6 +63,8 @@ def open_segmentation(
         seed: Chooses them.
         reduce_zero_label: 0 stands for nothing, and 1 is the first class: as ADE20K has it, and by default only such
             data; what a class file says comes before the layout, and this before both.
+        usual_zero_label: The same of data whose class file gives names alone, or that have none, where
+            `reduce_zero_label` is not given: what a model was trained with.
         in_chans: Channels of the pictures; by default those of the first, if it is a TIFF that 8-bit RGB cannot hold,
             else 3. Others than 3, and deeper ones, are read as numbers (`transnext.data.channels`).
 
@@ -72,7 +76,14 @@ def open_segmentation(
         ValueError: It is none of these layouts, a file is broken, or nothing is left of it.
         OSError: A file cannot be read.
     """
-    sources, report = open_checked(data, val_fraction, seed, reduce_zero_label=reduce_zero_label, in_chans=in_chans)
+    sources, report = open_checked(
+        data,
+        val_fraction,
+        seed,
+        reduce_zero_label=reduce_zero_label,
+        usual_zero_label=usual_zero_label,
+        in_chans=in_chans,
+    )
     for finding in report.findings:
         if not finding.action.startswith(_UNSAID):
             log(report.data, f"{finding.text} ({finding.examples[0]})")
@@ -94,6 +105,7 @@ def open_checked(
     seed: int = 0,
     *,
     reduce_zero_label: bool | None = None,
+    usual_zero_label: bool | None = None,
     in_chans: int | None = None,
 ) -> tuple[dict[str, MapSource], MapReport]:
     """Open as `open_segmentation` does, and return what was found instead of logging it."""
@@ -101,7 +113,7 @@ def open_checked(
         raise ValueError(f"val_fraction must be at least 0 and less than 1, got {val_fraction}")
     check_number("in_chans", 3 if in_chans is None else in_chans, 1, MAX_CHANNELS)
     findings = Findings()
-    found = _opened(Path(os.fspath(data)), reduce_zero_label, in_chans, findings)
+    found = _opened(Path(os.fspath(data)), _Zero(reduce_zero_label, usual_zero_label), in_chans, findings)
     sources = {name: found.sources[name] for name in ordered_names(list(found.sources)) if len(found.sources[name])}
     root = printable(found.root)
     lost = [name for name in found.sources if name not in sources]
@@ -136,7 +148,14 @@ class _Opened:
     sources: Mapping[str, MapSource]
 
 
-def _opened(path: Path, reduce_zero_label: bool | None, in_chans: int | None, findings: Findings) -> _Opened:
+class _Zero(NamedTuple):
+    """Whether 0 stands for nothing: as it was said of the data, and as it usually is where nothing is said."""
+
+    said: bool | None
+    usual: bool | None
+
+
+def _opened(path: Path, zero: _Zero, in_chans: int | None, findings: Findings) -> _Opened:
     where = printable(path)
     if os.path.isfile(path):  # noqa: PTH113 - a path that no system takes is not there, instead of an error
         if path.suffix.lower() != ".json":
@@ -153,7 +172,7 @@ def _opened(path: Path, reduce_zero_label: bool | None, in_chans: int | None, fi
         return _panoptic(panoptic, root, findings)
     paired = _paired(root, findings)
     if paired is not None:
-        return _from_pairs(paired, root, reduce_zero_label, in_chans, findings)
+        return _from_pairs(paired, root, zero, in_chans, findings)
     if find_coco(root):
         _check_rgb(path, in_chans)
         return _instances(root, findings)
@@ -204,23 +223,20 @@ def _first_readable(images: Sequence[str]) -> str:
     return images[0]
 
 
-def _from_pairs(
-    paired: Paired, root: Path, reduce_zero_label: bool | None, in_chans: int | None, findings: Findings
-) -> _Opened:
+def _from_pairs(paired: Paired, root: Path, zero: _Zero, in_chans: int | None, findings: Findings) -> _Opened:
     channels = _channels(paired, in_chans)
     seen = {split: looked_at(pairs, findings, channels) for split, pairs in paired.pairs.items()}
     if not any(seen.values()):
         raise ValueError(f"{printable(root)}: no image can be used: {findings.worst()}")
-    table, reduce = paired.table, reduce_zero_label
+    table, reduce = paired.table, zero.said
     if table is None:
         table = _declared(paired, root)
         if table is None and paired.format == VOC:
             table = voc_table(seen)
-        if reduce is None and table is None:
-            reduce = paired.reduce_zero_label
-        elif reduce is None and paired.reduce_zero_label and table is not None and not table.colours:
-            plain = dict(table.values) == {i: i for i in range(len(table.names))}
-            reduce = True if plain and not table.reduce_zero_label else None
+        if reduce is None and (table is None or table.names_alone):
+            reduce = paired.reduce_zero_label if zero.usual is None else zero.usual
+            if zero.usual is not None and zero.usual != (table is not None and table.reduce_zero_label):
+                log(printable(root), f"0 is {'no' if zero.usual else 'a'} class in label files, as in training")
     try:
         table = table_of(seen, table, reduce, findings)
     except ValueError as error:

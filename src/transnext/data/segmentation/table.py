@@ -28,11 +28,13 @@ class Stored(NamedTuple):
         codes: int32 `[H, W]`: values, or colours as `red << 16 | green << 8 | blue`.
         are_colours: They are colours.
         palette: The colour of each value, as colours are in `codes`, int32 `[256]`: of a palette, or greys.
+        in_rgb: The file has three channels or more, and may hold values because they are equal.
     """
 
     codes: npt.NDArray[np.int32]
     are_colours: bool
     palette: npt.NDArray[np.int32]
+    in_rgb: bool = False
 
     def shown(self, values: npt.NDArray[np.integer]) -> npt.NDArray[np.int32] | None:
         """The colours that values show as; None if one has none."""
@@ -52,6 +54,7 @@ class ClassTable:
         display: A colour of each class, RGB, 0..255; None if none is given.
         reduce_zero_label: 0 stands for nothing, and 1 is the first class.
         by_palette: Files of values with a palette, or grey ones, mean the colours that they show.
+        grey_colours: Files of three equal channels mean colours.
     """
 
     names: tuple[str, ...]
@@ -61,11 +64,12 @@ class ClassTable:
     display: tuple[Colour, ...] | None = None
     reduce_zero_label: bool = False
     by_palette: bool = False
+    grey_colours: bool = False
 
     @property
     def convention(self) -> str:
         """What 0 and ignored values mean, in words."""
-        if self.colours and not self.values:
+        if self.colours and (not self.values or (self.by_palette and self.grey_colours)):
             return "a colour is a class"
         if self.reduce_zero_label:
             zero = f"0 is ignored and 1 is {self.names[0]} (reduce_zero_label)"
@@ -75,6 +79,16 @@ class ClassTable:
             zero = "0 is ignored" if 0 in self.ignored else "0 is not declared"
         others = ", ".join(str(value) for value in sorted(self.ignored) if value)
         return f"{zero}; ignored: {others}" if others else zero
+
+    @property
+    def names_alone(self) -> bool:
+        """Values follow from the order of the names."""
+        counted = list(range(len(self.names)))
+        return not self.colours and any(dict(self.values) == {i + n: i for i in counted} for n in (0, 1))
+
+    def mean_colours(self, in_rgb: bool) -> bool:
+        """Files that are in no colour, of three channels or of one, mean the colours that they show."""
+        return self.grey_colours if in_rgb else self.by_palette
 
     def labels(self, codes: npt.NDArray[np.integer], colours: bool) -> npt.NDArray[np.int64]:
         """The class of each code, `IGNORED` for those that are ignored, -1 for those that nothing declares."""
@@ -90,7 +104,7 @@ class ClassTable:
         """
         stored = stored_pixels(image)
         used, _ = code_counts(stored)
-        shown = stored.shown(used) if self.by_palette and not stored.are_colours else None
+        shown = stored.shown(used) if self.mean_colours(stored.in_rgb) and not stored.are_colours else None
         labels = self.labels(used, stored.are_colours) if shown is None else self.labels(shown, True)
         labels = np.where(labels < 0, IGNORED, labels).astype(np.uint8)
         if len(used) and used[-1] < 2**16 and used[0] >= 0:
@@ -169,8 +183,8 @@ def stored_pixels(image: Image.Image) -> Stored:
         return Stored(np.asarray(image).astype(np.int32), False, _GREYS)
     rgb = np.asarray(image.convert("RGB"))
     if (rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all():
-        return Stored(rgb[..., 0].astype(np.int32), False, _GREYS)
-    return Stored(rgb.astype(np.int32) @ _WEIGHTS, True, _GREYS)
+        return Stored(rgb[..., 0].astype(np.int32), False, _GREYS, True)
+    return Stored(rgb.astype(np.int32) @ _WEIGHTS, True, _GREYS, True)
 
 
 def code_counts(stored: Stored) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

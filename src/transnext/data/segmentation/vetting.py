@@ -26,6 +26,8 @@ _LISTED = 8
 # Values of smoothed masks: many between 0 and 255, which nearly all pixels have.
 _MANY = 64
 _MOSTLY = 0.9
+# Of the pixels of maps that show colours, those that show others.
+_STRAYS = 0.01
 
 
 @dataclass(frozen=True)
@@ -137,19 +139,43 @@ def table_of(
     else:
         table = given
         if reduce_zero_label is not None and reduce_zero_label != given.reduce_zero_label:
-            if given.colours or sorted(given.values.values()) != list(range(len(given.names))):
+            if not given.names_alone:
                 raise ValueError("reduce_zero_label goes with class files that give names alone")
-            table = value_table(given.names, reduce_zero_label=reduce_zero_label, display=given.display)
+            table = value_table(
+                given.names, reduce_zero_label=reduce_zero_label, ignored=given.ignored, display=given.display
+            )
     if table.colours:
-        shown = [pair.seen.shown for pair in valued]
-        by_palette = bool(shown) and all(
-            colours is not None and all(colour in table.colours for colour in colours.tolist()) for colours in shown
-        )
-        return replace(table, by_palette=by_palette)
+        return _with_colours(table, [pair.seen for pair in files])
     if values == [0, 255] and len(table.names) == 2 and not table.reduce_zero_label and 255 in table.ignored:
         findings.add_all("zero_and_255", [pair.label for pair in valued if 255 in pair.seen.codes], printable)
         table = replace(table, values={0: 0, 255: 1}, ignored=table.ignored - {255})
     return table
+
+
+def _with_colours(table: ClassTable, files: Sequence[SeenMap]) -> ClassTable:
+    """A table of colours that says what files in no colour mean: the colours that they show, or values.
+
+    A map that is all black is stored as others of its set. Files of three channels are colours if another one is in
+    colour, or if they have what is no value of a class; files of one channel if they show nothing else than colours of
+    classes, of which strays are excused beside files in colour.
+    """
+    in_colour = [seen for seen in files if seen.are_colours]
+    grey = [seen for seen in files if not seen.are_colours and seen.in_rgb]
+    flat = [seen for seen in files if not seen.in_rgb]
+    unvalued = any((table.labels(seen.codes, False) < 0).any() for seen in grey)
+    grey_colours = bool(in_colour) or bool(grey and (unvalued or not _strange(table, grey)))
+    excused = _STRAYS * sum(int(seen.counts.sum()) for seen in flat) if in_colour else 0
+    by_palette = _strange(table, flat) <= excused if flat else grey_colours
+    return replace(table, by_palette=by_palette, grey_colours=grey_colours if grey or in_colour else by_palette)
+
+
+def _strange(table: ClassTable, files: Sequence[SeenMap]) -> int:
+    """Pixels of files in no colour that show as a colour of no class."""
+    strange = 0
+    for seen in files:
+        unknown = np.ones(len(seen.codes), bool) if seen.shown is None else table.labels(seen.shown, True) < 0
+        strange += int(seen.counts[unknown].sum())
+    return strange
 
 
 def _check_unnamed(files: Sequence[SeenPair], values: Sequence[int]) -> None:
@@ -203,7 +229,7 @@ def source_of(pairs: Sequence[SeenPair], table: ClassTable, root: str, findings:
         if seen.are_colours and not table.colours:
             findings.add("colour_without_table", f"{printable(pair.label)}: {_colour_text(int(seen.codes[-1]))}")
             continue
-        by_colour = seen.are_colours or (table.by_palette and seen.shown is not None)
+        by_colour = seen.are_colours or (table.mean_colours(seen.in_rgb) and seen.shown is not None)
         codes = seen.shown if by_colour and not seen.are_colours and seen.shown is not None else seen.codes
         labels = table.labels(codes, by_colour)
         if (labels < 0).any():

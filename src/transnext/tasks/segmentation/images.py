@@ -15,7 +15,7 @@ from torch import Tensor
 from transnext.config import TrainConfig
 from transnext.data.channels import Channels, Picture
 from transnext.data.images import UnreadableImage
-from transnext.data.joint import canvas_of, place, place_padded, reading_factor, to_tensor
+from transnext.data.joint import canvas_of, place, place_padded, placed_size, reading_factor, to_tensor
 from transnext.data.preprocessing import Preprocessing
 from transnext.data.sample import Frame, LabelledImages, Sample, Skipped, Source
 from transnext.data.segmentation.maps import GROUP, LabelMap, classes_of, joined
@@ -83,6 +83,12 @@ class MapImages(LabelledImages):
             return placed_sample(picture, self.preprocessing, index, labels)
         return self._training_sample(picture, labels, index, self.augmentation)
 
+    def canvas(self, index: int) -> tuple[int, int] | None:
+        """See `LabelledImages.canvas`."""
+        if self.own_size or self.preprocessing.crop_mode != "shortest":
+            return None
+        return canvas_of(placed_size(self.source.target(index).size, self.preprocessing), self.preprocessing)
+
     def _training_sample(self, picture: Picture, labels: Map, index: int, augmentation: Augmentation) -> Sample:
         if labels.dtype == np.int32:
             labels = np.where(labels & GROUP, np.int32(IGNORED), labels)
@@ -115,6 +121,7 @@ def placed_sample(
     preprocessing: Preprocessing,
     index: int,
     labels: Map | None = None,
+    original: tuple[int, int] | None = None,
 ) -> Sample:
     """All of a picture as a network sees it, in evaluation or when it is asked.
 
@@ -123,8 +130,10 @@ def placed_sample(
         preprocessing: With a `crop_mode` that keeps all of a picture.
         index: Its place among the pictures.
         labels: Its map, `[H, W]` of the unshrunk picture, which becomes the target as it is.
+        original: `(H, W)` of the unshrunk picture where there is no map, which tells it; its own by default.
     """
-    image, frame = place(picture, preprocessing, None if labels is None else (labels.shape[0], labels.shape[1]))
+    size = original if labels is None else (labels.shape[0], labels.shape[1])
+    image, frame = place(picture, preprocessing, size)
     return Sample(image, labels, index, frame, canvas_of((image.shape[1], image.shape[2]), preprocessing))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from torch import Tensor
 
 from transnext.data import Source, UnreadableImage
 from transnext.data.channels import Channels, Picture
@@ -17,6 +18,7 @@ from transnext.data.segmentation.maps import GROUP, classes_of
 from transnext.explain.figures import on_white
 from transnext.tasks.segmentation.draw import objects_as_classes, overlaid
 from transnext.tasks.segmentation.images import Map, placed_sample, read_map
+from transnext.tasks.segmentation.looking import Looking
 from transnext.tasks.segmentation.metrics import told_segments
 from transnext.tasks.segmentation.net import IGNORED
 from transnext.tasks.segmentation.placing import class_map
@@ -26,6 +28,7 @@ from transnext.tasks.task import Look
 SIDE = 280
 """Pixels that no picture exceeds."""
 RIGHT, WRONG, UNKNOWN = (235, 235, 235), (215, 60, 10), (120, 120, 128)
+WHOLE = Looking()
 _LEFT = 0.55
 """Of the colour of a difference map over the picture."""
 
@@ -61,7 +64,9 @@ def chosen_images(result: SegmentationResult, count: int) -> tuple[list[int], li
     return worst, best
 
 
-def compared(image: int, result: SegmentationResult, look: Look, colours: npt.NDArray[np.uint8]) -> Compared | None:
+def compared(
+    image: int, result: SegmentationResult, look: Look, colours: npt.NDArray[np.uint8], how: Looking = WHOLE
+) -> Compared | None:
     """An image and its maps; None if it cannot be read any more.
 
     Args:
@@ -69,6 +74,7 @@ def compared(image: int, result: SegmentationResult, look: Look, colours: npt.ND
         result: Of a split.
         look: The network and the images.
         colours: RGB of each class, uint8 `[classes, 3]`.
+        how: The network looked at pictures when the result was made.
     """
     things = result.things if result.images[image].segments is not None else None
     opened = _opened(look.splits[result.split], result.images[image].index, things)
@@ -76,7 +82,7 @@ def compared(image: int, result: SegmentationResult, look: Look, colours: npt.ND
         return None
     picture, there = opened
     shown = picture.shown() if isinstance(picture, Channels) else picture
-    predicted, said = predicted_maps(picture, look, things)
+    predicted, said = predicted_maps(picture, look, things, how)
     true = classes_of(there)
     if predicted.shape != true.shape:
         return None
@@ -103,7 +109,7 @@ def compared(image: int, result: SegmentationResult, look: Look, colours: npt.ND
 
 
 def predicted_maps(
-    picture: Picture, look: Look, things: Collection[int] | None = None
+    picture: Picture, look: Look, things: Collection[int] | None = None, how: Looking = WHOLE
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32] | None]:
     """What a network says of a picture: a map of classes, uint8 `[H, W]`, and one of segments, int32 `[H, W]`.
 
@@ -111,6 +117,7 @@ def predicted_maps(
         picture: The picture.
         look: The network.
         things: Classes that have objects; None for no segments.
+        how: The network looks at pictures, in one size.
     """
     sample = placed_sample(picture, look.preprocessing, 0)
     device = next(look.net.parameters()).device
@@ -121,7 +128,9 @@ def predicted_maps(
         x = normalised_canvas(sample.image[None].to(device), sizes, look.preprocessing.normalise(device), least=canvas)
         original = (picture.height, picture.width)
         if things is None:
-            return np.asarray(class_map(look.net(x, sizes)[0], canvas, size, original).cpu().numpy()), None
+            (scores,) = how.scores(look.net, x, sizes)
+            assert isinstance(scores, Tensor)
+            return np.asarray(class_map(scores, canvas, size, original).cpu().numpy()), None
         (told,) = look.net(x, sizes, told=True)
         labels = np.asarray(class_map(told.scores, canvas, size, original).cpu().numpy())
         return labels, told_segments(told, canvas, size, original, things)

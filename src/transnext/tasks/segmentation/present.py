@@ -14,9 +14,10 @@ from transnext.report.pictures import inline_picture
 from transnext.report.tables import NO_SPLIT, class_table, rate_cell, share_bar, split_folds, split_notes
 from transnext.report.text import count, escape, percent
 from transnext.tasks.segmentation.draw import class_colours
+from transnext.tasks.segmentation.looking import Looking
 from transnext.tasks.segmentation.measures import TOLERANCE
 from transnext.tasks.segmentation.panoptic_quality import PanopticQuality
-from transnext.tasks.segmentation.pictures import Compared, chosen_images, compared
+from transnext.tasks.segmentation.pictures import WHOLE, Compared, chosen_images, compared
 from transnext.tasks.segmentation.results import SegmentationResult
 from transnext.tasks.task import Look
 
@@ -26,13 +27,16 @@ MAX_ROWS = 160
 """Classes listed for a split, worst first."""
 
 
-def sections_of(results: Sequence[SegmentationResult], classes: Sequence[str], look: Look) -> list[Section]:
+def sections_of(
+    results: Sequence[SegmentationResult], classes: Sequence[str], look: Look, how: Looking = WHOLE
+) -> list[Section]:
     """The sections of a page.
 
     Args:
         results: Of each split.
         classes: Name of each class.
         look: The weights that they come from, and images.
+        how: The network looked at pictures when the results were made.
 
     Raises:
         ValueError: A confusion matrix does not fit `classes`.
@@ -44,7 +48,7 @@ def sections_of(results: Sequence[SegmentationResult], classes: Sequence[str], l
         *([Section(key="segments", title="Panoptic quality of classes", html=segments)] if segments else []),
         Section(key="classes", title="Intersection over union of classes", html=classes_section(results)),
         Section(key="confusion", title="What is taken for what", html=confusion_section(results, classes)),
-        Section(key="pictures", title="Worst and best pictures", html=pictures_section(others, look)),
+        Section(key="pictures", title="Worst and best pictures", html=pictures_section(others, look, how)),
     ]
 
 
@@ -150,7 +154,7 @@ def confusion_section(results: Sequence[SegmentationResult], classes: Sequence[s
     return (f'<p class="note">{note}</p>' if len(classes) <= MAX_CLASSES else "") + "".join(parts)
 
 
-def pictures_section(results: Sequence[SegmentationResult], look: Look) -> str:
+def pictures_section(results: Sequence[SegmentationResult], look: Look, how: Looking = WHOLE) -> str:
     """Some images of each split with their maps, the worst and the best."""
     if not results:
         return ""
@@ -160,8 +164,8 @@ def pictures_section(results: Sequence[SegmentationResult], look: Look) -> str:
         given = getattr(look.splits[result.split], "colours", None)
         colours = class_colours(len(result.classes), given)
         worst, best = chosen_images(result, each)
-        parts.append(_list(f"{result.split}: worst", "wrong", worst, result, look, colours))
-        parts.append(_list(f"{result.split}: best", "right", best, result, look, colours))
+        parts.append(_list(f"{result.split}: worst", "wrong", worst, result, look, colours, how))
+        parts.append(_list(f"{result.split}: best", "right", best, result, look, colours, how))
     shown = "".join(parts)
     lead = (
         "By the mean IoU of the classes in each image. From left to right: the map, what the model says, and where "
@@ -179,11 +183,12 @@ def _list(
     result: SegmentationResult,
     look: Look,
     colours: npt.NDArray[np.uint8],
+    how: Looking,
 ) -> str:
     """Cards under a heading; empty if no image can be shown."""
     cards = []
     for image in images:
-        found = compared(image, result, look, colours)
+        found = compared(image, result, look, colours, how)
         if found is not None:
             cards.append(_card(image, found, result, verdict))
     return f'<h3>{escape(title)}</h3><ul class="cards wide">{"".join(cards)}</ul>' if cards else ""

@@ -30,7 +30,7 @@ from transnext.tasks.segmentation.placing import Rows
 from transnext.tasks.segmentation.results import SegmentationResult
 from transnext.tasks.segmentation.starting import HEADS, fresh_net
 from transnext.tasks.starting import Heads
-from transnext.tasks.task import WHOLE, Asked, Loaded, Look, Meter, Objective, Task
+from transnext.tasks.task import WHOLE, Asked, Loaded, Look, Meter, Objective, Reading, Task
 
 SIDES = {"small": 320, "released": 512}
 """Trained image side for each size of head, pixels, unless another is given."""
@@ -43,6 +43,7 @@ METADATA = (
     "thing_classes",
     "category_ids",
     "in_chans",
+    "reduce_zero_label",
 )
 """Entries of a checkpoint that are the task's."""
 LONGEST = 4
@@ -59,6 +60,8 @@ class Segmentation(Task):
         statistics: Mean and standard deviation of each channel of the training images, where they are numbers.
         looking: How pictures are looked at; as in training if None.
         scale_one: What its scale 1 stands for.
+        reduce_zero_label: In label files that it is judged by, 0 stands for nothing; None for what they say
+            themselves, or what training was told.
     """
 
     name: ClassVar[str] = "segmentation"
@@ -67,6 +70,7 @@ class Segmentation(Task):
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = field(default=None, compare=False)
     looking: Looking | None = None
     scale_one: Preprocessing | None = None
+    reduce_zero_label: bool | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -100,6 +104,8 @@ class Segmentation(Task):
         metadata: dict[str, Any] = {"class_names": list(first.classes)}
         if first.colours is not None:
             metadata["class_colours"] = [list(colour) for colour in first.colours]
+        if own.reduce_zero_label is not None:
+            metadata["reduce_zero_label"] = own.reduce_zero_label
         if own.window is not None:
             metadata |= {"window": own.window, "window_stride": own.window_stride or -(-own.window * 2 // 3)}
         train = sources.get("train")
@@ -196,17 +202,25 @@ class Segmentation(Task):
         """See `Task.meter`."""
         return SegmentationMeter(self.class_names, self.things, getattr(source, "named", None))
 
-    def sample(self, picture: Picture, preprocessing: Preprocessing, index: int) -> Sample:
+    def sample(
+        self, picture: Picture, preprocessing: Preprocessing, index: int, original: tuple[int, int] | None = None
+    ) -> Sample:
         """See `Task.sample`."""
-        return own_sample(picture, index) if self.how.several else placed_sample(picture, preprocessing, index)
+        if self.how.several:
+            return own_sample(picture, index)
+        return placed_sample(picture, preprocessing, index, original=original)
 
     def channels(self, preprocessing: Preprocessing) -> int | None:
         """See `Task.channels`."""
         return preprocessing.input_size[0] if preprocessing.numbers else None
 
     def min_side(self, preprocessing: Preprocessing) -> int | None:
-        """See `Task.min_side`: answers are in pixels of the picture, of which all is read."""
+        """See `Task.min_side`: answers are in pixels of the picture; `reading` says when it may be smaller."""
         return None
+
+    def reading(self, preprocessing: Preprocessing, **options: Any) -> Reading:
+        """See `Task.reading`: as in an evaluation; several sizes want all of a picture."""
+        return Reading(min_side=None if self.how.several else preprocessing.min_side())
 
     def judged_at_once(self, preprocessing: Preprocessing) -> int:
         """See `Task.judged_at_once`; where pictures are seen in several sizes, batches have them unshrunk."""
@@ -268,7 +282,14 @@ class Segmentation(Task):
     def sources(self, data: str, val_fraction: float, seed: int, model: str = "the model") -> dict[str, Source]:
         """See `Task.sources`; the data may lack classes that the model has, and have others, which are ignored."""
         channels = self.metadata.get("in_chans")
-        found = open_segmentation(data, val_fraction, seed, in_chans=channels)
+        found = open_segmentation(
+            data,
+            val_fraction,
+            seed,
+            reduce_zero_label=self.reduce_zero_label,
+            usual_zero_label=self.metadata.get("reduce_zero_label"),
+            in_chans=channels,
+        )
         seen = next(iter(found.values())).channels
         if seen != channels:
             said = ["RGB of 8 bits" if n is None else f"numbers of {n} channels" for n in (seen, channels)]
@@ -285,7 +306,7 @@ class Segmentation(Task):
         """See `Task.sections`."""
         from transnext.tasks.segmentation.present import sections_of
 
-        return sections_of(results, self.class_names, look)
+        return sections_of(results, self.class_names, look, self.how)
 
 
 def _by_segments(sources: Mapping[str, MapSource], things: list[str] | None) -> tuple[dict[str, MapSource], int]:
