@@ -11,7 +11,7 @@ from PIL import Image
 from transnext.data import UnreadableImage, read_image
 from transnext.data import windowed as windowed_module
 from transnext.data.preprocessing import Preprocessing
-from transnext.data.windowed import ArrayPicture, Normaliser, check_channels, open_windowed, place_of
+from transnext.data.windowed import ArrayPicture, Normaliser, check_channels, needs_numbers, open_windowed, place_of
 
 rasterio = pytest.importorskip("rasterio")
 pytestmark = [
@@ -105,6 +105,30 @@ def test_png_as_it_is_stored(tmp_path: Path, channels: int, dtype: str) -> None:
     x = values(channels, dtype)
     Image.fromarray(x[..., 0] if channels == 1 else x).save(tmp_path / "x.png")
     windows_are(tmp_path / "x.png", x, channels)
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype", "found"),
+    [
+        *[(1, "uint8", None), (3, "uint8", None), (4, "uint8", None), (5, "uint8", 5)],
+        *[(1, "uint16", 1), (3, "uint16", 3), (1, "int16", 1), (1, "float32", 1)],
+    ],
+)
+def test_tiffs_that_need_numbers(channels: int, dtype: str, found: int | None, tmp_path: Path) -> None:
+    write_tiff(tmp_path / "x.tif", values(channels, dtype))
+    assert needs_numbers(str(tmp_path / "x.tif")) == found
+
+
+def test_pngs_that_need_numbers(tmp_path: Path) -> None:
+    deep, grey = values(1, "uint16")[..., 0], values(1, "uint8")[..., 0]
+    for image, found in (
+        *[(Image.fromarray(deep), 1), (Image.fromarray(grey), None), (Image.fromarray(values(3, "uint8")), None)],
+        *[(Image.fromarray(grey > 9), None), (Image.fromarray(grey).convert("P"), None)],
+    ):
+        image.save(tmp_path / "x.png")
+        assert needs_numbers(str(tmp_path / "x.png")) == found
+    (tmp_path / "x.png").write_bytes((tmp_path / "x.png").read_bytes()[:20])
+    assert needs_numbers(str(tmp_path / "x.png")) is None
 
 
 def test_normalised_with_the_bits_of_everywhere_else() -> None:

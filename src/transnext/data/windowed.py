@@ -41,6 +41,8 @@ whole, again for each window."""
 _CACHE_MB = 256
 """Memory in which rasterio keeps decoded parts of a file, megabytes; by default it takes a share of the machine's."""
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_DEEP_GREY = bytes((16, 0))  # bits and kind of colours, after the size
 _ORIENTATION, _BITS, _COMPRESSION, _PHOTOMETRIC, _EXTRA = 274, 258, 259, 262, 338  # tags
 _GREY_AS_IT_IS, _RGB, _YCBCR, _JPEG, _TRANSPARENCY = 1, 2, 6, 7, 2  # their values
 _GREY = {"L", "I;16", "I;16B", "I;16L", "F"}
@@ -268,18 +270,20 @@ def place_of(path: str, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def needs_numbers(path: str) -> int | None:
-    """Channels of a TIFF file that 8-bit RGB cannot hold: more than four, or deeper ones, but for grey.
+    """Channels of a file that 8-bit RGB cannot hold: a TIFF of more than four, or deeper ones, or a PNG of 16-bit grey.
 
     None for other files, and where rasterio is missing or cannot read it.
     """
     try:
         with Path(path).open("rb") as file:
-            if not file.read(8).startswith(_TIFF):
-                return None
+            head = file.read(26)
+        if head.startswith(_PNG):
+            return 1 if head[24:] == _DEEP_GREY else None
+        if not head.startswith(_TIFF):
+            return None
         with _raster(path) as raster:
             count: int = raster.count
-            grey = count == 1 and set(raster.dtypes) <= {"uint8", "uint16"}
-            return None if grey or (count in (2, 3, 4) and set(raster.dtypes) == {"uint8"}) else count
+            return None if count <= 4 and set(raster.dtypes) == {"uint8"} else count
     except (OSError, ValueError):
         return None
 

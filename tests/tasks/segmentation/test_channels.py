@@ -69,6 +69,23 @@ def test_numbers_are_those_of_the_file(tmp_path: Path) -> None:
             read_channels(tmp_path / "x.tif", 7)
 
 
+@pytest.mark.parametrize("kind", ["tif", "png"])
+def test_deep_grey_keeps_its_levels(kind: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        values = rng.integers(0, 4000, (1, 40, 60)).astype(np.uint16)
+        path = tmp_path / "images" / ("train" if i else "val") / f"p{i}.{kind}"
+        if kind == "tif":
+            tiff(path, values)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values[0]).save(path)
+        label_file(tmp_path / "labels" / path.parent.name / f"p{i}.png", (values[0] > 2000).astype(np.uint8))
+    source = open_segmentation(tmp_path)["train"]
+    assert source.channels == 1
+    assert len(np.unique(read_channels(tmp_path / "images" / "train" / f"p1.{kind}", 1).tensor())) > 1000
+
+
 def test_a_view_is_that_of_each_channel_alone() -> None:
     rng = np.random.default_rng(0)
     values = rng.integers(0, 2**16, (4, 40, 60)).astype(np.uint16)
