@@ -14,9 +14,9 @@ from torch import nn
 
 from transnext.cli import main
 from transnext.data.preprocessing import Preprocessing
+from transnext.data.segmentation import maps
 from transnext.models.backbone import Backbone
 from transnext.predict import Segmenter
-from transnext.tasks.segmentation import answers
 from transnext.tasks.segmentation.answers import ClassMap
 from transnext.tasks.segmentation.looking import looking_at
 from transnext.tasks.segmentation.nets import build_net
@@ -326,6 +326,6 @@ def test_scores_that_come_later_have_the_precision_of_now(loaded: Loaded) -> Non
 @pytest.mark.parametrize("values", [1, 50, 2**22])
 def test_pixels_are_counted_in_strips(values: int, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = RNG.integers(0, 3, (37, 41)).astype(np.uint8)
-    monkeypatch.setattr(answers, "_AT_ONCE", values)
+    monkeypatch.setattr(maps, "_AT_ONCE", values)
     found = ClassMap(name="x", labels=labels, class_names=CLASSES)
     assert found.pixels.tolist() == np.bincount(labels.reshape(-1)).tolist()

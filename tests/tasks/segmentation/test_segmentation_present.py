@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import tracemalloc
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.helpers.detection_sets import picture
 from tests.helpers.map_sets import label_file
 from transnext.data import Batch, Frame
 from transnext.data.preprocessing import Preprocessing
-from transnext.data.segmentation import open_segmentation
+from transnext.data.segmentation import maps, open_segmentation
 from transnext.report.page import build_report
 from transnext.tasks.segmentation.answers import ClassMap
 from transnext.tasks.segmentation.draw import class_colours, draw_map, overlaid
@@ -366,6 +367,29 @@ def test_outlines_do_not_jump_where_longitudes_begin(rows: int, kind: str, tmp_p
     polygons = feature["geometry"]["coordinates"]
     rings = [np.array(polygon[0]) for polygon in (polygons if kind == "MultiPolygon" else [polygons])]
     assert max(np.abs(np.diff(ring[:, 0])).max() for ring in rings) < 5
+
+
+@pytest.mark.parametrize(("kind", "bytes_a_pixel"), [("areas", 1), ("coco", 4), ("outlines", 4), ("picture", 6)])
+def test_files_of_large_maps_take_few_bytes_a_pixel(
+    kind: str, bytes_a_pixel: int, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maps, "_AT_ONCE", 2**14)
+    labels = np.zeros((1200, 1000), np.uint8)
+    labels[300:500, 300:500] = 1
+    found = answer("x.png", labels, POND)
+    photo = Image.new("RGB", (1000, 1200))
+    tracemalloc.start()
+    try:
+        if kind == "picture":
+            found.draw(photo)
+        else:
+            writer = {"areas": area_table, "coco": coco_masks, "outlines": geojson}[kind]
+            with writer(tmp_path / "x", POND) as add:
+                add(found)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < bytes_a_pixel * labels.size + 2**20
 
 
 def test_coco_masks_come_back(tmp_path) -> None:

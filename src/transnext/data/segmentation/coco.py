@@ -11,7 +11,7 @@ from transnext.data.detection.coco import read_categories, read_document
 from transnext.data.detection.source import DetectionSource
 from transnext.data.names import printable
 from transnext.data.segmentation.findings import Findings
-from transnext.data.segmentation.maps import digest_of
+from transnext.data.segmentation.maps import class_counts, digest_of
 from transnext.data.segmentation.source import MapSource, ObjectMaps
 from transnext.data.segmentation.table import IGNORED, MAX_CLASSES, ClassTable, value_table
 
@@ -73,7 +73,7 @@ def _drawn(source: DetectionSource) -> MapSource:
     digests = np.zeros(len(source), np.uint64)
     for i, (height, width) in enumerate(source.sizes.tolist()):
         labels = maps.at(i, (height, width)).read()
-        counts = np.bincount(labels.reshape(-1), minlength=256)
+        counts = class_counts(labels)
         pixels[i, :-1], pixels[i, -1] = counts[: len(names) + 1], counts[IGNORED]
         digests[i] = digest_of(labels)
     return MapSource(

@@ -20,6 +20,8 @@ SEGMENT = 256
 segment share its class and number, and number 0 is all that is there of a class."""
 GROUP = 2**30
 """Added in the pixels of a group of objects that are not told apart (COCO's `iscrowd`)."""
+_AT_ONCE = 2**22
+"""Pixels that are counted together."""
 _Pixel = TypeVar("_Pixel", np.uint8, np.int32)
 
 
@@ -50,6 +52,15 @@ class LabelMap(Protocol):
 def classes_of(segments: npt.NDArray[np.uint8] | npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
     """The class of each pixel of a map of segments, as `LabelMap.read` has it, or of classes, which stay."""
     return (segments & SEGMENT - 1).astype(np.uint8, copy=False)
+
+
+def class_counts(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """How many pixels `[h, w]` have each value, `[256]`, in little memory: `bincount` makes eight bytes of each."""
+    counts = np.zeros(256, np.int64)
+    step = max(1, _AT_ONCE // max(1, labels.shape[1]))
+    for first in range(0, len(labels), step):
+        counts += np.bincount(labels[first : first + step].reshape(-1), minlength=256)
+    return counts
 
 
 def joined(segments: npt.NDArray[np.int32], things: Collection[int]) -> npt.NDArray[np.int32]:

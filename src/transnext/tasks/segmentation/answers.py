@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from transnext.data.names import printable
+from transnext.data.segmentation.maps import class_counts
 from transnext.tasks.class_colours import Colour
 from transnext.tasks.segmentation.draw import class_colours, draw_map
 from transnext.tasks.segmentation.net import IGNORED
@@ -18,8 +19,6 @@ from transnext.tasks.segmentation.outlines import Polygon, polygons_of
 
 _NAMED = 8
 """Classes that a line names, at most."""
-_AT_ONCE = 2**22
-"""Pixels that are counted together."""
 
 
 class Shares:
@@ -148,12 +147,3 @@ class WrittenMap(Shares):
     size: tuple[int, int]
     class_names: Sequence[str] = field(repr=False)
     pixels: npt.NDArray[np.int64] = field(repr=False)
-
-
-def class_counts(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """How many pixels `[h, w]` have each value, `[256]`, in little memory: `bincount` makes eight bytes of each."""
-    counts = np.zeros(256, np.int64)
-    step = max(1, _AT_ONCE // max(1, labels.shape[1]))
-    for first in range(0, len(labels), step):
-        counts += np.bincount(labels[first : first + step].reshape(-1), minlength=256)
-    return counts

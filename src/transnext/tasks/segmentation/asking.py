@@ -10,9 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from transnext.data.segmentation.maps import class_counts
 from transnext.data.windowed import Normaliser, open_windowed, place_of
 from transnext.limits import check_number
-from transnext.tasks.segmentation.answers import ClassMap, WrittenMap, class_counts
+from transnext.tasks.segmentation.answers import ClassMap, WrittenMap
 from transnext.tasks.segmentation.large import BATCH, Bands, bands_of, check_map_file, grid_for, map_of, write_map
 from transnext.tasks.segmentation.looking import Looking
 from transnext.tasks.segmentation.panoptic import PanopticMap, checked_things

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from transnext.data.names import printable
-from transnext.data.segmentation.maps import SEGMENT
+from transnext.data.segmentation.maps import SEGMENT, class_counts
 from transnext.tasks.class_colours import Colour, colour_of, font_for
 from transnext.tasks.segmentation.net import IGNORED
 
@@ -121,7 +121,7 @@ def draw_map(
         image = image.resize((image.width * times, image.height * times), Image.Resampling.BICUBIC)
     if not legend:
         return image
-    counts = np.bincount(labels.reshape(-1), minlength=256)
+    counts = class_counts(labels)
     present = [place for place in np.argsort(-counts, kind="stable").tolist() if counts[place] and place != IGNORED]
     rows = [(printable(classes[place]), counts[place] / labels.size, colours[place].tolist()) for place in present]
     if counts[IGNORED]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from transnext.data.preprocessing import picture
 from transnext.data.sample import Batch
+from transnext.data.segmentation.maps import class_counts
 from transnext.tasks.class_colours import Colour
 from transnext.tasks.preview import Figure, images_of, write_page
 from transnext.tasks.segmentation.draw import class_colours, objects_as_classes, overlaid
@@ -48,7 +49,7 @@ def preview_page(
 def _figure(image: Tensor, labels: np.ndarray, classes: Sequence[str], colours: np.ndarray) -> Figure:
     if labels.dtype == np.int32:
         labels, classes, colours = objects_as_classes(labels, classes, colours)
-    counts = np.bincount(labels.reshape(-1), minlength=256)
+    counts = class_counts(labels)
     order = [place for place in np.argsort(-counts, kind="stable").tolist() if counts[place] and place != IGNORED]
     named = [f"{classes[place]} {counts[place] / labels.size:.0%}" for place in order[:_NAMED]]
     if counts[IGNORED]:
