@@ -160,6 +160,30 @@ def test_coco_instances_as_maps(tmp_path) -> None:
     assert source.pixels[0].tolist() == [*np.bincount(labels.reshape(-1), minlength=256)[:3], 10]
 
 
+def outlined_splits(root: Path, **splits: bool) -> Path:
+    """COCO instances, with outlines or boxes alone in each split."""
+    for split, outlined in splits.items():
+        for name in ("a.png", "b.png"):
+            picture(root / split / f"{split}{name}")
+        more = {"segmentation": [square(2, 2, 8)]} if outlined else {}
+        images = [coco_image(1, f"{split}a.png"), coco_image(2, f"{split}b.png")]
+        objects = [coco_object(1, 1, **more), coco_object(2, 2, 7, **more)]
+        coco_file(root / "annotations" / f"instances_{split}.json", images, objects)
+    return root
+
+
+def test_a_test_split_of_boxes_alone_is_left_out(tmp_path) -> None:
+    root = outlined_splits(tmp_path / "a", train=True, val=True, test=False)
+    sources, report = open_checked(root)
+    assert {split: len(source) for split, source in sources.items()} == {"train": 2, "val": 2}
+    (finding,) = (f for f in report.findings if f.kind == "split_boxes")
+    assert (finding.count, list(finding.examples)) == (1, ["test"])
+    with pytest.raises(ValueError, match="has boxes alone in val: maps of classes need outlines"):
+        open_checked(outlined_splits(tmp_path / "b", train=True, val=False, test=True))
+    with pytest.raises(ValueError, match="has boxes alone: maps of classes need outlines"):
+        open_checked(outlined_splits(tmp_path / "c", train=False, val=False))
+
+
 COLOURS = {"sky": (70, 130, 180), "cat": (255, 0, 0), "dog": (0, 128, 0)}
 
 

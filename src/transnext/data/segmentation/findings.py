@@ -11,6 +11,7 @@ from transnext.data.findings import Findings as AnyFindings
 
 KINDS: Mapping[str, Kind] = {
     "split_unlabelled": Kind("splits without label files or pictures that can be used", "left out"),
+    "split_boxes": Kind("splits that have boxes without outlines", "left out"),
     "image_unreadable": Kind("files that are no readable image", "dropped"),
     "image_damaged": Kind("damaged images", "skipped in training"),
     "image_repeated": Kind("images with the same content as another", "kept"),
