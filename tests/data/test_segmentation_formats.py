@@ -312,6 +312,32 @@ def test_255_is_ignored_beside_other_values(tmp_path) -> None:
     assert 0.2 < report.splits["train"].ignored < 0.5
 
 
+@pytest.mark.parametrize("names", [("paper", "ink"), ()])
+def test_masks_of_both_habits_are_noted(tmp_path, names) -> None:
+    root = map_set(tmp_path, values=(0, 1), names=names)
+    assert "mask_255" not in kinds(root)
+    for i in (1, 5):
+        (path,) = (root / "labels").rglob(f"im{i}.png")
+        label_file(path, (0, 255), seed=i)
+    finding = next(f for f in check_segmentation(root).findings if f.kind == "mask_255")
+    assert finding.count == 2
+    assert "255 ignored" in finding.action
+    label_file(root / "labels" / "train" / "im1.png", (0, 1, 255), seed=1)
+    assert kinds(root)["mask_255"] == 1, "beside a class 255 is ignored"
+    assert kinds(map_set(tmp_path / "three", values=(0, 255), names=("a", "b", "c")))["mask_255"] == 6
+
+
+@pytest.mark.parametrize("values", [(0, 128, 255), (0, 127, 255), (0, 85, 170, 255)])
+def test_grey_levels_up_to_255_are_noted(tmp_path, values) -> None:
+    root = map_set(tmp_path, values=values, names=())
+    assert kinds(root)["levels_255"] == 6
+    classes = {f"class {value}": value for value in values}
+    (root / "classes.json").write_text(json.dumps(classes))
+    assert not kinds(root).keys() & {"levels_255", "mask_255"}
+    assert (open_segmentation(root)["train"].target(0).read() == np.searchsorted(values, patches(values))).all()
+    assert "levels_255" not in kinds(map_set(tmp_path / "other", values=(0, 1, 255), names=()))
+
+
 def test_values_that_are_not_declared(tmp_path) -> None:
     root = map_set(tmp_path, values=(0, 1, 7), names=("paper", "ink"))
     report = check_segmentation(root)
