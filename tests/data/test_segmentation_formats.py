@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from transnext.data import UnreadableImage
 from transnext.data.fingerprint import fingerprint
 from transnext.data.segmentation import aligned, check_segmentation, open_checked, open_segmentation
 from transnext.data.segmentation.pascal_voc import colour_of
+from transnext.data.segmentation.table import packed, value_table
 
 
 def kinds(root: Path, **options) -> dict[str, int]:
@@ -285,6 +287,33 @@ def test_modes_of_label_files(tmp_path, kind: str) -> None:
         path = path.with_suffix(".tiff")
     image.save(path)
     assert (open_segmentation(root)["train"].target(0).read() == labels).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "P"])
+@pytest.mark.parametrize("by_palette", [False, True])
+def test_bytes_read_by_table_are_those_read_by_counting(mode: str, by_palette: bool) -> None:
+    generator = np.random.default_rng(0)
+    values = generator.integers(0, 256, (37, 53), np.uint8)
+    image, palette = Image.fromarray(values), np.repeat(np.arange(256), 3)
+    if mode == "P":
+        palette = generator.integers(0, 256, 3 * 200)  # shorter than the values: others are black
+        image.putpalette(palette.tolist())
+    colours = np.concatenate([palette.reshape(-1, 3), np.zeros((256 - len(palette) // 3, 3), int)])
+    chosen = [packed(colours[i].tolist()) for i in range(0, 256, 3)]
+    table = replace(
+        value_table(["a", "b", "c"], values=[0, 7, 200], ignored=[9]),
+        colours={0: 2, **{colour: i % 2 for i, colour in enumerate(chosen)}},
+        by_palette=by_palette,
+    )
+    known = table.colours if by_palette else table.values
+    codes = [packed(colour) for colour in colours.tolist()] if by_palette else list(range(256))
+    expected = np.array([[known.get(codes[value], 255) for value in row] for row in values.tolist()])
+    found = table.read(image)
+    assert found.dtype == np.uint8
+    assert (found == expected).all()
+    assert len(np.unique(found)) > 2
+    if not by_palette:  # other modes are counted
+        assert (table.read(Image.fromarray(values.astype(np.int32))) == expected).all()
 
 
 def test_many_values_from_16_bit_files(tmp_path) -> None:
