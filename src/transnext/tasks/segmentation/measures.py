@@ -105,7 +105,7 @@ def border_of(labels: Labels) -> npt.NDArray[np.bool_]:
 
 def _borders(true: Labels, predicted: Labels) -> tuple[npt.NDArray[np.int32], Ints]:
     radius = max(1, round(TOLERANCE * math.hypot(*true.shape)))
-    places = _Places(*true.shape, radius)
+    places = _Places(true.shape[0], true.shape[1], radius)
     there, said = (places.of_border(labels) for labels in (true, predicted))
     counts = [places.near(said, there), said, places.near(there, said), there]
     rows = np.stack([np.bincount(places.classes(some), minlength=256) for some in counts], 1)
