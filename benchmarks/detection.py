@@ -168,7 +168,7 @@ def tiles(
         truths = []
         for place, i in enumerate(images[start : start + across**2]):
             picture, truth = source.load(i), source.target(i)
-            ways["one by one"].append(_judged(truth, detector(picture, threshold=least)[0]))
+            ways["one by one"].append(_judged(truth, detector(picture, threshold=least, tile=0)[0]))
             left, top = place % across * width, place // across * height
             canvas.paste(picture, (left, top))
             truths.append(replace(truth, boxes=truth.boxes + np.array([left, top] * 2, np.float32)))
@@ -177,7 +177,7 @@ def tiles(
         )
         size = across * height, across * width
         whole = Annotation(size=size, boxes=boxes, labels=labels, crowd=crowd, areas=areas)
-        ways["whole"].append(_judged(whole, detector(canvas, threshold=least)[0]))
+        ways["whole"].append(_judged(whole, detector(canvas, threshold=least, tile=0)[0]))
         ways["in tiles"].append(_judged(whole, detector(canvas, threshold=least, tile=tile)[0]))
     limit = limit_for(ways["whole"])
     task: Any = detector.loaded.task

@@ -142,6 +142,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         """Refuses values that cannot work."""
         check_numbers(self, 0, names=("lr", "warmup_lr", "min_lr", "weight_decay", "clip_grad", "warmup_epochs"))
+        if self.schedule in ("cosine", "poly") and self.min_lr > self.lr:
+            raise ValueError(f"lr is {self.lr} and would rise to min_lr, {self.min_lr}: give a smaller --min-lr, too")
         check_numbers(self, 0, 1, names=("ema",))
         check_numbers(self, 0, 10, names=("poly_power",), above=True)
         check_numbers(self, 0, 1, names=("layer_decay", "backbone_lr"), above=True)
@@ -204,7 +206,7 @@ class TrainConfig(Generic[TaskConfig]):
     output: str = "runs/latest"
     """Run folder: configuration, metrics, checkpoints, report."""
     epochs: int = 30
-    """Times that every training image is seen."""
+    """Times that the training images are seen, but for the few at a time that are less than a batch."""
     batch_size: int = 64
     """Images of one update, over all processes."""
     seed: int = 0

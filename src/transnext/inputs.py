@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from transnext.data import UnreadableImage, list_images, read_image, to_rgb
+from transnext.data import UnreadableImage, list_images, to_rgb
 from transnext.data.channels import Channels, read_channels
+from transnext.data.images import read_shrunk
 from transnext.errors import one_line
 
 ImageLike = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray | torch.Tensor
@@ -95,24 +96,33 @@ def open_image(image: Any, min_side: int | None) -> Image.Image:
         ValueError: An array has another shape, type or range.
         UnreadableImage: It cannot be read as an image.
     """
+    return open_shrunk(image, min_side)[0]
+
+
+def open_shrunk(image: Any, min_side: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    """One image as `open_image` gives it, and `(H, W)` that it has, upright, if it is not shrunk."""
     if isinstance(image, (str, os.PathLike)):
         name = os.fspath(image)
-        return read_image(_download(name) if is_url(name) else name, min_side)
+        return read_shrunk(_download(name) if is_url(name) else name, min_side)
     if isinstance(image, _FILES):
-        return read_image(bytes(image), min_side)
+        return read_shrunk(bytes(image), min_side)
     if isinstance(image, Image.Image):
         try:
-            return to_rgb(image)
+            return _with_size(to_rgb(image))
         except Exception as error:  # a file that is opened but not read yet may be damaged in any way
             raise UnreadableImage("<PIL image>", one_line(error)) from None
     if isinstance(image, _ARRAYS):
-        return to_rgb(Image.fromarray(_pixels(image)))
+        return _with_size(to_rgb(Image.fromarray(_pixels(image))))
     if not _is_image(image):
         raise TypeError(f"{type(image).__name__} is not an image: give {ACCEPTED}")
     data = image.read()
     if not isinstance(data, bytes):
         raise TypeError(f"a file open for reading text is not an image: give {ACCEPTED}")
-    return read_image(data, min_side)
+    return read_shrunk(data, min_side)
+
+
+def _with_size(image: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
+    return image, (image.height, image.width)
 
 
 def open_channels(image: Any, channels: int) -> Channels:

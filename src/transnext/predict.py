@@ -12,7 +12,7 @@ from PIL import Image
 
 from transnext.choices import DEFAULT_MODEL
 from transnext.data import Sample, Skipped, UnreadableImage, collate
-from transnext.inputs import ImageLike, name_of, one_by_one, open_channels, open_image
+from transnext.inputs import ImageLike, name_of, one_by_one, open_channels, open_shrunk
 from transnext.limits import check_number
 from transnext.loaded import load
 from transnext.tasks.classification.answers import ImagePrediction
@@ -35,6 +35,7 @@ def asked_about(
     pictures: list[Image.Image],
     samples: Sequence[Sample],
     device: torch.device | str,
+    batch_size: int | None = None,
 ) -> Asked:
     """Pictures as the task of a model takes them.
 
@@ -44,6 +45,7 @@ def asked_about(
         pictures: RGB, upright.
         samples: What the task made of each.
         device: Of the model.
+        batch_size: See `Asked`.
     """
     batch = collate(samples, targets=list)
     return Asked(
@@ -53,6 +55,7 @@ def asked_about(
         sizes=batch.sizes,
         frames=batch.frames,
         inputs=loaded.task.inputs(batch.images.to(device), batch.sizes, loaded.preprocessing),
+        batch_size=batch_size,
     )
 
 
@@ -107,7 +110,8 @@ class Predictor:
                   0..255, uint16 0..65535, bool, or floats 0..1, not normalised
 
                 Transparency is put on white, and any size is brought to that of the model.
-            batch_size: Images that go through the model at once; by default 32 of 224 pixels, fewer of larger ones.
+            batch_size: Images, or tiles, that go through the model at once; by default 32 of 224 pixels, fewer of
+                larger ones.
             options: Of the task: a classifier takes `top_k`, how many classes to name (5), and `look`, to say also
                 where the model looks from the image centre.
 
@@ -156,31 +160,31 @@ class Predictor:
         self, images: ImageLike | Iterable[ImageLike], batch_size: int | None, options: dict[str, Any], strict: bool
     ) -> Iterator[Any]:
         task, preprocessing = self.loaded.task, self.loaded.preprocessing
-        channels = task.channels(preprocessing)
-        if batch_size is None:
-            batch_size = min(32, max(1, 32 * 224**2 // math.prod(preprocessing.input_size[1:])))
+        channels, reading = task.channels(preprocessing), task.reading(preprocessing, **options)
+        usual = min(32, max(1, 32 * 224**2 // math.prod(preprocessing.input_size[1:])))
+        at_once = 1 if reading.one_by_one else batch_size or usual
         numbered = enumerate(one_by_one(images))
-        while part := list(itertools.islice(numbered, batch_size)):
+        while part := list(itertools.islice(numbered, at_once)):
             read: list[_Read | Skipped] = []
             for place, image in part:
                 name = name_of(image, place)
                 try:
-                    picture: Any = (
-                        open_image(image, task.min_side(preprocessing))
-                        if channels is None
-                        else open_channels(image, channels)
-                    )
-                    read.append(_Read(name, picture, task.sample(picture, preprocessing, place)))
+                    picture: Any
+                    if channels is None:
+                        picture, size = open_shrunk(image, reading.min_side)
+                    else:
+                        picture, size = open_channels(image, channels), None
+                    read.append(_Read(name, picture, task.sample(picture, preprocessing, place, size)))
                 except (OSError, ValueError) as error:
                     if strict:
                         raise
                     reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
                     read.append(Skipped(name, error.reason if isinstance(error, UnreadableImage) else reason))
             good = [item for item in read if not isinstance(item, Skipped)]
-            predictions = self._by_place(good, options)
+            predictions = self._by_place(good, options, batch_size)
             yield from (item if isinstance(item, Skipped) else predictions[item.sample.index] for item in read)
 
-    def _by_place(self, read: Sequence[_Read], options: dict[str, Any]) -> dict[int, Any]:
+    def _by_place(self, read: Sequence[_Read], options: dict[str, Any], batch_size: int | None) -> dict[int, Any]:
         """Answers by the place of the image; a batch has images of one canvas, as networks may see their padding."""
         on_canvas: dict[tuple[int, ...], list[_Read]] = {}
         for item in read:
@@ -188,10 +192,10 @@ class Predictor:
         return {
             item.sample.index: answer
             for alike in on_canvas.values()
-            for item, answer in zip(alike, self._predict(alike, options), strict=True)
+            for item, answer in zip(alike, self._predict(alike, options, batch_size), strict=True)
         }
 
-    def _predict(self, read: Sequence[_Read], options: dict[str, Any]) -> list[Any]:
+    def _predict(self, read: Sequence[_Read], options: dict[str, Any], batch_size: int | None) -> list[Any]:
         with torch.inference_mode():
             asked = asked_about(
                 self.loaded,
@@ -199,6 +203,7 @@ class Predictor:
                 [item.picture for item in read],
                 [item.sample for item in read],
                 self.device,
+                batch_size,
             )
             return self.loaded.task.answers(self.loaded, asked, **options)
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from transnext.data import images
-from transnext.data.images import UnreadableImage, image_extensions, read_image
+from transnext.data.images import UnreadableImage, image_extensions, read_image, read_shrunk
+from transnext.data.joint import reading_factor
 from transnext.data.names import printable
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -328,3 +329,21 @@ def test_extensions():
 def test_files_of_a_few_bytes(length):
     with pytest.raises(UnreadableImage, match="damaged, or not an image"):
         read_image(b"x" * length)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp", "ico"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_size_before_shrinking_is_told(tmp_path, suffix, orientation):
+    path = tmp_path / f"a.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    size = (256, 128) if suffix == "ico" else (1027, 771)
+    options = {"sizes": [size]} if suffix == "ico" else {"exif": exif}
+    Image.new("RGB", size, (9, 200, 30)).save(path, **options)
+    whole = read_image(path)
+    for min_side in (None, 1, 20, 127, 400):
+        image, original = read_shrunk(path, min_side)
+        assert original == (whole.height, whole.width)
+        assert image.size == read_image(path, min_side).size
+        factor = reading_factor(original, (image.height, image.width))
+        assert (factor > 1) == (min_side is not None and min(original) >= 2 * min_side)

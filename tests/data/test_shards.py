@@ -314,6 +314,16 @@ def test_parquet_as_datasets_writes_it(tmp_path, png, image):
     assert splits["train"].name(10) == f"{folder}/train-00001-of-00002.parquet/0"
 
 
+def test_a_test_split_without_labels_is_left_out_and_some_are_held_out(tar_folder, png, tar, caplog):
+    folder = tar_folder(train=[40])
+    (folder / "test-000.tar").write_bytes(tar({f"{i}.png": png(i) for i in range(5)}))
+    splits = open_dataset(folder, val_fraction=0.25, seed=0)
+    assert list(splits) == ["train", "val"]
+    assert len(splits["train"]) + len(splits["val"]) == 40
+    assert "no labels in" in caplog.text
+    assert "test-000.tar, which is left out" in caplog.text
+
+
 def test_parquet_without_description(tmp_path, png):
     (tmp_path / "a.parquet").write_bytes(parquet(png, 5, names=None))
     source = open_dataset(str(tmp_path / "a.parquet"), 0.0)["train"]

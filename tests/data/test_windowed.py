@@ -11,7 +11,7 @@ from PIL import Image
 from transnext.data import UnreadableImage, read_image
 from transnext.data import windowed as windowed_module
 from transnext.data.preprocessing import Preprocessing
-from transnext.data.windowed import ArrayPicture, Normaliser, check_channels, open_windowed
+from transnext.data.windowed import ArrayPicture, Normaliser, check_channels, open_windowed, place_of
 
 rasterio = pytest.importorskip("rasterio")
 pytestmark = [
@@ -163,6 +163,100 @@ def test_place_on_the_ground(tmp_path: Path) -> None:
     write_tiff(tmp_path / "y.tif", values(5, "uint16"))
     with open_windowed(tmp_path / "y.tif", 5) as picture:
         assert picture.profile() == {}
+
+
+WHERE = {"crs": "EPSG:32633", "transform": rasterio.transform.from_origin(300_000, 5_000_000, 10, 10)}
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_place_of_ordinary_tiffs(channels: int, tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    write_tiff(path, values(channels, "uint8"), **WHERE)
+    with open_windowed(path) as picture:
+        assert isinstance(picture, ArrayPicture)
+        assert picture.profile()["transform"] == WHERE["transform"]
+        assert picture.profile()["crs"].to_epsg() == 32633
+    assert place_of(str(path), (61, 45))["transform"] == WHERE["transform"]
+
+
+def test_no_place_where_the_file_says_none_or_one_of_other_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    write_tiff(path, values(3, "uint8"), **WHERE)
+    assert place_of(str(path), (45, 61)) == {}
+    assert place_of(str(tmp_path / "gone.tif"), (61, 45)) == place_of("image 0", (61, 45)) == {}
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(TIFFTAG_DOCUMENTNAME="x")
+    (tmp_path / "cut.tif").write_bytes(path.read_bytes()[:40])
+    assert place_of(str(tmp_path / "cut.tif"), (61, 45)) == {}
+    Image.fromarray(values(3, "uint8")).save(tmp_path / "turned.tif", tiffinfo={274: 3})
+    assert place_of(str(tmp_path / "turned.tif"), (61, 45)) == {}
+    write_tiff(tmp_path / "plain.tif", values(3, "uint8"))
+    with open_windowed(tmp_path / "plain.tif") as picture:
+        assert picture.profile() == {}
+    np.save(tmp_path / "x.npy", values(3, "uint8"))
+    assert place_of(str(tmp_path / "x.npy"), (61, 45)) == {}
+
+
+LARGE = {
+    "grey": (1, {}),
+    "rgb": (3, {}),
+    "planes": (3, {"photometric": "RGB", "interleave": "band", "compress": "lzw"}),
+    "clear": (4, {"photometric": "RGB", "alpha": "non-premultiplied"}),
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_large_ordinary_tiffs_are_read_in_windows_with_the_same_values(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, (channels, options) = tmp_path / "x.tif", LARGE[kind]
+    write_tiff(path, values(channels, "uint8"), **{"blockysize": 8} | options, **WHERE)
+    expected = np.asarray(read_image(path))
+    monkeypatch.setattr(windowed_module, "DECODED_WHOLE", 2000)
+    windows_are(path, expected, 3)
+    with open_windowed(path) as picture:
+        assert isinstance(picture, windowed_module.OrdinaryRaster)
+        assert picture.profile()["transform"] == WHERE["transform"]
+
+
+def test_three_channels_that_are_no_colours(tmp_path: Path) -> None:
+    write_tiff(tmp_path / "x.tif", values(3, "uint8"), photometric="MINISBLACK")
+    windows_are(tmp_path / "x.tif", values(3, "uint8"), 3)
+
+
+def test_large_tiffs_that_windows_would_show_otherwise_are_decoded_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, rng = values(3, "uint8"), np.random.default_rng(1)
+    write_tiff(tmp_path / "one_piece.tif", x, blockysize=61)
+    write_tiff(tmp_path / "premultiplied.tif", values(4, "uint8"), photometric="RGB", alpha="premultiplied")
+    write_tiff(tmp_path / "inks.tif", values(4, "uint8"), photometric="CMYK", blockysize=8)
+    write_tiff(tmp_path / "white_is_0.tif", x[..., :1], photometric="MINISWHITE", blockysize=8)
+    write_tiff(tmp_path / "jpeg.tif", x, photometric="YCBCR", compress="jpeg", blockysize=16)
+    Image.fromarray(x).save(tmp_path / "turned.tif", tiffinfo={274: 6})
+    Image.fromarray(x).convert("P").save(tmp_path / "palette.tif")
+    Image.fromarray(rng.random((61, 45)) < 0.5).save(tmp_path / "bits.tif")
+    monkeypatch.setattr(windowed_module, "DECODED_WHOLE", 2000)
+    monkeypatch.setattr(windowed_module, "_PIECE", 2000)
+    for path in sorted(tmp_path.glob("*.tif")):
+        windows_are(path, np.asarray(read_image(path)), 3) if path.stem != "turned" else None
+        with open_windowed(path) as picture:
+            assert isinstance(picture, ArrayPicture), path.name
+            assert picture.size == np.asarray(read_image(path)).shape[:2]
+
+
+def test_larger_jpegs_in_tiffs_are_read_in_windows_with_about_the_same_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.tif"
+    smooth = Image.fromarray(values(3, "uint8", 6, 5)).resize((45, 61), Image.Resampling.BICUBIC)
+    write_tiff(path, np.asarray(smooth), photometric="YCBCR", compress="jpeg", blockysize=16)
+    for name in ("DECODED_WHOLE", "DECODED_WHOLE_YCBCR"):
+        monkeypatch.setattr(windowed_module, name, 2000)
+    with open_windowed(path) as picture:
+        assert isinstance(picture, windowed_module.OrdinaryRaster)
+        whole = np.moveaxis(picture.read(slice(0, 61), slice(0, 45)), 0, -1)
+    assert np.abs(whole.astype(int) - np.asarray(read_image(path))).mean() < 2
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

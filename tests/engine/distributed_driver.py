@@ -38,6 +38,8 @@ def main(photos: str, folder: Path) -> None:
     # From one process to two in the middle of an epoch, and from two that share the weights to one.
     launch(named(config, folder / "grown"), 2, resume=folder / "one" / "checkpoints" / "000000001")
     launch(named(config, folder / "shrunk", ema=0.0), 1, resume=folder / "sharded" / "checkpoints" / "000000002")
+    # Statistics of batch norm are of the images that a process saw.
+    launch(named(config, folder.with_name("norms"), model="resnet10t", epochs=1, ema=0.0), 2)
     print(json.dumps({path.name: summary(path, folder / "one") for path in sorted(folder.iterdir()) if path.is_dir()}))
 
 

@@ -46,6 +46,8 @@ def test_a_configuration_of_an_older_version_is_of_a_classifier() -> None:
     [
         ({"epochs": 0}, "epochs is 0"),
         ({"lr": -1.0}, "lr is -1.0"),
+        ({"lr": 5e-6}, "lr is 5e-06 and would rise to min_lr, 1e-05: give a smaller --min-lr, too"),
+        ({"lr": 5e-6, "schedule": "poly"}, "would rise to min_lr"),
         ({"mix_prob": 1.5}, "mix_prob is 1.5"),
         ({"image_size": 16}, "image_size is 16"),
         ({"crop_scale": (0.9, 0.3)}, "crop_scale is"),

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from transnext import evaluate
+
 DRIVER = Path(__file__).with_name("distributed_driver.py")
 
 # Sums over processes have another order of summation. AdamW divides the gradient by its own size, so that where it is
@@ -37,6 +39,9 @@ def test_two_processes_train_to_the_weights_of_one(split_photos, tmp_path) -> No
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    [row] = [json.loads(line) for line in (tmp_path / "norms" / "metrics.jsonl").read_text().splitlines()]
+    [val] = evaluate(tmp_path / "norms", split_photos, splits=["val"], workers=0, device="cpu")
+    assert row["val_loss"] == pytest.approx(val.loss, rel=1e-5), "what is judged is not what is saved"
     runs = json.loads(done.stdout.splitlines()[-1])
     print(runs)
     assert set(runs) == {"one", "ddp", "accumulated", "sharded", "grown", "shrunk"}

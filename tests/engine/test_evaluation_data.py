@@ -71,6 +71,15 @@ def test_the_order_of_the_classifier_counts(tmp_path):
     assert result.class_images.tolist() == [2, 1, 3]
 
 
+def test_names_in_other_case_are_those_of_the_classifier(tmp_path):
+    folder = paint(tmp_path / "a", red=3, blue=2)
+    for of_class in folder.iterdir():
+        of_class.rename(of_class.with_name(of_class.name.capitalize()))
+    (result,) = evaluator().run_splits(folder)
+    assert result.class_images.tolist() == [3, 0, 2]
+    assert result.top1 == 1.0
+
+
 def test_given_splits_may_lack_classes_too(tmp_path):
     paint(tmp_path / "train", red=2, green=1)
     paint(tmp_path / "test", blue=3)
@@ -139,6 +148,18 @@ def test_shards(tmp_path, tar, monkeypatch):
     (result,) = evaluator().run_splits(tmp_path / "photos.tar")
     assert (result.split, result.top1) == ("all", 1.0)
     assert result.class_images.tolist() == [1, 0, 3]
+
+
+def test_shards_by_a_pattern_are_divided_as_in_training(tar_folder, tmp_path, monkeypatch):
+    folder = tar_folder(train=[20, 20])
+    (tmp_path / "run").mkdir()
+    config = TrainConfig.of(data=f"{folder}/train-*.tar", val_fraction=0.4, seed=5)
+    (tmp_path / "run" / "config.json").write_text(config.to_json())
+    of = evaluator(name=str(tmp_path / "run" / "best.safetensors"))
+    monkeypatch.chdir(folder.parent)
+    for data in (config.data, f"{folder.name}/train-*.tar", f"./{folder.name}/train-*.tar"):
+        assert of.splitting(data, (), None, None) == (0.4, 5)
+    assert of.splitting(f"{folder.name}/*.tar", (), None, None) == (0.0, 0)
 
 
 @pytest.mark.parametrize("naming", ["wnids", "numbers", "descriptions"])

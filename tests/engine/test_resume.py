@@ -1,5 +1,6 @@
 """A run that goes on is the same run: what is taken from it, and what must be as it was."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -188,6 +189,30 @@ def test_changes_that_are_accepted_have_effect(short, monkeypatch) -> None:
     assert [row["lr"] for row in rows] == [1e-3, 2e-3, 2e-3]
     assert TrainConfig.load(run / "config.json").optim.lr == 2e-3
     train(faster, resume="auto", quiet=True)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_going_back_leaves_no_weights_of_epochs_that_are_discarded(short, epochs, monkeypatch) -> None:
+    """Best and last weights are of the run as it now is, whatever scores the epochs had that are no more."""
+    scores = iter([0.5, 0.6, 1.0])
+    evaluate = trainer.Trainer._evaluate
+
+    def scored(self, split, model):
+        result = evaluate(self, split, model)
+        return dataclasses.replace(result, top1=next(scores, 0.3)) if split == "val" else result
+
+    monkeypatch.setattr(trainer.Trainer, "_evaluate", scored)
+    config = short.but(epochs=3, keep=9)
+    train(config, quiet=True)
+    run = Path(config.output)
+    assert read_checkpoint(run / "best.safetensors").metadata["epoch"] == 3
+    first = sorted((run / "checkpoints").iterdir())[1]
+    train(config.but(epochs=epochs), resume=first, accept_changed=["epochs"], quiet=True)
+    best, last = (read_checkpoint(run / f"{which}.safetensors") for which in ("best", "last"))
+    assert (best.metadata["epoch"], last.metadata["epoch"]) == (epochs, epochs)
+    if epochs == 1:
+        weights = load_state(first)["model"]
+        assert all(torch.equal(last.state_dict[name], value) for name, value in weights.items())
 
 
 def test_options_that_are_not_given_are_those_of_the_run(short, tmp_path, monkeypatch, capsys) -> None:

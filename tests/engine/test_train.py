@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,3 +224,22 @@ def test_a_refused_run_leaves_nothing_behind_for_the_next(config) -> None:
     with pytest.raises(ValueError, match="auto_augment"):
         train(config.but(auto_augment="nonsense"), quiet=True)
     train(config.but(epochs=1, precision="bf16"), quiet=True)
+
+
+def test_models_of_a_fixed_size_train_at_another(config) -> None:
+    """The checkpoint says which; what cannot take another size is refused before there is a folder."""
+    config = config.but(model="vit_tiny_patch16_224", image_size=64, epochs=1, drop_path=0.0)
+    folder = train(config, quiet=True).folder
+    assert transnext.load(folder).model.patch_embed.img_size == (64, 64)
+    assert [result.split for result in evaluate(folder, config.data, workers=0, device="cpu")] == ["train", "val"]
+    other = config.but(model="maxvit_nano_rw_256", output=f"{config.output}-b")
+    with pytest.raises(
+        ValueError, match="maxvit_nano_rw_256 takes images of its own size alone: leave out --image-size 64"
+    ):
+        train(other, quiet=True)
+    assert not Path(other.output).exists()
+
+
+def test_what_an_epoch_leaves_out_is_said(config, capsys) -> None:
+    train(config.but(batch_size=15, epochs=1))
+    assert "15 of 22 training images are seen in an epoch" in capsys.readouterr().out

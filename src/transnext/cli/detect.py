@@ -77,6 +77,8 @@ def predict(
     save: Path | None = None,
     json_file: Path | None = None,
     coco_file: Path | None = None,
+    image_ids: Path | None = None,
+    coco_dataset: Path | None = None,
     csv_file: Path | None = None,
     yolo: Path | None = None,
     polygons: bool = False,
@@ -97,11 +99,13 @@ def predict(
         overlap: Share of a tile that it has in common with the next.
         track: Follow objects through videos: each keeps its number.
         image_size: Side that images are brought to, pixels; the trained one by default.
-        batch_size: Images in a forward pass.
+        batch_size: Images, or tiles, in a forward pass.
         device: auto, cpu, cuda or mps.
         save: Write pictures and videos with what was found to this folder.
         json_file: Also write what was found to this file.
         coco_file: Also write it as a list of COCO results, with the category ids of the training data.
+        image_ids: With --coco-file take the numbers of the images from this COCO annotation file.
+        coco_dataset: Also write it as a COCO data set, outlines as polygons: what annotation tools open.
         csv_file: Also write a row for each object.
         yolo: Also write YOLO labels to this folder.
         polygons: With --yolo write outlines, not boxes.
@@ -121,6 +125,8 @@ def predict(
             save=save,
             json_file=json_file,
             coco_file=coco_file,
+            image_ids=image_ids,
+            coco_dataset=coco_dataset,
             csv_file=csv_file,
             yolo=yolo,
             polygons=polygons,

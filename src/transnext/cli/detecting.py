@@ -20,6 +20,7 @@ from transnext.inputs import is_url, open_image
 from transnext.predict import Detector
 from transnext.tasks.detection.answers import ObjectsFound
 from transnext.tasks.detection.draw import draw
+from transnext.tasks.detection.image_ids import check_image_ids, read_image_ids
 from transnext.tasks.detection.task import Detection
 from transnext.tasks.detection.video import (
     following_threshold,
@@ -29,7 +30,7 @@ from transnext.tasks.detection.video import (
     video_facts,
     video_writer,
 )
-from transnext.tasks.detection.writers import coco_results, csv_table, label_files, yolo_labels
+from transnext.tasks.detection.writers import coco_dataset, coco_results, csv_table, label_files, yolo_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,8 @@ class Asked:
     save: Path | None
     json_file: Path | None
     coco_file: Path | None
+    image_ids: Path | None
+    coco_dataset: Path | None
     csv_file: Path | None
     yolo: Path | None
     polygons: bool
@@ -93,7 +96,7 @@ def _files(asked: Asked) -> list[list[str]]:
     """The images and videos that each argument stands for; outputs are checked before the work."""
     if not asked.images:
         raise ValueError("no image is given: transnext detect predict IMAGE ... --model MODEL")
-    for output in (asked.json_file, asked.coco_file, asked.csv_file):
+    for output in (asked.json_file, asked.coco_file, asked.coco_dataset, asked.csv_file):
         if output is not None:
             check_writable(output)
     for folder in (asked.save, asked.yolo):
@@ -104,10 +107,19 @@ def _files(asked: Asked) -> list[list[str]]:
     if asked.polygons and not asked.options["masks"]:
         raise ValueError("--polygons writes outlines, and --no-masks asks for boxes alone: leave out one of them")
     found = existing_files(asked.images)
-    if asked.coco_file is not None:
-        files = [file if is_url(file) else os.path.abspath(file) for group in found for file in group]  # noqa: PTH100
+    if asked.image_ids is not None and asked.coco_file is None:
+        raise ValueError("--image-ids is for COCO results: add --coco-file FILE")
+    everything = [file for group in found for file in group]
+    video = next((file for file in everything if is_video(file)), None)
+    if video is not None and (asked.image_ids or asked.coco_dataset):
+        option = "--image-ids" if asked.image_ids else "--coco-dataset"
+        raise ValueError(f"{option} is for images, and {video} is a video")
+    if asked.image_ids is not None:
+        check_image_ids(everything, read_image_ids(asked.image_ids))
+    if asked.coco_file is not None or asked.coco_dataset is not None:
+        files = [file if is_url(file) else os.path.abspath(file) for file in everything]  # noqa: PTH100
         if twice := [file for file, number in Counter(files).items() if number > 1]:
-            raise ValueError(f"{twice[0]} is given twice: results of COCO are by image")
+            raise ValueError(f"{twice[0]} is given twice: COCO files are by image")
     return found
 
 
@@ -122,7 +134,12 @@ def _sinks(
         write = stack.enter_context(json_list(asked.json_file))
         sinks.append(lambda answer: write(answer.to_dict()))
     if asked.coco_file is not None:
-        sinks.append(stack.enter_context(coco_results(asked.coco_file, category_ids=task.category_ids)))
+        image_ids = None if asked.image_ids is None else read_image_ids(asked.image_ids)
+        results = coco_results(asked.coco_file, image_ids=image_ids, category_ids=task.category_ids)
+        sinks.append(stack.enter_context(results))
+    if asked.coco_dataset is not None:
+        data = coco_dataset(asked.coco_dataset, task.class_names, category_ids=task.category_ids)
+        sinks.append(stack.enter_context(data))
     if asked.csv_file is not None:
         sinks.append(stack.enter_context(csv_table(asked.csv_file, video=video)))
     if asked.yolo is not None:

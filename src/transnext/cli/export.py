@@ -27,13 +27,13 @@ def export(
     license: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a classifier or detector for another runtime, and compare the file with PyTorch.
+    """Write a classifier, detector or segmenter for another runtime, and compare the file with PyTorch.
 
     Args:
         model: A run folder, a checkpoint, or a model name; with --checkpoint the name of its architecture.
         output: The file (.pt2, .onnx or .xml) or, for hf, the folder.
-        format: torch (torch.export; not for detectors), onnx, openvino, or hf (a folder for timm and transformers, of
-            detectors for transnext); by the suffix of the output if it is not given.
+        format: torch (torch.export; for classifiers), onnx, openvino, or hf (a folder for timm and transformers, of
+            detectors and segmenters for transnext); by the suffix of the output if it is not given.
         checkpoint: Weights to take instead of pretrained ones.
         image_size: Size of the images, pixels, one number or height and width; the trained one by default.
         fixed_size: Take images of that size alone, with the position bias computed beforehand; detectors always do.
@@ -83,7 +83,7 @@ def _lines(result: "ExportResult", opset: int) -> list[str]:
         "torch": "torch.export",
         "onnx": f"ONNX opset {opset}",
         "openvino": "OpenVINO",
-        "hf": "for timm and transformers" if info.task != "detection" else "for transnext",
+        "hf": "for transnext" if info.task in ("detection", "segmentation") else "for timm and transformers",
     }
     lines = [f"{result.path}: {what[result.format]}, {info.precision}, images of {size} to {', '.join(info.outputs)}"]
     if info.task == "detection" and result.format != "hf":

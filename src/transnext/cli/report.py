@@ -11,7 +11,7 @@ def report(
     data: str | None = None,
     robustness: bool = False,
     scales: bool = False,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     workers: int = 1,
     device: str = "auto",
 ) -> None:
@@ -22,7 +22,7 @@ def report(
         data: Where its images are now, if they have been moved or are others; those that it was trained on by default.
         robustness: Also measure the accuracy on images corrupted in 15 ways at 5 severities.
         scales: Also measure accuracy and cost from 0.5 to 3 times the trained image size.
-        batch_size: Images in a forward pass.
+        batch_size: Images in a forward pass; by default as many as `eval` takes.
         workers: Processes that read images.
         device: auto, cpu, cuda or mps.
     """

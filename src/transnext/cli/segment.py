@@ -139,7 +139,7 @@ def predict(
         csv_file: Also write a row for each class of each image, with its area.
         geojson_file: Also write the outlines of all regions as GeoJSON.
         coco_file: Also write the maps as a COCO data set.
-        least_pixels: With --geojson-file leave out regions of a smaller area, pixels.
+        least_pixels: With --geojson-file leave out regions of fewer pixels.
         leave_out: With --geojson-file leave out these classes, for example a background.
         panoptic: Tell segments (objects, and areas of classes without objects) instead of classes, and write COCO
             panoptic files, PNGs and a JSON, to this folder; --save then draws segments. For mask2former.

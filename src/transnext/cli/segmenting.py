@@ -125,6 +125,8 @@ def _files(asked: Asked) -> list[list[str]]:
     _check_tiles(asked)
     if asked.coco_file is not None:
         require("COCO files", "pycocotools", extra="segment")
+    if asked.geojson_file is not None:
+        require("outlines of regions", "rasterio", extra="segment")
     return existing_files(asked.images)
 
 

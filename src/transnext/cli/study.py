@@ -26,7 +26,7 @@ class _Study:
             weights.
         data: A set by name (emoji) or a folder of images.
         flip: Average the probabilities of each image and its mirror image, which takes twice the time.
-        batch_size: Images in a forward pass.
+        batch_size: Images in a forward pass; by default as many as `eval` takes.
         workers: Processes that read images.
         device: auto, cpu, cuda or mps.
         json_file: Also write the results, and what they were measured with, to this file.
@@ -35,7 +35,7 @@ class _Study:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     flip: bool = False
-    batch_size: int = 128
+    batch_size: int | None = None
     workers: int = 1
     device: str = "auto"
     json_file: Path | None = None

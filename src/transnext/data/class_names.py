@@ -15,7 +15,7 @@ def matched_names(own: Sequence[str], classes: Sequence[str]) -> dict[int, int]:
     Raises:
         ValueError: No class of the data is one of the model's.
     """
-    taken = _matched(own, classes)
+    taken = places_by_name(own, classes)
     if not taken:
         raise ValueError(f"none of the classes of the data ({listing(own)}) is one of the model's ({listing(classes)})")
     return taken
@@ -51,7 +51,26 @@ def kept_places(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
         old: Names that a model knows; of equal ones the first counts. Each is taken once, first by the very name.
         new: Names that it is to know.
     """
-    return dict(sorted(_matched(new, old).items()))
+    return dict(sorted(places_by_name(new, old).items()))
+
+
+def places_by_name(own: Sequence[str], classes: Sequence[str]) -> dict[int, int]:
+    """Return the places among classes by the places of own ones of the same name, whether in upper or lower case.
+
+    Each is taken once, by those of exactly that name first; classes that are not there have none.
+
+    Args:
+        own: Names.
+        classes: Names; of equal ones the first counts.
+    """
+    place = {name: i for i, name in reversed(list(enumerate(classes)))}
+    by_folded = {folded(name): i for name, i in place.items()}
+    taken: dict[int, int] = {}
+    for one in sorted(range(len(own)), key=lambda i: own[i] not in place):
+        of_class = place.get(own[one], by_folded.get(folded(own[one])))
+        if of_class is not None and of_class not in taken.values():
+            taken[one] = of_class
+    return taken
 
 
 def listing(names: Sequence[str]) -> str:
@@ -59,17 +78,6 @@ def listing(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _matched(own: Sequence[str], classes: Sequence[str]) -> dict[int, int]:
-    """Places among classes by places among own ones, each taken once, by those of exactly that name first."""
-    place = {name: i for i, name in reversed(list(enumerate(classes)))}
-    folded = {_folded(name): i for name, i in place.items()}
-    taken: dict[int, int] = {}
-    for one in sorted(range(len(own)), key=lambda i: own[i] not in place):
-        of_class = place.get(own[one], folded.get(_folded(own[one])))
-        if of_class is not None and of_class not in taken.values():
-            taken[one] = of_class
-    return taken
-
-
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """Return a name as names are compared: without case, underscores or repeated spaces."""
     return " ".join(name.casefold().replace("_", " ").split())

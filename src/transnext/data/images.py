@@ -110,6 +110,13 @@ def read_image(
             than `max_pixels` pixels.
         ValueError: If `min_side` is less than 1.
     """
+    return read_shrunk(source, min_side, max_pixels=max_pixels)[0]
+
+
+def read_shrunk(
+    source: str | os.PathLike[str] | BinaryIO | bytes, min_side: int | None = None, *, max_pixels: int | None = None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """Read an image as `read_image` does, and tell `(H, W)` that it has, upright, if it is not shrunk."""
     if min_side is not None and min_side < 1:
         raise ValueError(f"min_side must be at least 1 pixel, got {min_side}")
     if isinstance(source, bytes):
@@ -309,23 +316,27 @@ def _open_file(path: str) -> BinaryIO:
         raise UnreadableImage(path, why) from None
 
 
-def _read_stream(stream: BinaryIO, name: str, min_side: int | None, max_pixels: int | None) -> Image.Image:
+def _read_stream(
+    stream: BinaryIO, name: str, min_side: int | None, max_pixels: int | None
+) -> tuple[Image.Image, tuple[int, int]]:
     max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
     try:
         image = _identify(stream)
         if image.width * image.height > max_pixels:
             size = f"{image.width} x {image.height}"
             raise _RefusedError(f"{size} is more than the limit of {max_pixels} pixels; make it smaller")
-        if min_side is not None:
-            image.draft(None, (min_side, min_side))  # only JPEG can
+        full = image.size
+        drafted = min_side is not None and image.draft(None, (min_side, min_side)) is not None  # only JPEG can
         _allocate_large_tiff(image)
         image.load()
+        width, height = full if drafted else image.size  # icons know theirs only now
         rgb = _to_rgb(image, 1 if min_side is None else max(1, min(image.size) // min_side))
-        method = _ORIENTATIONS.get(_orientation(image))
+        orientation = _orientation(image)
+        method = _ORIENTATIONS.get(orientation)
         if method is not None:
             rgb = rgb.transpose(method)
         rgb.info.clear()  # it may hold an orientation that has just been applied
-        return rgb
+        return rgb, (width, height) if method is not None and orientation >= 5 else (height, width)
     except Exception as error:  # a decoder that is fed damaged data may raise anything
         raise UnreadableImage(name, _reason(error)) from None
 

@@ -1,7 +1,8 @@
 """Pictures of any size, depth and number of channels, read from disk window by window.
 
 TIFF files are read by rasterio, whose library decodes what a window needs, whatever the compression; arrays (.npy) are
-mapped into memory. Other formats have to be decoded whole, and are then what `read_image` makes of them.
+mapped into memory. Other formats have to be decoded whole, and are then what `read_image` makes of them. Where a TIFF
+lies on the ground is said however its pixels are read.
 """
 
 from __future__ import annotations
@@ -18,22 +19,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from torch import Tensor
 
-from transnext.data.images import UnreadableImage, read_image, read_stored
+from transnext.data.images import MAX_PIXELS, UnreadableImage, composite_on_white, read_image, read_stored
 from transnext.data.names import printable
 from transnext.errors import one_line
 from transnext.extras import require
 
 FULL = {"uint8": 255.0, "uint16": 65535.0, "float16": 1.0, "float32": 1.0, "float64": 1.0}
 """What counts as 1 before mean and standard deviation, by type of the values."""
-DECODED_WHOLE = 2**27
-"""Pixels up to which an ordinary TIFF file is decoded whole, as everywhere else, instead of window by window."""
+DECODED_WHOLE = 2**24
+"""Pixels up to which an ordinary TIFF file is decoded whole, as everywhere else, instead of window by window: 50 MB."""
+DECODED_WHOLE_YCBCR = 2**27
+"""The same where JPEG holds colours at half the resolution: windows have them interpolated in another way, which makes
+about one level of 255."""
+_PIECE = 2**24
+"""Pixels of the pieces in which a file is compressed, up to which windows of it are read: a larger one is decoded
+whole, again for each window."""
 _CACHE_MB = 256
 """Memory in which rasterio keeps decoded parts of a file, megabytes; by default it takes a share of the machine's."""
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_ORIENTATION = 274  # the tag
+_ORIENTATION, _BITS, _COMPRESSION, _PHOTOMETRIC, _EXTRA = 274, 258, 259, 262, 338  # tags
+_GREY_AS_IT_IS, _RGB, _YCBCR, _JPEG, _TRANSPARENCY = 1, 2, 6, 7, 2  # their values
 _GREY = {"L", "I;16", "I;16B", "I;16L", "F"}
 
 
@@ -68,12 +77,13 @@ class ArrayPicture(WindowedPicture):
     Args:
         values: `[H, W]` or `[H, W, channels]`.
         name: Its path.
+        profile: Where it lies on the ground; see `WindowedPicture.profile`.
 
     Raises:
         ValueError: The array has another shape.
     """
 
-    def __init__(self, values: npt.NDArray[Any], name: str = "array") -> None:
+    def __init__(self, values: npt.NDArray[Any], name: str = "array", profile: dict[str, Any] | None = None) -> None:
         if values.ndim not in (2, 3) or not all(values.shape):
             raise ValueError(
                 f"{printable(name)} has shape {list(values.shape)}: pictures are [H, W] or [H, W, channels]"
@@ -81,10 +91,15 @@ class ArrayPicture(WindowedPicture):
         self._values = values[..., None] if values.ndim == 2 else values
         height, width, channels = self._values.shape
         super().__init__(name, (height, width), channels, values.dtype)
+        self._profile = profile or {}
 
     def read(self, rows: slice, columns: slice) -> npt.NDArray[Any]:
         """See `WindowedPicture.read`."""
         return np.moveaxis(self._values[rows, columns], -1, 0)
+
+    def profile(self) -> dict[str, Any]:
+        """See `WindowedPicture.profile`."""
+        return self._profile
 
 
 class RasterPicture(WindowedPicture):
@@ -114,9 +129,24 @@ class RasterPicture(WindowedPicture):
 
     def profile(self) -> dict[str, Any]:
         """See `WindowedPicture.profile`."""
-        if self._raster.crs is None and self._raster.transform.is_identity:
-            return {}
-        return {"crs": self._raster.crs, "transform": self._raster.transform}
+        return _profile(self._raster)
+
+
+class OrdinaryRaster(RasterPicture):
+    """A TIFF file of 8-bit grey or RGB, with or without transparency, as `read_image` shows it: in RGB, on white."""
+
+    def __init__(self, raster: Any, name: str) -> None:
+        super().__init__(raster, name)
+        self.channels = 3
+
+    def read(self, rows: slice, columns: slice) -> npt.NDArray[Any]:
+        """See `RasterPicture.read`."""
+        values = super().read(rows, columns)
+        if len(values) == 1:
+            return values.repeat(3, 0)
+        if len(values) == 4:
+            return np.moveaxis(np.asarray(composite_on_white(Image.fromarray(np.moveaxis(values, 0, -1)))), -1, 0)
+        return values
 
 
 class Normaliser:
@@ -175,8 +205,9 @@ def open_windowed(path: str | os.PathLike[str] | npt.NDArray[Any], channels: int
     """Opens a picture to be read in windows.
 
     - .npy: an array `[H, W]` or `[H, W, channels]`, mapped into memory.
-    - TIFF: with the channels and the depth that it has, read in windows; but 8-bit grey, palettes, transparency and
-      RGB for a network of three channels are what `read_image` makes of them, as long as that is not too large.
+    - TIFF: with the channels and the depth that it has, read in windows; but grey, palettes, 8-bit RGB and transparency
+      for a network of three channels are what `read_image` makes of them: decoded whole up to `DECODED_WHOLE` pixels,
+      and above where they have a palette or are stored turned, in other colours than RGB, or in one piece.
     - Other formats: decoded whole; for three channels by `read_image`, for one or four as they are stored.
 
     Args:
@@ -204,12 +235,36 @@ def open_windowed(path: str | os.PathLike[str] | npt.NDArray[Any], channels: int
         head = file.read(8)
     if head.startswith(b"\x93NUMPY"):
         yield ArrayPicture(_mapped(name), name)
-    elif head.startswith(_TIFF) and _needs_windows(name, channels):
-        _check_upright(name)
+    elif head.startswith(_TIFF) and (kind := _in_windows(name, channels)):
+        if kind is RasterPicture:
+            _check_upright(name)
         with _raster(name) as raster:
-            yield RasterPicture(raster, name)
+            yield kind(raster, name)
     else:
-        yield ArrayPicture(_decoded(name, channels), name)
+        values = _decoded(name, channels)
+        yield ArrayPicture(values, name, place_of(name, (values.shape[0], values.shape[1])))
+
+
+def place_of(path: str, size: tuple[int, int]) -> dict[str, Any]:
+    """Where a picture lies on the ground, as in `WindowedPicture.profile`.
+
+    Nothing if its file does not say, is no TIFF on this machine, is stored turned or of another size than the picture,
+    or if rasterio is missing.
+
+    Args:
+        path: Of the picture.
+        size: `(H, W)` of the picture, upright.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            if not file.read(8).startswith(_TIFF):
+                return {}
+        if _tags(path).get(_ORIENTATION, 1) != 1:
+            return {}
+        with _raster(path) as raster:
+            return _profile(raster) if (raster.height, raster.width) == size else {}
+    except (OSError, ValueError):
+        return {}
 
 
 def needs_numbers(path: str) -> int | None:
@@ -236,6 +291,19 @@ def _check_upright(name: str) -> None:
         UnreadableImage: Its header is damaged.
         ValueError: It is.
     """
+    turned = _tags(name).get(_ORIENTATION, 1)
+    if turned != 1:
+        raise ValueError(
+            f"{printable(name)} is stored turned (orientation {turned}), not undone in windows: save it upright"
+        )
+
+
+def _tags(name: str) -> ImageFileDirectory_v2:
+    """What the header of a TIFF file says of its first picture.
+
+    Raises:
+        UnreadableImage: It is damaged.
+    """
     try:
         with Path(name).open("rb") as file:
             header = file.read(8)
@@ -243,13 +311,9 @@ def _check_upright(name: str) -> None:
             tags = ImageFileDirectory_v2(header)
             file.seek(tags.next)
             tags.load(file)
-            turned = tags.get(_ORIENTATION, 1)
     except (OSError, SyntaxError, struct.error) as error:
         raise UnreadableImage(name, one_line(error)) from None
-    if turned != 1:
-        raise ValueError(
-            f"{printable(name)} is stored turned (orientation {turned}), not undone in windows: save it upright"
-        )
+    return tags
 
 
 def _mapped(name: str) -> npt.NDArray[Any]:
@@ -260,18 +324,42 @@ def _mapped(name: str) -> npt.NDArray[Any]:
     return values
 
 
-def _needs_windows(name: str, channels: int) -> bool:
-    """Whether a TIFF file is to be read by rasterio."""
+def _in_windows(name: str, channels: int) -> type[RasterPicture] | None:
+    """How a TIFF file is to be read by rasterio; None if it is to be decoded whole, by `read_image` or as stored."""
     if channels != 3:
-        return True
+        return RasterPicture
     try:
         with _raster(name) as raster:
-            deep = set(raster.dtypes) != {"uint8"}
-            if raster.count == 1:  # grey or a palette
-                return False
-            return deep or raster.count not in (3, 4) or raster.width * raster.height > DECODED_WHOLE
+            deep = set(raster.dtypes) != {"uint8"} or raster.count not in (3, 4)
+            if raster.count != 1 and (deep or _tags(name).get(_PHOTOMETRIC) == _GREY_AS_IT_IS):  # no colours
+                return RasterPicture
+            pixels, (rows, columns) = raster.width * raster.height, raster.block_shapes[0]
+            pieces = rows * columns <= _PIECE or pixels > MAX_PIXELS
+            return OrdinaryRaster if pixels > DECODED_WHOLE and pieces and _as_shown(raster, name) else None
     except ValueError:  # without rasterio, or not for it: what `read_image` says about the file is to be heard
+        return None
+
+
+def _as_shown(raster: Any, name: str) -> bool:
+    """Whether windows of a file have the values that `OrdinaryRaster` takes them for."""
+    tags = _tags(name)
+    if tags.get(_ORIENTATION, 1) != 1 or set(raster.dtypes) != {"uint8"} or set(tags.get(_BITS, (1,))) != {8}:
         return False
+    colours, extra = tags.get(_PHOTOMETRIC), tuple(tags.get(_EXTRA, ()))
+    if raster.count == 1:
+        return bool(colours == _GREY_AS_IT_IS)
+    if raster.count == 4:
+        return bool(colours == _RGB and extra == (_TRANSPARENCY,))
+    if colours == _YCBCR and tags.get(_COMPRESSION) == _JPEG:
+        return bool(raster.width * raster.height > DECODED_WHOLE_YCBCR)
+    return bool(colours == _RGB)
+
+
+def _profile(raster: Any) -> dict[str, Any]:
+    """See `WindowedPicture.profile`."""
+    if raster.crs is None and raster.transform.is_identity:
+        return {}
+    return {"crs": raster.crs, "transform": raster.transform}
 
 
 @contextmanager

@@ -201,6 +201,8 @@ def _is_same(trained: str, data: str) -> bool:
     """True if two descriptions of data are of the same ones."""
     if trained == data or trained in NAMED_SETS or data in NAMED_SETS:
         return trained == data
+    if trained.rstrip("/") == TrainConfig.of(data=data).with_absolute_paths().data.rstrip("/"):
+        return True
     return Path(trained).exists() and Path(data).exists() and Path(trained).samefile(data)
 
 

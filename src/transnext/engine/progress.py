@@ -20,6 +20,8 @@ from transnext.tasks.task import Result
 DATA_BOUND = 0.2
 """Share of the time spent waiting for images above which it is said."""
 _METRICS_SHOWN = _NAMES_SHOWN = 3
+_LEFT_OUT = 0.05
+"""Share of the training images that an epoch may leave out unsaid."""
 
 
 @dataclass
@@ -116,9 +118,14 @@ class Progress:
 
 
 def run_lines(
-    name: str, model: nn.Module, preprocessing: Preprocessing, splits: Mapping[str, Source], batching: Batching
+    name: str,
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    splits: Mapping[str, Source],
+    batching: Batching,
+    updates_per_epoch: int,
 ) -> list[str]:
-    """Lines before the first epoch: the model, the images, and how a batch is divided."""
+    """Lines before the first epoch: the model, the images, how a batch is divided, and what an epoch leaves out."""
     parameters = sum(p.numel() for p in model.parameters())
     _, rows, cols = preprocessing.input_size
     sizes = ", ".join(f"{split} {len(source)}" for split, source in splits.items())
@@ -129,6 +136,12 @@ def run_lines(
         lines.append(
             f"{batching.batch_size} images in an update: {batching.processes} processes x "
             f"{batching.accumulation} x {batching.micro_batch_size}"
+        )
+    seen, there = updates_per_epoch * batching.batch_size, len(splits["train"])
+    if seen < (1 - _LEFT_OUT) * there:
+        lines.append(
+            f"{seen} of {there} training images are seen in an epoch, others in the next: what is left over is less "
+            "than a batch, and a smaller --batch-size leaves less"
         )
     return lines
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from copy import deepcopy
 from pathlib import Path
 
+import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from timm.utils import ModelEmaV3
@@ -32,7 +33,7 @@ from transnext.engine.signals import Stopped, StopRequest
 from transnext.engine.state import load_training_state, training_state, whole_weights
 from transnext.engine.trackers import start_trackers
 from transnext.engine.update import Updater, UpdateResult
-from transnext.models.checkpoint import load_checkpoint, save_checkpoint
+from transnext.models.checkpoint import load_checkpoint, read_tensors, save_checkpoint
 from transnext.tasks.task import Look, Result
 
 
@@ -121,6 +122,7 @@ class Trainer:
             config = going_on(saved["config"], config, *self.resuming)
         self.config = config
         self.progress = Progress()
+        self._best_is_discarded = False
         self.stop = StopRequest()
         self.task, sources = open_task(config)
         self.fingerprint = fingerprint(sources)
@@ -232,11 +234,21 @@ class Trainer:
             )
         if not inside:
             self._save_weights(None)
+        if self._best_is_discarded and self.progress.is_finished(self.config):
+            model = self._evaluated_model()
+            self._save_weights(self._evaluate("val", model) if "val" in self.splits else None)
         if changed or not inside:
             self._checkpoint(alone=changed)
         for line in self.task.notes:
             self.display.line(line)
-        for line in run_lines(self.config.model, self.model, self.preprocessing, self.splits, self.batching):
+        for line in run_lines(
+            self.config.model,
+            self.model,
+            self.preprocessing,
+            self.splits,
+            self.batching,
+            self.updates_per_epoch,
+        ):
             self.display.line(line)
         if path is not None:
             self.display.line(f"Going on from {path}, {self.progress.where(self.config, self.updates_per_epoch)}.")
@@ -349,7 +361,12 @@ class Trainer:
         """The weights that are evaluated and saved. All processes must call it."""
         if self._whole_copy is not None:
             self._whole_copy.load_state_dict(whole_weights(self.model, everywhere=True))
-        return self.evaluated_net()
+        net = self.evaluated_net()
+        if self.accelerator.num_processes > 1:
+            # Each process has seen other images since statistics of batch norm were last shared.
+            for buffer in net.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        return net
 
     def _evaluate(self, split: str, model: nn.Module) -> Result:
         result = self.evaluation.run(split, model)
@@ -368,8 +385,11 @@ class Trainer:
     def _save_weights(self, val: Result | None) -> None:
         """Saves the weights that are to be used, after an epoch or before the first. All processes must call it."""
         progress = self.progress
-        is_best = "val" not in self.splits or (val is not None and val.score > progress.best_score)
+        is_best = "val" not in self.splits or (
+            val is not None and (self._best_is_discarded or val.score > progress.best_score)
+        )
         if is_best:
+            self._best_is_discarded = False
             progress.best_epoch = progress.epoch
             progress.best_score = progress.best_score if val is None else val.score
         weights = self._evaluated_model().state_dict()
@@ -430,4 +450,7 @@ class Trainer:
             fail(ValueError(reason))
         load_training_state(self.model, self.optimizer.optimizer, state, self.ema, self.accelerator.scaler)
         self.progress = progress
+        if inside and self.folder.best.exists():
+            # Of a branch that is left: the weights that were best until here are no more.
+            self._best_is_discarded = read_tensors(self.folder.best)[1].get("epoch", 0) > progress.epoch
         return changed

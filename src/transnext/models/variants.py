@@ -210,10 +210,21 @@ def transnext_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 
 def trained_sizes(model: nn.Module) -> dict[str, Any]:
-    """The sizes that a model's position bias depends on, as arguments of `timm.create_model`, for its checkpoints."""
+    """The sizes that a model was built for, as arguments of `timm.create_model`, for its checkpoints."""
     if not isinstance(model, TransNeXt):
-        return {}
+        size: Any = getattr(getattr(model, "patch_embed", None), "img_size", None)
+        usual: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+        if size is None or not usual.get("fixed_input_size") or tuple(size) == tuple(usual["input_size"][-2:]):
+            return {}
+        return {"img_size": tuple(size)}
     return {"img_size": model.img_size, "pretrain_size": model.pretrain_size}
+
+
+def has_fixed_size(name: str, side: int) -> bool:
+    """Tells if a model of timm takes images of one size alone, and that is not `side` pixels."""
+    architecture = name.split(".")[0]
+    config = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
+    return bool(config and config.fixed_input_size and tuple(config.input_size[-2:]) != (side, side))
 
 
 def create(name: str, args: Mapping[str, Any], **kwargs: Any) -> nn.Module:

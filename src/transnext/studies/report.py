@@ -34,7 +34,7 @@ def report(
     data: str | None = None,
     robustness: bool = False,
     scales: bool = False,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     workers: int = 1,
     device: str = "auto",
     quiet: bool = True,
@@ -49,7 +49,7 @@ def report(
             must be where they were.
         robustness: Also measure the accuracy on corrupted images.
         scales: Also measure accuracy and cost at other image sizes.
-        batch_size: Images in a forward pass.
+        batch_size: Images in a forward pass; by default as many as `eval` takes.
         workers: Processes that read images.
         device: "auto", "cpu", "cuda" or "mps".
         quiet: Show no progress.

@@ -243,13 +243,21 @@ class Task(ABC):
         """The targets of a batch together; those of training can be moved by `.to(device)`."""
         return class_targets(targets)
 
-    def sample(self, picture: Image.Image, preprocessing: Preprocessing, index: int) -> Sample:
+    def sample(
+        self,
+        picture: Image.Image,
+        preprocessing: Preprocessing,
+        index: int,
+        original: tuple[int, int] | None = None,
+    ) -> Sample:
         """A picture to be asked about as the network sees it, without a target.
 
         Args:
             picture: RGB, upright.
             preprocessing: What the network's images must look like.
             index: Its place in the call.
+            original: `(H, W)` of the picture before it was shrunk on reading, where answers have places; its own by
+                default.
         """
         return Sample(_transform(preprocessing)(picture), None, index)
 
@@ -258,6 +266,10 @@ class Task(ABC):
         read all of it.
         """
         return preprocessing.min_side()
+
+    def reading(self, preprocessing: Preprocessing, **options: Any) -> "Reading":
+        """How pictures are read that are asked about with these options and given to `sample` with their size."""
+        return Reading(min_side=self.min_side(preprocessing))
 
     def channels(self, preprocessing: Preprocessing) -> int | None:
         """How many channels pictures to be asked about have that are read as numbers; None for 8-bit RGB."""
@@ -410,6 +422,19 @@ class Loaded:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How pictures are read to be asked about.
+
+    Attributes:
+        min_side: The shorter side, pixels, below which a picture must not be shrunk when it is read; None to read all.
+        one_by_one: Only one is in memory at a time, as it is cut in parts that go through the model together.
+    """
+
+    min_side: int | None
+    one_by_one: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Asked:
     """Images that a model is asked about at once.
 
@@ -420,6 +445,7 @@ class Asked:
         sizes: int64 `[B, 2]`: rows and columns of them that are image.
         frames: How each relates to its picture, where answers have places.
         inputs: float32 `[B, 3, H, W]`, normalised, on the device of the model.
+        batch_size: Images, or parts of one, that go through the model at once; None if it was not said.
     """
 
     names: list[str]
@@ -428,6 +454,7 @@ class Asked:
     sizes: Tensor
     frames: list[Frame | None]
     inputs: Tensor
+    batch_size: int | None = None
 
 
 DEFAULT_TASK = "classification"

@@ -106,9 +106,12 @@ def test_no_image():
 def test_json_has_no_nan():
     plain = asked(Answer(), batches(range(5))).to_dict()
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
-    assert plain["classes"][2] == {"images": 0, "top1": None, "top1_interval": None}
+    assert plain["classes"][2] == {"name": TASK.class_names[2], "images": 0, "top1": None, "top1_interval": None}
 
 
 def test_nan_logits_count_as_wrong():
-    outputs = Outputs(torch.full((2, 3), torch.nan), torch.tensor([1, 2]), torch.arange(2))
-    assert summarise(outputs, []).top1 == 0
+    outputs = Outputs(torch.full((4, 3), torch.nan), torch.tensor([0, 0, 1, 2]), torch.arange(4))
+    result = summarise(outputs, [])
+    assert (result.top1, result.top5, result.balanced_accuracy) == (0, 0, 0)
+    assert result.calibration.expected_error == 0
+    assert result.notes == ("4 images had answers that are not finite: wrong ones",)

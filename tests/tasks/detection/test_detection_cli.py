@@ -15,6 +15,7 @@ from tests.helpers.rectangles import CATEGORY_IDS, COLOURS, rectangle_config, re
 from transnext.cli import main
 from transnext.data.detection import open_detection
 from transnext.engine.build import build_net, open_task
+from transnext.predict import Detector
 from transnext.tasks.detection.task import Detection
 from transnext.tasks.detection.video import video_facts, write_video
 
@@ -177,6 +178,11 @@ def test_predict_in_other_ways(run, images, tmp_path, capsys, monkeypatch) -> No
     assert "no file" in fails(capsys, "detect", "predict", str(tmp_path / "gone.png"), *common)
     polygons = ["--yolo", str(tmp_path / "none"), "--polygons", *common]
     assert "--no-masks asks for boxes alone" in fails(capsys, "detect", "predict", pattern, "--no-masks", *polygons)
+    ids = ["--image-ids", str(tmp_path / "ids.json"), *common]
+    assert "add --coco-file" in fails(capsys, "detect", "predict", pattern, *ids)
+    (tmp_path / "ids.json").write_text('{"images": [{"id": 1, "file_name": "0.png"}]}')
+    ids += ["--coco-file", str(tmp_path / "none.json")]
+    assert "1.png has no image id" in fails(capsys, "detect", "predict", pattern, *ids)
     again = [pattern, str(images / "below" / ".." / "0.png"), "--coco-file", str(tmp_path / "none.json"), *common]
     assert "0.png is given twice" in fails(capsys, "detect", "predict", *again)
     with monkeypatch.context() as patch:
@@ -208,14 +214,20 @@ def test_results_in_the_format_of_coco_are_those_of_the_annotations(run, rectang
             "0",
             "--coco-file",
             str(file),
+            "--image-ids",
+            str(rectangles / "annotations" / "instances_train.json"),
+            "--coco-dataset",
+            str(tmp_path / "set.json"),
             *CPU,
         ]
     )
     truth = COCO(str(rectangles / "annotations" / "instances_train.json"))
     ids = {image["file_name"]: image["id"] for image in truth.loadImgs(truth.getImgIds())}
     results = json.loads(file.read_text())
-    for row in results:
-        row["image_id"] = ids[Path(row["file_name"]).name]
+    assert all(row["image_id"] == ids[Path(row["file_name"]).name] for row in results)
+    data = COCO(str(tmp_path / "set.json"))
+    assert (len(data.imgs), len(data.anns)) == (len(truth.imgs), len(results))
+    assert {data.cats[row["category_id"]]["name"] for row in data.anns.values()} == set(COLOURS)
     evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
@@ -283,6 +295,15 @@ def test_drawn_videos_replace_no_video_that_is_given(run, clip, capsys) -> None:
     main(args)
     assert all(file.read_bytes() == content for file, content in contents.items())
     assert len(list(folder.glob("*.mp4"))) == 8
+
+
+def test_the_video_example_of_the_documentation(run, clip, monkeypatch) -> None:
+    monkeypatch.chdir(clip.parent)
+    clip.rename("street.mp4")
+    text = (Path(__file__).parents[3] / "docs" / "detection.md").read_text(encoding="utf-8")
+    (example,) = (part.split("```")[0] for part in text.split("```python\n") if "video_writer(" in part.split("```")[0])
+    exec(example, {"detector": Detector(run)})
+    assert video_facts("found.mp4").frames == 6
 
 
 def test_check(rectangles, tmp_path, capsys) -> None:

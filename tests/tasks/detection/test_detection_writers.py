@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 
 from transnext.tasks.detection.answers import ObjectsFound
 from transnext.tasks.detection.draw import colour_of, draw
+from transnext.tasks.detection.image_ids import check_image_ids, image_id_of, read_image_ids
 from transnext.tasks.detection.writers import coco_dataset, coco_results, csv_table, label_files, yolo_labels
 
 CLASSES = ["rot, groß", "WBC", "赤血球"]
@@ -109,6 +110,38 @@ def test_image_ids_are_given_or_told_by_names(tmp_path) -> None:
     for place, frame in enumerate(frames):
         frame.frame, frame.time = place, place / 25
     assert [row["image_id"] for row in _coco(path, frames)] == ["clip.mp4#0", "clip.mp4#1"]
+
+
+def test_image_ids_of_an_annotation_file(tmp_path) -> None:
+    file = tmp_path / "a.json"
+
+    def ids(*images: dict) -> dict[str, int]:
+        file.write_text(json.dumps({"images": images}))
+        return read_image_ids(file)
+
+    known = ids(
+        {"file_name": "a/x.jpg", "id": 5},
+        {"file_name": "b\\x.jpg", "id": 6.0},
+        {"file_name": "c/y.jpg", "id": 7},
+        {"file_name": "z.jpg", "id": 0},
+    )
+    names = ["/data/a/x.jpg", "../b/x.jpg", "other/y.jpg", "z.jpg"]
+    assert [image_id_of(name, known) for name in names] == [5, 6, 7, 0]
+    check_image_ids(names, known)
+    with pytest.raises(ValueError, match=r"^d/x\.jpg has no image id"):
+        check_image_ids(["d/x.jpg"], known)
+    with pytest.raises(ValueError, match=r"c/y\.jpg and other/y\.jpg have one image id, 7"):
+        check_image_ids(["other/y.jpg", "c/y.jpg"], known)
+    assert [row["image_id"] for row in _coco(tmp_path / "r.json", [_answer("d/b/x.jpg", n=1)], image_ids=known)] == [6]
+    with pytest.raises(ValueError, match=r"x\.jpg is image 1 and image 2"):
+        ids({"file_name": "x.jpg", "id": 1}, {"file_name": "x.jpg", "id": 2})
+    for entry in (7, {"id": 1}, {"file_name": "x", "id": "one"}):
+        with pytest.raises(ValueError, match="entry 0 of images has no file_name"):
+            ids(entry)
+    for text, said in (("{", "broken JSON"), ("[]", "no list of 'images'"), ('{"images": 5}', "no list of 'images'")):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=said):
+            read_image_ids(file)
 
 
 def test_nothing_is_written_if_it_cannot_be_written_whole(tmp_path) -> None:

@@ -1,5 +1,6 @@
 """Mask2Former that finds objects: answers against a reference, targets, losses without objects, classes."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 from tests.helpers.tiny_mask2former import TINY, tiny_backbone
 from transnext.config import TrainConfig
 from transnext.data import collate
+from transnext.data.images import read_image
 from transnext.data.instances import Annotation, Instances
 from transnext.engine.evaluation import Evaluator
 from transnext.predict import Detector
 from transnext.tasks.detection import mask2former as module
-from transnext.tasks.detection.images import placed_sample
+from transnext.tasks.detection.images import DetectionImages, placed_sample
 from transnext.tasks.detection.mask2former import Mask2FormerInstances, mask2former_instances
 from transnext.tasks.detection.nets import build_net, replace_classes
 from transnext.tasks.detection.task import Detection, preprocessing_for
@@ -102,8 +104,79 @@ def test_masks_in_evaluation_are_those_of_an_answer(side: int) -> None:
     np.testing.assert_array_equal(decoded, np.asarray(answer.mask))
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_large_photos_are_read_as_in_an_evaluation(tmp_path: Path, turned: bool) -> None:
+    net = tiny_net(num_queries=4).eval()
+    task = Detection(metadata={"class_names": ["a", "b", "c"], "category_ids": [1, 2, 3], "with_masks": False})
+    preprocessing = preprocessing_for(net.backbone, TrainConfig.of(task="detection", data="-", image_size=64))
+    detector = Detector(Loaded(model=net, task=task, preprocessing=preprocessing, name="tiny"))
+    pixels = np.random.default_rng(0).integers(0, 256, (21, 30, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6 if turned else 1
+    photo = tmp_path / "a.jpg"
+    Image.fromarray(pixels).resize((1027, 771), Image.Resampling.BICUBIC).save(photo, exif=exif)
+    size = (1027, 771) if turned else (771, 1027)
+    truth = Annotation(
+        size=size,
+        boxes=np.zeros((0, 4), np.float32),
+        labels=np.zeros(0, np.int64),
+        crowd=np.zeros(0, bool),
+        areas=np.zeros(0, np.float32),
+    )
+
+    class Photo:
+        def __len__(self) -> int:
+            return 1
+
+        def load(self, _: int, min_side: int | None = None) -> Image.Image:
+            return read_image(photo, min_side)
+
+        def target(self, _: int) -> Annotation:
+            return truth
+
+        def name(self, _: int) -> str:
+            return "photo"
+
+    sample = DetectionImages(Photo(), preprocessing)[0]
+    batch = collate([sample], targets=task.collate)
+    meter = task.meter()
+    with torch.inference_mode():
+        meter.add(task.raw(net, task.inputs(batch.images, batch.sizes, preprocessing), batch.sizes), batch)
+    ((judged,), _) = meter.state()
+    with photo.open("rb") as file:
+        for given in (photo, photo.read_bytes(), file):
+            (answer,) = detector(given, threshold=0.0, masks=False)
+            assert answer.size == size
+            np.testing.assert_array_equal(judged.found.scores, answer.scores)
+            np.testing.assert_array_equal(judged.found.boxes, answer.xyxy)
+
+
+def test_tiles_are_asked_about_as_many_at_once_as_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one picture is in memory at a time."""
+    net = tiny_net(num_queries=4).eval()
+    task = Detection(metadata={"class_names": ["a", "b", "c"], "category_ids": [1, 2, 3], "with_masks": False})
+    preprocessing = preprocessing_for(net.backbone, TrainConfig.of(task="detection", data="-", image_size=64))
+    detector = Detector(Loaded(model=net, task=task, preprocessing=preprocessing, name="tiny"))
+    asked: list[int] = []
+    detect = Mask2FormerInstances.detect
+    monkeypatch.setattr(
+        Mask2FormerInstances, "detect", lambda self, x, sizes: asked.append(len(x)) or detect(self, x, sizes)
+    )
+    read: list[int] = []
+    pictures = (read.append(i) or np.zeros((100, 160, 3), np.uint8) for i in range(3))
+    answers = detector.stream(pictures, tile=64, overlap=0.0, batch_size=2, masks=False)
+    for number in range(1, 4):
+        next(answers)
+        assert len(read) == number
+        assert asked == [2, 2, 2] * number
+    asked.clear()
+    detector(np.zeros((200, 200, 3), np.uint8), tile=64, overlap=0.0, masks=False)
+    assert asked == [8, 8]
+
+
 def test_tiles_give_boxes_alone() -> None:
     net = tiny_net(num_queries=4).eval()
+    net.detector = "mask2former"  # as `build_net` says
     task = Detection(metadata={"class_names": ["a", "b", "c"], "category_ids": [1, 2, 3], "with_masks": True})
     preprocessing = preprocessing_for(net.backbone, TrainConfig.of(task="detection", data="-", image_size=64))
     detector = Detector(Loaded(model=net, task=task, preprocessing=preprocessing, name="tiny"))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,41 @@ def command(loaded: Loaded, monkeypatch: pytest.MonkeyPatch):
         main(["segment", "predict", *map(str, arguments), "--model", "it", "--device", "cpu"])
 
     return call
+
+
+@pytest.fixture
+def placed(picture: Path, tmp_path: Path) -> tuple[Path, Any]:
+    """The same picture as a GeoTIFF, and where it lies: pixels of 10 m north of the equator, at 15 degrees east."""
+    rasterio = pytest.importorskip("rasterio")
+    where = rasterio.Affine(10, 0, 500_000, 0, -10, 2000)
+    path = tmp_path / "placed.tif"
+    options = {"height": 100, "width": 130, "count": 3, "dtype": "uint8", "crs": "EPSG:32633", "transform": where}
+    with rasterio.open(path, "w", driver="GTiff", photometric="RGB", **options) as file:
+        file.write(np.moveaxis(np.asarray(Image.open(picture)), -1, 0))
+    return path, where
+
+
+@pytest.mark.parametrize("options", [(), ("--tile", "64"), ("--tile", "64", "--geojson-file", "a.json")], ids=str)
+def test_maps_lie_where_their_pictures_do(
+    options: tuple[str, ...], placed: tuple[Path, Any], tmp_path: Path, command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import rasterio
+
+    monkeypatch.chdir(tmp_path)
+    command(placed[0], "--labels", tmp_path / "maps", "--label-format", "tif", *options)
+    with rasterio.open(tmp_path / "maps" / "placed.tif") as file:
+        assert file.crs.to_epsg() == 32633
+        assert file.transform == placed[1]
+
+
+def test_answers_tell_where_their_pictures_lie(loaded: Loaded, placed: tuple[Path, Any], picture: Path) -> None:
+    segmenter = Segmenter(loaded)
+    whole, other = segmenter([placed[0], picture])
+    tiled = segmenter.large(placed[0], tile=64)
+    for found in (whole, tiled):
+        assert found.profile["crs"].to_epsg() == 32633
+        assert found.profile["transform"] == placed[1]
+    assert other.profile == segmenter(Image.open(placed[0]))[0].profile == {}
 
 
 class Watched(nn.Module):

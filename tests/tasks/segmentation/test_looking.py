@@ -10,6 +10,8 @@ from PIL import Image
 from torch import nn
 
 from tests.helpers.tiny_mask2former import tiny_net
+from transnext.data.images import read_image
+from transnext.data.joint import place
 from transnext.data.preprocessing import Preprocessing
 from transnext.engine.evaluation import evaluate
 from transnext.models.backbone import Backbone
@@ -53,6 +55,23 @@ def test_what_is_left_out_is_as_in_training(loaded) -> None:
 def test_windows_of_the_checkpoint_count(loaded) -> None:
     assert torch.equal(confidences(loaded), confidences(loaded, window=64, stride=40))
     assert not torch.equal(confidences(loaded), confidences(loaded, window=0))
+
+
+def test_large_photos_are_read_as_in_an_evaluation(loaded, tmp_path, monkeypatch) -> None:
+    """Shrunk, unless they are looked at in several sizes."""
+    photo = tmp_path / "a.jpg"
+    Image.fromarray(PICTURE).resize((1531, 1203), Image.Resampling.BICUBIC).save(photo)
+    seen: list[torch.Tensor] = []
+    inputs = Segmentation.inputs
+    monkeypatch.setattr(Segmentation, "inputs", lambda self, x, *rest: seen.append(x) or inputs(self, x, *rest))
+    (found,) = Segmenter(loaded)(photo)
+    assert found.labels.shape == (1203, 1531)
+    shrunk = read_image(photo, loaded.preprocessing.min_side())
+    assert shrunk.height < 1203
+    placed, _ = place(shrunk, loaded.preprocessing, (1203, 1531))
+    assert torch.equal(seen[0][0, :, : placed.shape[1], : placed.shape[2]], placed)
+    (found,) = Segmenter(loaded, window=0, flip=True)(photo)
+    assert found.labels.shape == seen[1].shape[2:] == (1203, 1531)
 
 
 def test_one_size_that_is_not_mirrored_is_a_single_look(loaded) -> None:

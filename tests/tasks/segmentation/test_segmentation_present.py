@@ -23,10 +23,11 @@ from transnext.tasks.segmentation.draw import class_colours, draw_map, overlaid
 from transnext.tasks.segmentation.large import write_map
 from transnext.tasks.segmentation.looking import Looking
 from transnext.tasks.segmentation.metrics import SegmentationMeter
+from transnext.tasks.segmentation.outlines import pixels_of, polygons_of
 from transnext.tasks.segmentation.pictures import SIDE, chosen_images, compared, predicted_maps
 from transnext.tasks.segmentation.present import sections_of
 from transnext.tasks.segmentation.task import Segmentation
-from transnext.tasks.segmentation.writers import area_table, coco_masks, geojson, polygons_of
+from transnext.tasks.segmentation.writers import area_table, coco_masks, geojson
 from transnext.tasks.task import Look
 
 CLASSES = ["sky", "<b>cat</b>", "dog", "nothing"]
@@ -221,26 +222,53 @@ def test_polygons_hold_the_pixels_of_their_class(seed: int) -> None:
         assert areas[0] > 0
         assert all(area < 0 for area in areas[1:])
         assert all((ring[0] == ring[-1]).all() for ring in polygon)
+        assert pixels_of(polygon) == sum(areas)
+    for place in range(3):
+        assert sum(pixels_of(polygon) for one, polygon in polygons if one == place) == (labels == place).sum()
+
+
+def test_polygons_run_along_the_edges_of_pixels() -> None:
+    one, square, row = np.zeros((3, 3, 4), np.uint8)
+    one[1, 2], square[1:, 1:3], row[0] = 1, 1, 1
+    for labels, count, corners in ((one, 1, [2, 1, 3, 2]), (square, 4, [1, 1, 3, 3]), (row, 4, [0, 0, 4, 1])):
+        ((polygon,),) = [polygon for place, polygon in polygons_of(labels) if place == 1]
+        assert len(polygon) == 5  # corners alone, and the first again
+        assert [*polygon.min(0), *polygon.max(0)] == corners
+        assert pixels_of([polygon]) == count
+
+
+def test_regions_that_touch_at_a_corner_are_two() -> None:
+    polygons = list(polygons_of(np.eye(2, dtype=np.uint8)))
+    assert sorted(place for place, _ in polygons) == [0, 0, 1, 1]
+    assert {pixels_of(polygon) for _, polygon in polygons} == {1}
+
+
+def test_a_map_of_nothing_has_no_polygon() -> None:
+    assert list(polygons_of(np.full((3, 4), 255, np.uint8))) == []
 
 
 def test_geojson(tmp_path) -> None:
     labels = np.zeros((20, 30), np.uint8)
     labels[5:15, 5:15], labels[8:12, 8:12], labels[0, 29] = 1, 0, 2
-    with geojson(tmp_path / "a.json", ["ground", "pond", "x"], transform=(2, 0, 100, 0, -2, 50), least_pixels=1) as add:
+    with geojson(tmp_path / "a.json", ["ground", "pond", "x"], transform=(2, 0, 100, 0, -2, 50), least_pixels=2) as add:
         add("x.tif", labels)
     features = json.loads((tmp_path / "a.json").read_text())["features"]
-    assert [feature["properties"]["class"] for feature in features] == ["ground", "ground", "pond"]
-    pond = features[2]
-    assert pond["properties"]["pixels"] == pytest.approx(84, abs=2)
+    assert sorted((f["properties"]["class"], f["properties"]["pixels"]) for f in features) == [
+        ("ground", 16),
+        ("ground", 600 - 100 - 1),
+        ("pond", 84),
+    ]
+    (pond,) = [feature for feature in features if feature["properties"]["class"] == "pond"]
     outer, hole = (np.array(ring) for ring in pond["geometry"]["coordinates"])
     assert (outer.min(0) == [110, 20]).all()
     assert (outer.max(0) == [130, 40]).all()
     assert (hole.min(0) == [116, 26]).all()
     area = (outer[:-1, 0] * outer[1:, 1] - outer[1:, 0] * outer[:-1, 1]).sum()
     assert area > 0  # against the clock, where y goes up
-    with geojson(tmp_path / "b.json", ["ground", "pond", "x"], leave_out=["ground"]) as add:
-        add("x.tif", labels)
-    assert len(json.loads((tmp_path / "b.json").read_text())["features"]) == 1
+    for least, count in ((1, 2), (2, 1), (84, 1), (84.5, 0)):
+        with geojson(tmp_path / "b.json", ["ground", "pond", "x"], leave_out=["ground"], least_pixels=least) as add:
+            add("x.tif", labels)
+        assert len(json.loads((tmp_path / "b.json").read_text())["features"]) == count
     with pytest.raises(ValueError, match="no class 'sea'"), geojson(tmp_path / "c.json", ["a"], leave_out=["sea"]):
         pass
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import posixpath
 import re
 import sys
@@ -14,12 +15,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from transnext.data.names import printable
 from transnext.data.shards.classes import ClassList, names_beside
 from transnext.data.shards.files import ShardError, attempt, fetch_if_there, filesystem, is_remote, version
 from transnext.data.shards.parquet import ParquetShard
 from transnext.data.shards.source import Shard, ShardedImages
 from transnext.data.shards.tar import TarShard, index_path
 from transnext.data.splits import SPLIT_WORDS, SPLITS, split_of_word
+
+_logger = logging.getLogger("transnext")
 
 _SUFFIXES = (".tar", ".parquet")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -87,7 +91,9 @@ def open_shards(
         only = classes.names[min(occurring.get("train") or {0})] if classes.names else ""
         if known is None or only not in known or len(known) < 2:
             raise ShardError(f"{data} has images of one class alone, {only!r}, where a classifier needs two or more")
-    if list(splits) == ["train"] and len(files) == 1:
+    for split in files.keys() - labelled.keys():
+        _logger.warning("%s: no labels in %s, which is left out", printable(data), printable(files[split][0]))
+    if list(splits) == ["train"]:
         held_out = _held_out(labelled["train"], val_fraction, seed)
         if held_out.any():
             for split, chosen in {"train": ~held_out, "val": held_out}.items():

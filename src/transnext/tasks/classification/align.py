@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from timm.data import ImageNetInfo
 
 from transnext.data import AlignedImages, ImageSource
+from transnext.data.class_names import folded, places_by_name
 from transnext.data.imagenet import wnids
 
 _LISTED = 5
@@ -46,6 +47,10 @@ def aligned(source: ImageSource, ours: Sequence[str], data: str, model: str) -> 
         place = {name: i for i, name in enumerate(names) if count[name] == 1}
         if set(theirs) <= place.keys():
             return AlignedImages(source, ours, [place[name] for name in theirs])
+    matched = places_by_name(theirs, ours)
+    folded_count = Counter(map(folded, ours))
+    if len(matched) == len(theirs) and all(folded_count[folded(name)] == 1 for name in theirs):
+        return AlignedImages(source, ours, [matched[i] for i in range(len(theirs))])
     same = sum(a == b for a, b in zip(ours, theirs, strict=False))
     # Descriptions of the classes of ImageNet differ in a few words from one publisher to another.
     if len(ways) > 1 and len(theirs) == len(ours) and same >= _ENOUGH_SAME * len(ours):

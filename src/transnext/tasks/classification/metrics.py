@@ -32,12 +32,12 @@ class ClassificationMeter(Meter[torch.Tensor]):
     """Gathers logits and classes of a split.
 
     Args:
-        num_classes: Classes.
+        class_names: Of all classes.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, class_names: Sequence[str]) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        self.class_names = tuple(class_names)
         self._parts: list[Outputs] = []
 
     def add(self, raw: torch.Tensor, batch: Batch) -> None:
@@ -57,12 +57,19 @@ class ClassificationMeter(Meter[torch.Tensor]):
         self, split: str, name: Callable[[int], str] = str, images_per_second: float | None = None
     ) -> SplitResult:
         """See `Meter.result`."""
-        return summarise(self._outputs(), self.skipped, split=split, name=name, images_per_second=images_per_second)
+        return summarise(
+            self._outputs(),
+            self.skipped,
+            split=split,
+            name=name,
+            class_names=self.class_names,
+            images_per_second=images_per_second,
+        )
 
     def _outputs(self) -> Outputs:
         if not self._parts:  # a process may have no image of the split: what it gathered still has the right shape
             nothing = torch.empty(0, dtype=torch.int64)
-            return Outputs(torch.empty(0, self.num_classes), nothing, nothing)
+            return Outputs(torch.empty(0, len(self.class_names)), nothing, nothing)
         return Outputs(*map(torch.cat, zip(*self._parts, strict=True)))
 
 
@@ -72,6 +79,7 @@ def summarise(
     *,
     split: str = "val",
     name: Callable[[int], str] = str,
+    class_names: Sequence[str] = (),
     images_per_second: float | None = None,
 ) -> SplitResult:
     """All that is to be known of the outputs of a split.
@@ -81,6 +89,7 @@ def summarise(
         skipped: Name and reason of images that could not be read.
         split: Name of the split.
         name: From the place of an image to its name.
+        class_names: Of all classes, if they are known.
         images_per_second: Speed of the model, if it was measured.
 
     Raises:
@@ -93,8 +102,12 @@ def summarise(
     logits, target = outputs.logits[order].float(), outputs.targets[order]
     num_classes = logits.shape[1]
     probability, predicted = logits.softmax(-1).max(-1)
+    finite = logits.isfinite().all(-1)
+    # What is not a number is no answer, wherever its maximum is said to be: it counts as another class.
+    predicted = predicted.where(finite, (target + 1) % num_classes)
+    probability = probability.where(finite, 0)
     correct = predicted == target
-    among_five = logits.topk(min(5, num_classes)).indices.eq(target[:, None]).any(-1)
+    among_five = logits.topk(min(5, num_classes)).indices.eq(target[:, None]).any(-1) & finite
     confusion = torch.bincount(target * num_classes + predicted, minlength=num_classes**2).view(num_classes, -1)
     return SplitResult(
         split=split,
@@ -112,4 +125,6 @@ def summarise(
             )
         ],
         skipped=skipped,
+        class_names=tuple(class_names),
+        notes=() if finite.all() else (f"{int((~finite).sum())} images had answers that are not finite: wrong ones",),
     )

@@ -45,6 +45,8 @@ class SplitResult:
         images_per_second: Speed of the model alone, reading not counted; None if it was not measured.
         predictions: One entry for each image, in the order of the split.
         skipped: Name and reason of images that could not be read; they count nowhere.
+        class_names: Of all classes, if they are known.
+        notes: What a reader of the numbers must know, a line each.
     """
 
     split: str
@@ -57,6 +59,8 @@ class SplitResult:
     images_per_second: float | None = None
     predictions: list[Prediction] = field(repr=False)
     skipped: list[tuple[str, str]] = field(repr=False)
+    class_names: tuple[str, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -98,6 +102,7 @@ class SplitResult:
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         bins = self.calibration
+        names = self.class_names or (None,) * len(self.confusion)
         return {
             "images": self.num_images,
             "skipped": len(self.skipped),
@@ -114,13 +119,15 @@ class SplitResult:
                 "confidence": _plain(bins.confidence.tolist()),
                 "accuracy": _plain(bins.accuracy.tolist()),
             },
+            "notes": list(self.notes),
             "classes": [
                 {
+                    "name": name,
                     "images": int(images),
                     "top1": int(correct) / int(images) if images else None,
                     "top1_interval": list(wilson_interval(int(correct), int(images))) if images else None,
                 }
-                for correct, images in zip(self.confusion.diagonal(), self.class_images, strict=True)
+                for name, correct, images in zip(names, self.confusion.diagonal(), self.class_images, strict=True)
             ],
             "confusion": self.confusion.tolist(),
         }

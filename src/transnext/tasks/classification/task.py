@@ -14,7 +14,7 @@ from transnext.config import TrainConfig
 from transnext.data import NAMED_SETS, LabelledImages, Source, open_dataset
 from transnext.data.preprocessing import Preprocessing
 from transnext.models.checkpoint import load_checkpoint
-from transnext.models.variants import create, pretrain_size, trained_sizes
+from transnext.models.variants import create, has_fixed_size, pretrain_size, trained_sizes
 from transnext.report.parts import Section
 from transnext.tasks.classification.align import aligned, namings
 from transnext.tasks.classification.answers import ImagePrediction, check_classifier, classify
@@ -52,12 +52,15 @@ class Classification(Task):
         }
         if saved_args is not None:
             return create(config.model, {**args, **saved_args})
-        ours = config.model.startswith("transnext_")
-        if ours and config.images.image_size is not None:
-            args["img_size"] = config.images.image_size
+        ours, side = config.model.startswith("transnext_"), config.images.image_size
+        fixed = side is not None and not ours and has_fixed_size(config.model, side)
+        if side is not None and (ours or fixed):
+            args["img_size"] = side
         if ours and config.start.checkpoint is not None:
             args["pretrain_size"] = pretrain_size(config.model, config.start.checkpoint)
         model = create(config.model, args, pretrained=config.start.pretrained)
+        if fixed and "img_size" not in trained_sizes(model):
+            raise ValueError(f"{config.model} takes images of its own size alone: leave out --image-size {side}")
         if config.start.checkpoint is not None:
             load_checkpoint(model, config.start.checkpoint, new_head=True)
         return model
@@ -98,7 +101,7 @@ class Classification(Task):
 
     def meter(self, source: Source | None = None) -> Meter[Tensor]:
         """See `Task.meter`."""
-        return ClassificationMeter(len(self.class_names))
+        return ClassificationMeter(self.class_names)
 
     def judged_at_once(self, preprocessing: Preprocessing) -> int:
         """See `Task.judged_at_once`: 128 images of 224 pixels, fewer of larger ones."""

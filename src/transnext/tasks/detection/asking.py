@@ -32,7 +32,11 @@ def answers(
         overlap: Share of a tile that it has in common with the next.
     """
     task: Any = loaded.task
-    looking = Looking(tile=task.how.tile if tile is None else tile, overlap=overlap)
+    looking = Looking(
+        tile=task.how.tile if tile is None else tile,
+        overlap=overlap,
+        at_once=asked.batch_size or task.how.at_once,
+    )
     if not looking.tile:
         found, frames = task.raw(loaded.model, asked.inputs, asked.sizes), asked.frames
     else:

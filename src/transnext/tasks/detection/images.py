@@ -130,7 +130,11 @@ class DetectionImages(LabelledImages):
 
 
 def placed_sample(
-    picture: Image.Image, preprocessing: Preprocessing, index: int, annotation: Annotation | None = None
+    picture: Image.Image,
+    preprocessing: Preprocessing,
+    index: int,
+    annotation: Annotation | None = None,
+    original: tuple[int, int] | None = None,
 ) -> Sample:
     """All of a picture as a network sees it, in evaluation or when it is asked.
 
@@ -139,8 +143,9 @@ def placed_sample(
         preprocessing: With a `crop_mode` that keeps all of a picture.
         index: Its place among the pictures.
         annotation: What is in it, which becomes the target as it is.
+        original: `(H, W)` of the unshrunk picture where there is no annotation, which tells it; its own by default.
     """
-    image, frame = place(picture, preprocessing, None if annotation is None else annotation.size)
+    image, frame = place(picture, preprocessing, original if annotation is None else annotation.size)
     return Sample(image, annotation, index, frame, canvas_of((image.shape[1], image.shape[2]), preprocessing))
 
 

@@ -25,7 +25,6 @@ class Mask2FormerInstances(Mask2FormerNet, DetectionNet):
     """
 
     with_masks = True
-    masks_of = "canvas"
 
     def __init__(self, backbone: Backbone, num_classes: int, size: Mask2FormerSize, max_detections: int) -> None:
         super().__init__(backbone, num_classes, size)

@@ -73,14 +73,12 @@ class DetectionNet(HeadedNet):
         num_classes: Classes.
         with_masks: It tells outlines, too.
         max_detections: Most objects that `detect` gives of an image; may be changed.
-        masks_of: What masks that it tells lie over; see `Found`.
     """
 
     detector: str
     num_classes: int
     with_masks: bool
     max_detections: int
-    masks_of: str = "box"
 
     @abstractmethod
     def losses(self, images: Tensor, sizes: Tensor, targets: Sequence[Instances]) -> dict[str, Tensor]:

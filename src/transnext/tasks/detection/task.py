@@ -32,7 +32,7 @@ from transnext.tasks.detection.objective import DetectionObjective
 from transnext.tasks.detection.results import DetectionResult
 from transnext.tasks.detection.starting import HEADS, fresh_net
 from transnext.tasks.starting import Heads
-from transnext.tasks.task import WHOLE, Asked, Loaded, Look, Meter, Objective, Task
+from transnext.tasks.task import WHOLE, Asked, Loaded, Look, Meter, Objective, Reading, Task
 
 SIDES = {"small": 320, "base": 640, "released": 800}
 """Trained image side for each size of head, pixels, unless another is given."""
@@ -197,13 +197,29 @@ class Detection(Task):
             named=getattr(source, "named", None),
         )
 
-    def sample(self, picture: Image.Image, preprocessing: Preprocessing, index: int) -> Sample:
+    def sample(
+        self, picture: Image.Image, preprocessing: Preprocessing, index: int, original: tuple[int, int] | None = None
+    ) -> Sample:
         """See `Task.sample`."""
-        return placed_sample(picture, preprocessing, index)
+        return placed_sample(picture, preprocessing, index, original=original)
 
     def min_side(self, preprocessing: Preprocessing) -> int | None:
-        """See `Task.min_side`: answers are in pixels of the picture, of which all is read."""
+        """See `Task.min_side`: answers are in pixels of the picture; `reading` says when it may be smaller."""
         return None
+
+    def reading(self, preprocessing: Preprocessing, **options: Any) -> Reading:
+        """See `Task.reading`: as in an evaluation; tiles want all of a picture."""
+        tiles = bool(self._tile(options))
+        return Reading(min_side=None if tiles else preprocessing.min_side(), one_by_one=tiles)
+
+    def _tile(self, options: Mapping[str, Any]) -> int | None:
+        """Side of the tiles in which pictures are looked at that are asked about with some options."""
+        tile: int | None = options.get("tile")
+        return self.how.tile if tile is None else tile
+
+    def judged_at_once(self, preprocessing: Preprocessing) -> int:
+        """See `Task.judged_at_once`; pictures that are seen in tiles come unshrunk."""
+        return 1 if self.how.tile else super().judged_at_once(preprocessing)
 
     def inputs(self, images: Tensor, sizes: Tensor, preprocessing: Preprocessing) -> Tensor:
         """See `Task.inputs`."""
@@ -237,8 +253,8 @@ class Detection(Task):
         if unknown := options.keys() - OPTIONS:
             raise ValueError(f"answers of a detector have no options {', '.join(sorted(unknown))}")
         check_options(self.class_names, **options)
-        over = getattr(loaded.model, "masks_of", "box")
-        if options.get("tile") is not None and options.get("masks", True) and self.with_masks and over != "box":
+        outlines = self.with_masks and options.get("masks", True)
+        if self._tile(options) and outlines and not can_look_in_tiles(getattr(loaded.model, "detector", "")):
             raise ValueError(
                 f"outlines of {loaded.name} lie over the whole of what it sees, and those of tiles cannot be put "
                 "together: leave out tile, or ask for boxes alone (masks=False, --no-masks)"

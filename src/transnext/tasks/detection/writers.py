@@ -21,6 +21,7 @@ from transnext.atomic import replacing, staged
 from transnext.data.mask_parts import run_lengths
 from transnext.data.names import printable
 from transnext.tasks.detection.answers import ObjectsFound, crops, short
+from transnext.tasks.detection.image_ids import image_id_of
 from transnext.tasks.detection.video import is_video
 
 Add = Callable[[ObjectsFound], None]
@@ -34,9 +35,9 @@ def coco_results(
 
     Args:
         path: JSON file.
-        image_ids: Number of each image by its path or its file name. If there are none, an image whose file name is a
-            number has that, others have their file name, with `#` and the frame in a video, or their path where that is
-            taken. `file_name` of a result is the path in any case.
+        image_ids: Number of each image by its path, the end of it, or its file name; see `image_id_of`. If there are
+            none, an image whose file name is a number has that, others have their file name, with `#` and the frame in
+            a video, or their path where that is taken. `file_name` of a result is the path in any case.
         category_ids: Number of each class; by default from 1.
 
     Yields:
@@ -241,10 +242,7 @@ def _image_id(found: ObjectsFound, image_ids: Mapping[str, int] | None) -> int |
         stem = Path(base).stem
         number = found.frame is None and stem.isascii() and stem.isdigit()
         return int(stem) if number else _of_frame(printable(base), found.frame)
-    image_id = image_ids.get(found.name, image_ids.get(base))
-    if image_id is None:
-        raise ValueError(f"{printable(found.name)} has no image id: the annotations do not name it")
-    return image_id
+    return image_id_of(found.name, image_ids)
 
 
 def _of_frame(name: str, frame: int | None) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from transnext.data.names import printable
 from transnext.tasks.class_colours import Colour
 from transnext.tasks.segmentation.draw import class_colours, draw_map
-from transnext.tasks.segmentation.writers import Polygon, polygons_of
+from transnext.tasks.segmentation.outlines import Polygon, polygons_of
 
 _NAMED = 8
 """Classes that a line names, at most."""
@@ -99,7 +99,13 @@ class ClassMap(Shares):
         return np.asarray(self.labels == list(self.class_names).index(class_name))
 
     def polygons(self) -> list[tuple[str, Polygon]]:
-        """Each region of one class: its class, and rings of x, y, pixels, the outer one first, then those of holes."""
+        """Each region of one class: its class, and rings of x, y, pixels, the outer one first, then those of holes.
+
+        See `polygons_of`.
+
+        Raises:
+            ValueError: rasterio is missing.
+        """
         return [(self.class_names[place], polygon) for place, polygon in polygons_of(self.labels)]
 
     def draw(self, picture: Image.Image, *, opacity: float = 0.5, legend: bool = True) -> Image.Image:

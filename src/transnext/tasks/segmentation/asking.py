@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from transnext.data.windowed import Normaliser, open_windowed
+from transnext.data.windowed import Normaliser, open_windowed, place_of
 from transnext.limits import check_number
 from transnext.tasks.segmentation.answers import ClassMap, WrittenMap, class_counts
 from transnext.tasks.segmentation.large import BATCH, Bands, bands_of, check_map_file, grid_for, map_of, write_map
@@ -108,6 +108,7 @@ def answers(
                 class_names=loaded.class_names,
                 colours=task.metadata.get("class_colours"),
                 confidence=certain,
+                profile=place_of(name, frame.original),
             )
         )
     return found

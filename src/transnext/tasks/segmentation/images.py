@@ -121,6 +121,7 @@ def placed_sample(
     preprocessing: Preprocessing,
     index: int,
     labels: Map | None = None,
+    original: tuple[int, int] | None = None,
 ) -> Sample:
     """All of a picture as a network sees it, in evaluation or when it is asked.
 
@@ -129,8 +130,10 @@ def placed_sample(
         preprocessing: With a `crop_mode` that keeps all of a picture.
         index: Its place among the pictures.
         labels: Its map, `[H, W]` of the unshrunk picture, which becomes the target as it is.
+        original: `(H, W)` of the unshrunk picture where there is no map, which tells it; its own by default.
     """
-    image, frame = place(picture, preprocessing, None if labels is None else (labels.shape[0], labels.shape[1]))
+    size = original if labels is None else (labels.shape[0], labels.shape[1])
+    image, frame = place(picture, preprocessing, size)
     return Sample(image, labels, index, frame, canvas_of((image.shape[1], image.shape[2]), preprocessing))
 
 

@@ -30,7 +30,7 @@ from transnext.tasks.segmentation.placing import Rows
 from transnext.tasks.segmentation.results import SegmentationResult
 from transnext.tasks.segmentation.starting import HEADS, fresh_net
 from transnext.tasks.starting import Heads
-from transnext.tasks.task import WHOLE, Asked, Loaded, Look, Meter, Objective, Task
+from transnext.tasks.task import WHOLE, Asked, Loaded, Look, Meter, Objective, Reading, Task
 
 SIDES = {"small": 320, "released": 512}
 """Trained image side for each size of head, pixels, unless another is given."""
@@ -202,17 +202,25 @@ class Segmentation(Task):
         """See `Task.meter`."""
         return SegmentationMeter(self.class_names, self.things, getattr(source, "named", None))
 
-    def sample(self, picture: Picture, preprocessing: Preprocessing, index: int) -> Sample:
+    def sample(
+        self, picture: Picture, preprocessing: Preprocessing, index: int, original: tuple[int, int] | None = None
+    ) -> Sample:
         """See `Task.sample`."""
-        return own_sample(picture, index) if self.how.several else placed_sample(picture, preprocessing, index)
+        if self.how.several:
+            return own_sample(picture, index)
+        return placed_sample(picture, preprocessing, index, original=original)
 
     def channels(self, preprocessing: Preprocessing) -> int | None:
         """See `Task.channels`."""
         return preprocessing.input_size[0] if preprocessing.numbers else None
 
     def min_side(self, preprocessing: Preprocessing) -> int | None:
-        """See `Task.min_side`: answers are in pixels of the picture, of which all is read."""
+        """See `Task.min_side`: answers are in pixels of the picture; `reading` says when it may be smaller."""
         return None
+
+    def reading(self, preprocessing: Preprocessing, **options: Any) -> Reading:
+        """See `Task.reading`: as in an evaluation; several sizes want all of a picture."""
+        return Reading(min_side=None if self.how.several else preprocessing.min_side())
 
     def judged_at_once(self, preprocessing: Preprocessing) -> int:
         """See `Task.judged_at_once`; where pictures are seen in several sizes, batches have them unshrunk."""

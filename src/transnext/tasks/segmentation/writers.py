@@ -8,9 +8,8 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +17,11 @@ import numpy.typing as npt
 from transnext.atomic import replacing
 from transnext.data.names import printable
 from transnext.tasks.segmentation.net import IGNORED
+from transnext.tasks.segmentation.outlines import pixels_of, polygons_of
 
 Map = npt.NDArray[np.uint8]
 Add = Callable[[str, Map], None]
 """Takes the path or name of a picture, and its map."""
-Polygon = list[npt.NDArray[np.float64]]
-"""Rings `[points, 2]`, x and y, each closed: the outer one, then holes."""
 
 
 @contextmanager
@@ -56,18 +54,18 @@ def geojson(
     least_pixels: float = 1.0,
     leave_out: Sequence[str] = (),
 ) -> Iterator[Add]:
-    """Writes a polygon, with holes, for each region of one class.
+    """Writes a polygon, with holes, for each region of one class, along the edges of its pixels; see `polygons_of`.
 
     Args:
         path: GeoJSON file.
         classes: Names of all classes.
         transform: a, b, c, d, e, f, as rasterio has them: coordinates are `a x + b y + c`, `d x + e y + f`; by default
             pixels, in which y goes down.
-        least_pixels: Regions of a smaller area, pixels, are left out.
+        least_pixels: Regions of fewer pixels are left out.
         leave_out: Classes without polygons, for example a background.
 
     Raises:
-        ValueError: The transform is not six numbers, or there is no such class.
+        ValueError: The transform is not six numbers, there is no such class, or rasterio is missing.
     """
     if len(transform) != 6:
         raise ValueError(f"transform has {len(transform)} numbers: expected 6, a x + b y + c and d x + e y + f")
@@ -85,14 +83,14 @@ def geojson(
             nonlocal written
             _check(np.bincount(labels.reshape(-1), minlength=256).tolist(), classes, name)
             for place, polygon in polygons_of(labels):
-                area = abs(sum(_area(ring) for ring in polygon))
-                if classes[place] in leave_out or area < least_pixels:
+                pixels = pixels_of(polygon)
+                if classes[place] in leave_out or pixels < least_pixels:
                     continue
                 # Outer rings go against the clock, as GeoJSON wants them where y goes up.
                 rings = [(ring @ matrix + shift)[:: -1 if turned else 1].tolist() for ring in polygon]
                 feature = {
                     "type": "Feature",
-                    "properties": {"image": printable(name), "class": classes[place], "pixels": round(area, 3)},
+                    "properties": {"image": printable(name), "class": classes[place], "pixels": pixels},
                     "geometry": {"type": "Polygon", "coordinates": rings},
                 }
                 file.write((",\n" if written else "\n") + json.dumps(feature, ensure_ascii=False))
@@ -144,53 +142,6 @@ def coco_masks(path: str | Path, classes: Sequence[str], *, category_ids: Sequen
 
         yield add
         file.write(f'\n],\n"images": {json.dumps(images, ensure_ascii=False)}}}\n')
-
-
-def polygons_of(labels: Map) -> Iterator[tuple[int, Polygon]]:
-    """Yield the class and the polygon of each region of one class, class by class.
-
-    They run half-way between pixels of the region and others, so that the pixels whose centres lie within are those of
-    the region; (0, 0) is the corner of the first pixel. Outer rings have a positive `x dy - y dx`, holes a negative.
-
-    Args:
-        labels: uint8 `[H, W]`: classes, and 255 for what has no polygon.
-    """
-    import contourpy  # comes with matplotlib
-
-    for place in np.unique(labels).tolist():
-        if place == IGNORED:
-            continue
-        mask = labels == place
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        top, left = int(rows[0]), int(columns[0])
-        part = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1).astype(np.float32)
-        generator = contourpy.contour_generator(z=part, fill_type="OuterOffset")
-        found = cast(tuple[list[Any], list[Any]], generator.filled(0.5, 2.0))
-        for points, offsets in zip(*found, strict=True):
-            rings = [points[start:end] for start, end in pairwise(offsets)]
-            # Pixel (0, 0) is point (1, 1) there, and its centre is at (.5, .5) of the picture.
-            placed = [_corners(ring) + np.array([left - 0.5, top - 0.5]) for ring in rings]
-            yield (
-                place,
-                [
-                    ring if (_area(ring) > 0) == (i == 0) else np.ascontiguousarray(ring[::-1])
-                    for i, ring in enumerate(placed)
-                ],
-            )
-
-
-def _corners(ring: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """A closed ring without points on straight lines."""
-    opened = ring[:-1]
-    before, after = opened - np.roll(opened, 1, 0), np.roll(opened, -1, 0) - opened
-    corners = opened[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
-    return np.concatenate([corners, corners[:1]])
-
-
-def _area(ring: npt.NDArray[np.float64]) -> float:
-    """Signed area of a closed ring."""
-    (x, y), (u, v) = ring[:-1].T, ring[1:].T
-    return float((x * v - u * y).sum() / 2)
 
 
 def _check(counts: Sequence[int], classes: Sequence[str], name: str) -> None:
