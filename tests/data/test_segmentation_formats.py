@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from transnext.data import UnreadableImage
 from transnext.data.fingerprint import fingerprint
 from transnext.data.segmentation import aligned, check_segmentation, open_checked, open_segmentation
 from transnext.data.segmentation.pascal_voc import colour_of
+from transnext.data.segmentation.table import packed, value_table
 
 
 def kinds(root: Path, **options) -> dict[str, int]:
@@ -160,6 +162,30 @@ def test_coco_instances_as_maps(tmp_path) -> None:
     assert source.pixels[0].tolist() == [*np.bincount(labels.reshape(-1), minlength=256)[:3], 10]
 
 
+def outlined_splits(root: Path, **splits: bool) -> Path:
+    """COCO instances, with outlines or boxes alone in each split."""
+    for split, outlined in splits.items():
+        for name in ("a.png", "b.png"):
+            picture(root / split / f"{split}{name}")
+        more = {"segmentation": [square(2, 2, 8)]} if outlined else {}
+        images = [coco_image(1, f"{split}a.png"), coco_image(2, f"{split}b.png")]
+        objects = [coco_object(1, 1, **more), coco_object(2, 2, 7, **more)]
+        coco_file(root / "annotations" / f"instances_{split}.json", images, objects)
+    return root
+
+
+def test_a_test_split_of_boxes_alone_is_left_out(tmp_path) -> None:
+    root = outlined_splits(tmp_path / "a", train=True, val=True, test=False)
+    sources, report = open_checked(root)
+    assert {split: len(source) for split, source in sources.items()} == {"train": 2, "val": 2}
+    (finding,) = (f for f in report.findings if f.kind == "split_boxes")
+    assert (finding.count, list(finding.examples)) == (1, ["test"])
+    with pytest.raises(ValueError, match="has boxes alone in val: maps of classes need outlines"):
+        open_checked(outlined_splits(tmp_path / "b", train=True, val=False, test=True))
+    with pytest.raises(ValueError, match="has boxes alone: maps of classes need outlines"):
+        open_checked(outlined_splits(tmp_path / "c", train=False, val=False))
+
+
 COLOURS = {"sky": (70, 130, 180), "cat": (255, 0, 0), "dog": (0, 128, 0)}
 
 
@@ -263,6 +289,33 @@ def test_modes_of_label_files(tmp_path, kind: str) -> None:
     assert (open_segmentation(root)["train"].target(0).read() == labels).all()
 
 
+@pytest.mark.parametrize("mode", ["L", "P"])
+@pytest.mark.parametrize("by_palette", [False, True])
+def test_bytes_read_by_table_are_those_read_by_counting(mode: str, by_palette: bool) -> None:
+    generator = np.random.default_rng(0)
+    values = generator.integers(0, 256, (37, 53), np.uint8)
+    image, palette = Image.fromarray(values), np.repeat(np.arange(256), 3)
+    if mode == "P":
+        palette = generator.integers(0, 256, 3 * 200)  # shorter than the values: others are black
+        image.putpalette(palette.tolist())
+    colours = np.concatenate([palette.reshape(-1, 3), np.zeros((256 - len(palette) // 3, 3), int)])
+    chosen = [packed(colours[i].tolist()) for i in range(0, 256, 3)]
+    table = replace(
+        value_table(["a", "b", "c"], values=[0, 7, 200], ignored=[9]),
+        colours={0: 2, **{colour: i % 2 for i, colour in enumerate(chosen)}},
+        by_palette=by_palette,
+    )
+    known = table.colours if by_palette else table.values
+    codes = [packed(colour) for colour in colours.tolist()] if by_palette else list(range(256))
+    expected = np.array([[known.get(codes[value], 255) for value in row] for row in values.tolist()])
+    found = table.read(image)
+    assert found.dtype == np.uint8
+    assert (found == expected).all()
+    assert len(np.unique(found)) > 2
+    if not by_palette:  # other modes are counted
+        assert (table.read(Image.fromarray(values.astype(np.int32))) == expected).all()
+
+
 def test_many_values_from_16_bit_files(tmp_path) -> None:
     root = map_set(tmp_path, values=(0, 700, 65535), names=())
     source = open_segmentation(root)["train"]
@@ -286,6 +339,32 @@ def test_255_is_ignored_beside_other_values(tmp_path) -> None:
     assert "zero_and_255" not in kinds(root)
     assert (found["train"].target(0).read() == patches((0, 1, 255))).all()
     assert 0.2 < report.splits["train"].ignored < 0.5
+
+
+@pytest.mark.parametrize("names", [("paper", "ink"), ()])
+def test_masks_of_both_habits_are_noted(tmp_path, names) -> None:
+    root = map_set(tmp_path, values=(0, 1), names=names)
+    assert "mask_255" not in kinds(root)
+    for i in (1, 5):
+        (path,) = (root / "labels").rglob(f"im{i}.png")
+        label_file(path, (0, 255), seed=i)
+    finding = next(f for f in check_segmentation(root).findings if f.kind == "mask_255")
+    assert finding.count == 2
+    assert "255 ignored" in finding.action
+    label_file(root / "labels" / "train" / "im1.png", (0, 1, 255), seed=1)
+    assert kinds(root)["mask_255"] == 1, "beside a class 255 is ignored"
+    assert kinds(map_set(tmp_path / "three", values=(0, 255), names=("a", "b", "c")))["mask_255"] == 6
+
+
+@pytest.mark.parametrize("values", [(0, 128, 255), (0, 127, 255), (0, 85, 170, 255)])
+def test_grey_levels_up_to_255_are_noted(tmp_path, values) -> None:
+    root = map_set(tmp_path, values=values, names=())
+    assert kinds(root)["levels_255"] == 6
+    classes = {f"class {value}": value for value in values}
+    (root / "classes.json").write_text(json.dumps(classes))
+    assert not kinds(root).keys() & {"levels_255", "mask_255"}
+    assert (open_segmentation(root)["train"].target(0).read() == np.searchsorted(values, patches(values))).all()
+    assert "levels_255" not in kinds(map_set(tmp_path / "other", values=(0, 1, 255), names=()))
 
 
 def test_values_that_are_not_declared(tmp_path) -> None:

@@ -10,6 +10,7 @@ import torch
 
 import transnext
 from tests.helpers.tiny_mask2former import TINY, tiny_backbone
+from transnext.cli.export import _lines
 from transnext.data.preprocessing import Preprocessing
 from transnext.export import ExportResult, export_model, onnx_file, segmenters
 from transnext.models.backbone import Backbone
@@ -68,6 +69,8 @@ def test_a_upernet_takes_any_multiple_of_32(suffix, upernets, tmp_path) -> None:
     loaded, result = upernets[0], upernets[1][suffix]
     assert result.info.size_multiple == 32
     assert len({check.shape for check in result.checks}) == 4
+    assert result.info.metadata["window"] == 64
+    assert not result.notes
     answers_agree(result.path, loaded)
     opened = transnext.load(result.path)
     answers_agree(opened, loaded, window=0, scales=(1, 1.5), flip=True)
@@ -89,6 +92,20 @@ def test_others_have_one_size(kind, backbone, tmp_path) -> None:
     wide = replace(loaded, preprocessing=loaded.preprocessing.with_places("shortest", (64, 256)))
     with pytest.raises(ValueError, match="add --image-size HEIGHT WIDTH"):
         export_model(wide, tmp_path / "b.onnx")
+
+
+@pytest.mark.parametrize("kind", ["mask2former", "upernet"])
+def test_a_file_for_one_size_looks_at_pictures_as_a_whole(kind, tmp_path) -> None:
+    loaded = segmenter(kind, window=64, window_stride=40, class_colours=[[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+    result = export_model(loaded, tmp_path / "a.onnx", fixed_size=True)
+    assert result.info.metadata.keys() == {"class_colours", "segmenter"}
+    (note,) = result.notes
+    assert "it looks in windows of 64 pixels" in note
+    assert any(note in line for line in _lines(result, 18))
+    whole = replace(loaded, task=replace(loaded.task, metadata={"class_names": NAMES}))
+    answers_agree(result.path, whole)
+    with pytest.raises(ValueError, match="images of 64x96 alone, and windows are cut to the picture: give window 0"):
+        transnext.Segmenter(result.path, window=64)
 
 
 def test_a_hub_folder_is_opened_again(tmp_path) -> None:

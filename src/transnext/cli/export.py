@@ -95,4 +95,4 @@ def _lines(result: "ExportResult", opset: int) -> list[str]:
         )
     if info.precision == "fp32":
         lines.append(f"  allowed: {MAX_DIFFERENCE:.0e}")
-    return lines
+    return lines + [f"  {note}" for note in result.notes]

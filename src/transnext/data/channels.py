@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from transnext.data.images import Header, UnreadableImage
+from transnext.data.images import Header, UnreadableImage, read_header, read_kind
 from transnext.data.names import printable
 from transnext.data.windowed import FULL, WindowedPicture, open_windowed
 
@@ -21,6 +21,8 @@ MAX_CHANNELS = 256
 """That a picture may have."""
 _STRETCH = (2.0, 98.0)
 """Percentiles of a channel that are shown black and white."""
+_BANDS = {"L": 1, "I;16": 1, "RGBA": 4}
+"""Channels of files that are no TIFF, by mode, which are read as they are stored."""
 _SAMPLED = 200
 """Pictures of which means are taken, at most."""
 
@@ -100,7 +102,14 @@ def read_channels(path: str | os.PathLike[str], channels: int) -> Channels:
 
 
 def read_channels_header(path: str | os.PathLike[str], channels: int) -> Header:
-    """Read the size of a picture that is read as numbers; errors as of `read_channels`."""
+    """Read the size of a picture that is read as numbers; errors as of `read_channels`, but for damaged pixels."""
+    try:
+        format, mode = read_kind(path)
+    except UnreadableImage:  # no image to Pillow: an array, or a TIFF that it does not know
+        format, mode = "TIFF", ""
+    if format != "TIFF" and (channels == 3 or _BANDS.get(mode) == channels):
+        header = read_header(path)
+        return Header(header.upright if channels == 3 else header.stored, 1)
     with open_windowed(path, channels) as picture:
         _check(picture, channels)
         return Header(picture.size, 1)

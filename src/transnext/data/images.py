@@ -201,6 +201,17 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     return Header(stored, orientation)
 
 
+def read_kind(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """Read the format and the mode of an image file, as Pillow calls them; no pixel is decoded. See `read_header`."""
+    name = os.fspath(path)
+    with _open_file(name) as stream:
+        try:
+            image = _identify(stream)
+        except Exception as error:  # damaged data may raise anything
+            raise UnreadableImage(name, one_line(error)) from None
+    return image.format or "", image.mode
+
+
 def _has_late_metadata(stream: BinaryIO) -> bool:
     """Return whether a PNG file has metadata after its pixels, which Pillow decodes to get there."""
     position, late = stream.tell(), False

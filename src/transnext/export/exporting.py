@@ -37,12 +37,14 @@ class ExportResult:
         format: Its format.
         info: What it says of itself.
         checks: How it compares with PyTorch; of an int8 file the differences are what quantisation makes.
+        notes: What the file does otherwise than the model, a line each.
     """
 
     path: Path
     format: Format
     info: ExportInfo
     checks: tuple[SizeCheck, ...]
+    notes: tuple[str, ...] = ()
 
 
 def export_model(
@@ -123,12 +125,18 @@ def export_model(
         if features_only or calibration is not None:
             asked = "--int8" if calibration is not None else "--features-only"
             raise ValueError(f"{asked} is for classifiers, and {classifier.name} is a segmenter: leave it out")
-        from transnext.export.segmenters import write_segmenter
+        from transnext.export.segmenters import WINDOWS, write_segmenter
 
         info, found = write_segmenter(
             classifier, output, format, image_size=image_size, fixed_size=fixed_size, opset=opset, license=license
         )
-        return ExportResult(path=output, format=format, info=info, checks=tuple(found))
+        notes: list[str] = []
+        if WINDOWS[0] in classifier.task.metadata.keys() - info.metadata.keys():
+            notes.append(
+                f"{classifier.name} looks in windows of {classifier.task.metadata[WINDOWS[0]]} pixels, and a file for "
+                "one size at pictures as a whole: what was measured in windows does not hold for it"
+            )
+        return ExportResult(path=output, format=format, info=info, checks=tuple(found), notes=tuple(notes))
     if classifier.task.name != "classification":
         raise ValueError(f"{classifier.name} is a model of {classifier.task.name}, which cannot be exported")
     if license is None and checkpoint is None and not _is_file(model):

@@ -127,6 +127,7 @@ class ExportedSegmenter(nn.Module):
 
     Attributes:
         segmenter: Its name, a key of `tasks.segmentation.nets.SEGMENTERS`.
+        only_size: `(H, W)` of the canvases that it takes; None if there are others.
     """
 
     is_exported = True
@@ -135,6 +136,7 @@ class ExportedSegmenter(nn.Module):
         super().__init__()
         self.file = file
         self.segmenter: str = file.info.metadata["segmenter"]
+        self.only_size = file.info.image_size if file.info.size_multiple is None else None
 
     def forward(self, images: Tensor, sizes: Tensor) -> Tensor:
         """Scores over the canvas, on the CPU; see `SegmentationNet.scores`."""

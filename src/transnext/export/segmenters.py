@@ -24,6 +24,8 @@ from transnext.version import __version__
 
 TAG = "image-segmentation"
 """What the hub calls it."""
+WINDOWS = ("window", "window_stride")
+"""Entries of a checkpoint that a file for one size lacks: it looks at pictures as a whole."""
 
 
 class PlainSegmenter(Traceable):
@@ -84,7 +86,10 @@ def write_segmenter(
     if format == "torch":
         raise ValueError(f"{output}: segmenters are written as onnx, openvino or hf, not as torch.export programs")
     multiple = None if fixed_size or format == "hf" else _multiple(net)
-    preprocessing = canvas_of_file(loaded, image_size, one_canvas=format != "hf" and multiple is None)
+    one_size = format != "hf" and multiple is None
+    preprocessing = canvas_of_file(loaded, image_size, one_canvas=one_size)
+    # Windows are cut to the picture, and a file for one size takes none of another.
+    left_out = {"class_names", *(WINDOWS if one_size else ())}
     info = ExportInfo(
         architecture=net.backbone.name,
         task=loaded.task.name,
@@ -96,7 +101,7 @@ def write_segmenter(
         license=license,
         transnext_version=__version__,
         metadata={
-            **{name: value for name, value in loaded.task.metadata.items() if name != "class_names"},
+            **{name: value for name, value in loaded.task.metadata.items() if name not in left_out},
             "segmenter": net.segmenter,
         },
     )

@@ -10,10 +10,12 @@ import timm
 import torch
 from PIL import Image
 
+import transnext.data.channels as channels_module
 from tests.helpers.map_sets import label_file, map_set
 from transnext.cli import main
 from transnext.config import ImageConfig, TrainConfig
-from transnext.data.channels import Channels, read_channels, statistics_of
+from transnext.data.channels import Channels, read_channels, read_channels_header, statistics_of
+from transnext.data.images import UnreadableImage
 from transnext.data.joint import View, place
 from transnext.data.preprocessing import Preprocessing
 from transnext.data.segmentation.checks import check_segmentation
@@ -174,6 +176,22 @@ def test_a_damaged_picture_does_not_say_what_all_are(tmp_path: Path, in_chans: i
     first.write_bytes(first.read_bytes()[:40])
     damaged = open_segmentation(root, in_chans=in_chans)["train"]
     assert (damaged.channels, len(damaged)) == (4, len(whole) - 1)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGBA", 4), ("L", 1), ("I;16", 1), ("RGB", 3), ("RGBA", 3), ("P", 3)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_sizes_are_read_without_decoding(mode: str, channels: int, orientation: int, tmp_path, monkeypatch) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (20, 30, 4), np.uint8)
+    image = Image.fromarray(values[..., 0].astype(np.uint16) * 200) if mode == "I;16" else Image.fromarray(values)
+    exif = Image.Exif()
+    exif[274] = orientation
+    image.convert(mode).save(tmp_path / "a.png", exif=exif)
+    read = read_channels(tmp_path / "a.png", channels)
+    for wrong in {1, 2, 4} - {channels, 4 if mode == "RGBA" else 3}:
+        with pytest.raises(UnreadableImage, match=f"where {wrong} are expected"):
+            read_channels_header(tmp_path / "a.png", wrong)
+    monkeypatch.setattr(channels_module, "open_windowed", None)
+    assert read_channels_header(tmp_path / "a.png", channels).upright == (read.height, read.width)
 
 
 def test_a_model_of_rgb_is_not_evaluated_on_numbers(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import distance_transform_edt
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
 
 from transnext.data import Batch, Frame
+from transnext.tasks.segmentation import measures
 from transnext.tasks.segmentation.measures import TOLERANCE, border_of, counts_of
 from transnext.tasks.segmentation.metrics import SegmentationMeter
 from transnext.tasks.segmentation.results import bootstrap_interval
@@ -157,6 +159,30 @@ def test_borders_by_their_definition(seed: int) -> None:
                 else [(distance <= radius**2).any(0).sum(), (distance <= radius**2).any(1).sum()]
             )
             assert rows[c] == [hits[0], len(sought), hits[1], len(there)]
+
+
+@pytest.mark.parametrize(("size", "tolerance"), [((300, 410), 0.02), ((61, 90), 0.2), ((9, 200), 0.1), ((33, 20), 2.0)])
+def test_borders_far_apart_are_as_near_as_distances_say(size, tolerance, monkeypatch) -> None:
+    monkeypatch.setattr(measures, "TOLERANCE", tolerance)
+    radius = max(1, round(tolerance * math.hypot(*size)))
+    assert radius > 4
+    generator = np.random.default_rng(0)
+    true = blobs(size, 7, 1)
+    moved = np.where(generator.random(size) < 0.002, 3, np.roll(blobs(size, 7, 1, 0), (4, -7), (0, 1))).astype(np.uint8)
+    for said in (moved, blobs(size, 7, 2, 0), np.zeros(size, np.uint8)):
+        counted = counts_of(0, true, said, 7)
+        edges = [border_of(labels) for labels in (true, np.where(true == 255, 255, said).astype(np.uint8))]
+        rows = {}
+        for c in range(7):
+            there, sought = edges[0] & (true == c), edges[1] & (said == c)
+            # Distances to the next are roots of whole numbers.
+            near = [
+                (there.any() and (np.rint(distance_transform_edt(~there)[sought] ** 2) <= radius**2).sum()),
+                (sought.any() and (np.rint(distance_transform_edt(~sought)[there] ** 2) <= radius**2).sum()),
+            ]
+            if there.any() or sought.any():
+                rows[c] = [int(near[0]), int(sought.sum()), int(near[1]), int(there.sum())]
+        assert dict(zip(counted.border_classes.tolist(), counted.borders.tolist(), strict=True)) == rows
 
 
 def test_scores_are_brought_to_the_picture() -> None:

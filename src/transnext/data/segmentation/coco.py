@@ -50,7 +50,7 @@ def objects_as_maps(path: Path, findings: Findings) -> dict[str, MapSource]:
         findings: What is wrong with single objects is noted here, without details.
 
     Raises:
-        ValueError: They have boxes alone, or see `open_detection`.
+        ValueError: Images to train or be judged on have boxes alone, or see `open_detection`.
     """
     # Splits are made by those who call: without held out images, which would be held out a second time.
     sources, report = detection.open_checked(path, 0.0)
@@ -60,9 +60,13 @@ def objects_as_maps(path: Path, findings: Findings) -> dict[str, MapSource]:
     first = next(iter(sources.values()))
     if len(first.classes) + 1 > MAX_CLASSES:
         raise ValueError(f"{printable(path)} has {len(first.classes)} classes: a map has at most {MAX_CLASSES}")
-    if not all(source.has_masks for source in sources.values()):
+    boxes = [split for split, source in sources.items() if not source.has_masks]
+    if len(boxes) == len(sources):
         raise ValueError(f"{printable(path)} has boxes alone: maps of classes need outlines")
-    return {split: _drawn(source) for split, source in sources.items()}
+    if needed := [split for split in boxes if split in ("train", "val")]:
+        raise ValueError(f"{printable(path)} has boxes alone in {needed[0]}: maps of classes need outlines")
+    findings.add_all("split_boxes", boxes, str)
+    return {split: _drawn(source) for split, source in sources.items() if split not in boxes}
 
 
 def _drawn(source: DetectionSource) -> MapSource:

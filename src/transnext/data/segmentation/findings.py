@@ -11,6 +11,7 @@ from transnext.data.findings import Findings as AnyFindings
 
 KINDS: Mapping[str, Kind] = {
     "split_unlabelled": Kind("splits without label files or pictures that can be used", "left out"),
+    "split_boxes": Kind("splits that have boxes without outlines", "left out"),
     "image_unreadable": Kind("files that are no readable image", "dropped"),
     "image_damaged": Kind("damaged images", "skipped in training"),
     "image_repeated": Kind("images with the same content as another", "kept"),
@@ -29,6 +30,14 @@ KINDS: Mapping[str, Kind] = {
     "turn_unclear": Kind("images shown turned (EXIF) whose labels fit both ways", "taken as upright"),
     "label_lossy": Kind("label files in a format that blurs values (JPEG)", "taken as they are: save labels as PNG"),
     "zero_and_255": Kind("label files of 0 and 255, where other values mean classes", "255 taken as the second class"),
+    "mask_255": Kind(
+        "label files of 0 and 255 alone, where 255 is no class",
+        "255 ignored: if it is foreground there, write them as the others",
+    ),
+    "levels_255": Kind(
+        "label files of evenly spread grey levels up to 255",
+        "255 ignored: if it is a class, name all values in a classes.json",
+    ),
     "value_undeclared": Kind("label files with values that no class has", "these pixels ignored"),
     "colour_undeclared": Kind("label files with colours that no class has", "these pixels ignored"),
     "zero_label": Kind(

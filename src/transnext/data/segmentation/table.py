@@ -102,6 +102,10 @@ class ClassTable:
         Raises:
             ValueError: The file is no map.
         """
+        if image.mode in ("L", "P"):  # most label files: 256 values need no counting
+            codes = _palette_of(image) if self.by_palette else np.arange(256)
+            of_value = self.labels(codes, self.by_palette)
+            return np.asarray(np.where(of_value < 0, IGNORED, of_value).astype(np.uint8)[np.asarray(image)])
         stored = stored_pixels(image)
         used, _ = code_counts(stored)
         shown = stored.shown(used) if self.mean_colours(stored.in_rgb) and not stored.are_colours else None
@@ -168,10 +172,7 @@ def stored_pixels(image: Image.Image) -> Stored:
     if image.mode == "1":
         return Stored(np.asarray(image).astype(np.int32), False, _GREYS)
     if image.mode == "P":
-        palette = np.zeros((256, 3), np.int32)
-        entries = np.array(image.getpalette() or [], np.int32).reshape(-1, 3)[:256]
-        palette[: len(entries)] = entries
-        return Stored(np.asarray(image).astype(np.int32), False, palette @ _WEIGHTS)
+        return Stored(np.asarray(image).astype(np.int32), False, _palette_of(image))
     if image.mode in ("LA", "La"):
         return Stored(np.asarray(image.convert("LA"))[..., 0].astype(np.int32), False, _GREYS)
     if image.mode == "F":
@@ -185,6 +186,16 @@ def stored_pixels(image: Image.Image) -> Stored:
     if (rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all():
         return Stored(rgb[..., 0].astype(np.int32), False, _GREYS, True)
     return Stored(rgb.astype(np.int32) @ _WEIGHTS, True, _GREYS, True)
+
+
+def _palette_of(image: Image.Image) -> npt.NDArray[np.int32]:
+    """The colour of each value of a file in mode `L` or `P`, as in `Stored`."""
+    if image.mode == "L":
+        return _GREYS
+    palette = np.zeros((256, 3), np.int32)
+    entries = np.array(image.getpalette() or [], np.int32).reshape(-1, 3)[:256]
+    palette[: len(entries)] = entries
+    return palette @ _WEIGHTS
 
 
 def code_counts(stored: Stored) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

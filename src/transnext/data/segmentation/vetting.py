@@ -23,6 +23,8 @@ THREADS = 8
 _AT_ONCE = 16
 _LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF")
 _LISTED = 8
+# Steps between grey levels that stand for classes, at most.
+_LEVELS = 17
 # Values of smoothed masks: many between 0 and 255, which nearly all pixels have.
 _MANY = 64
 _MOSTLY = 0.9
@@ -148,8 +150,21 @@ def table_of(
         return _with_colours(table, [pair.seen for pair in files])
     if values == [0, 255] and len(table.names) == 2 and not table.reduce_zero_label and 255 in table.ignored:
         findings.add_all("zero_and_255", [pair.label for pair in valued if 255 in pair.seen.codes], printable)
-        table = replace(table, values={0: 0, 255: 1}, ignored=table.ignored - {255})
+        return replace(table, values={0: 0, 255: 1}, ignored=table.ignored - {255})
+    if IGNORED in table.ignored:
+        _note_ignored_masks(valued, values, given is not None, findings)
     return table
+
+
+def _note_ignored_masks(files: Sequence[SeenPair], values: Sequence[int], named: bool, findings: Findings) -> None:
+    """Notes label files in which 255, which is ignored, may well be a class."""
+    masks = [pair.label for pair in files if set(pair.seen.codes.tolist()) == {0, IGNORED}]
+    findings.add_all("mask_255", masks, printable)
+    # As pictures for eyes have classes: 0, 128 and 255, for example.
+    steps = len(values) - 1
+    spread = all(abs(value - 255 * place / max(1, steps)) < 1 for place, value in enumerate(values))
+    if not named and spread and 2 <= steps <= _LEVELS:
+        findings.add_all("levels_255", [pair.label for pair in files if IGNORED in pair.seen.codes], printable)
 
 
 def _with_colours(table: ClassTable, files: Sequence[SeenMap]) -> ClassTable:

@@ -140,13 +140,20 @@ def looking_at(loaded: Loaded, *, window: int | None = None, **others: Any) -> L
         others: Further fields of `Looking`, as in training if they are left out.
 
     Raises:
-        ValueError: The network has no position bias that could follow another mode, or a number is out of range.
+        ValueError: The network has no position bias that could follow another mode, is a file for one size that would
+            be asked in windows, or a number is out of range.
     """
     looking = Looking.trained(loaded.task.metadata)
     if window is not None:
         looking = Looking() if window == 0 else Looking(window=window, stride=others.pop("stride", None))
     looking = replace(looking, **others)
     net = loaded.model
+    only: tuple[int, int] | None = getattr(net, "only_size", None)
+    if only is not None and looking.window is not None:
+        raise ValueError(
+            f"{loaded.name} takes images of {only[0]}x{only[1]} alone, and windows are cut to the picture: give window "
+            "0, or export it for any size"
+        )
     if looking.bias_mode is not None:
         net = with_bias_mode(net, looking.bias_mode, looking.bias_size)
     for scale in looking.scales:

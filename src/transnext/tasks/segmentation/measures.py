@@ -105,37 +105,72 @@ def border_of(labels: Labels) -> npt.NDArray[np.bool_]:
 
 def _borders(true: Labels, predicted: Labels) -> tuple[npt.NDArray[np.int32], Ints]:
     radius = max(1, round(TOLERANCE * math.hypot(*true.shape)))
-    points = [_points(labels) for labels in (true, predicted)]
-    classes = sorted(points[0].keys() | points[1].keys())
-    nothing = np.zeros((0, 2), np.int64)
-    rows = []
-    for label in classes:
-        there, said = (found.get(label, nothing) for found in points)
-        rows.append([_near(said, there, radius), len(said), _near(there, said, radius), len(there)])
-    return np.array(classes, np.int32), np.array(rows, np.int64).reshape(-1, 4)
+    places = _Places(true.shape[0], true.shape[1], radius)
+    there, said = (places.of_border(labels) for labels in (true, predicted))
+    counts = [places.near(said, there), said, places.near(there, said), there]
+    rows = np.stack([np.bincount(places.classes(some), minlength=256) for some in counts], 1)
+    classes = np.flatnonzero(rows.any(1))
+    return classes.astype(np.int32), rows[classes].astype(np.int64)
 
 
-def _points(labels: Labels) -> dict[int, Ints]:
-    """Places `[N, 2]` of the border pixels of each class."""
-    places = np.argwhere(border_of(labels))
-    of_class = labels[places[:, 0], places[:, 1]]
-    return {int(label): places[of_class == label] for label in np.unique(of_class)}
+class _Places:
+    """Numbers of the places of pixels by class, column and row, rising, so that neighbours in a column are close.
+
+    Around all columns and rows there is a margin, from which none is reached.
+
+    Args:
+        height: Of the picture.
+        width: Of the picture.
+        radius: How far from one another places of a class are near, pixels.
+    """
+
+    def __init__(self, height: int, width: int, radius: int) -> None:
+        self.radius = radius
+        self.size = (height, width)
+        self.rows, self.columns = height + 2 * radius, width + 2 * radius
+
+    def of_border(self, labels: Labels) -> Ints:
+        """Those of the border pixels of a map, rising."""
+        rows, columns = np.nonzero(border_of(labels))
+        classes = labels[rows, columns].astype(np.int64)
+        return np.sort((classes * self.columns + columns + self.radius) * self.rows + rows + self.radius)
+
+    def classes(self, places: Ints) -> Ints:
+        """The class of each."""
+        return places // (self.rows * self.columns)
+
+    def near(self, places: Ints, others: Ints) -> Ints:
+        """Those of some places that have another of their class within the radius."""
+        places = places[self._may_be_near(places, others)]
+        found = []
+        # From the inside out: most borders that meet are close.
+        for dx in sorted(range(-self.radius, self.radius + 1), key=abs):
+            reach = math.isqrt(self.radius**2 - dx**2)
+            near = _within(others, places + dx * self.rows - reach, 2 * reach)
+            found.append(places[near])
+            places = places[~near]
+        return np.concatenate(found)
+
+    def _may_be_near(self, places: Ints, others: Ints) -> npt.NDArray[np.bool_]:
+        """Whether another lies in the same square with sides of the radius, or in one of those around it."""
+        rows = self.size[0] // self.radius + 3
+        of_places, of_others = self._squares(places, rows), np.unique(self._squares(others, rows))
+        near = np.zeros(len(places), bool)
+        for dx in (-1, 0, 1):
+            near |= _within(of_others, of_places + dx * rows - 1, 2)
+        return near
+
+    def _squares(self, places: Ints, rows: int) -> Ints:
+        of_class, row = np.divmod(places, self.rows)
+        classes, column = np.divmod(of_class, self.columns)
+        columns = self.size[1] // self.radius + 3
+        column, row = ((some - self.radius) // self.radius + 1 for some in (column, row))
+        squares: Ints = (classes * columns + column) * rows + row
+        return squares
 
 
-def _near(points: Ints, others: Ints, radius: int) -> int:
-    """How many of some places have another within a radius, pixels."""
-    if not len(points) or not len(others):
-        return 0
-    low = np.minimum(points.min(0), others.min(0)) - radius
-    points, others = points - low, others - low
-    height, width = np.maximum(points.max(0), others.max(0)) + radius + 1
-    # How many others lie above each place in its column: of a column of any height two look-ups tell if there is one.
-    above = np.zeros((height + 1, width), np.uint16 if height < 2**16 else np.int64)
-    above[others[:, 0] + 1, others[:, 1]] = 1
-    np.cumsum(above, axis=0, out=above)
-    near = np.zeros(len(points), bool)
-    for dx in range(-radius, radius + 1):
-        reach = math.isqrt(radius**2 - dx**2)
-        columns = points[:, 1] + dx
-        near |= above[points[:, 0] + reach + 1, columns] > above[points[:, 0] - reach, columns]
-    return int(near.sum())
+def _within(numbers: Ints, low: Ints, span: int) -> npt.NDArray[np.bool_]:
+    """For each of `low` whether one of some numbers, which rise, is at least that and at most `span` more."""
+    ended = np.append(numbers, np.iinfo(np.int64).max)
+    within: npt.NDArray[np.bool_] = ended[np.searchsorted(numbers, low)] <= low + span
+    return within

@@ -34,8 +34,10 @@ def sliding_scores(
 ) -> Iterator[Tensor]:
     """Scores of pictures of any size, one after the other; only the windows of the running batch lie ahead.
 
-    Windows stay within what is image, so that a picture has the same scores beside whatever others. They are those of
-    the network itself if a picture is no larger than a window. Gradients are not kept.
+    Windows stay within what is image, so that a picture has the same scores beside whatever others. If a picture is no
+    larger than a window they are those of the network asked about it on a canvas of its own, whose sides are the next
+    multiples of 32: not those on a larger one, as the square of `fit`, of which networks see the padding. Gradients are
+    not kept.
 
     Args:
         ask: The network, in evaluation mode.
