@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -424,14 +425,15 @@ def with_objects(task, source, net, config):
 
 def test_a_split_without_objects(tmp_path) -> None:
     data = rectangle_set(tmp_path / "set", train=6, val=2)
-    file = data / "annotations" / "instances_val.json"
-    content = json.loads(file.read_text())
+    shutil.copytree(data / "val", data / "test")
+    content = json.loads((data / "annotations" / "instances_val.json").read_text())
     content["annotations"] = []
-    file.write_text(json.dumps(content))
+    (data / "annotations" / "instances_test.json").write_text(json.dumps(content))
     result = train(rectangle_config(data, tmp_path / "run"), quiet=True)
-    assert math.isnan(result.history[0]["val_AP"])
-    assert result.results[1].score == 0
-    assert json.loads((result.folder / "results.json").read_text())["val"]["box"]["AP"] is None
+    assert [one.split for one in result.results] == ["train", "val", "test"]
+    assert math.isnan(result.results[2].metrics["AP"].value)
+    assert result.results[2].score == 0
+    assert json.loads((result.folder / "results.json").read_text())["test"]["box"]["AP"] is None
     ET.fromstring(result.report.read_text().replace("<!doctype html>", "").replace("<!DOCTYPE html>", ""))
     assert len(transnext.Detector(result.folder)(data / "val")) == 2
 
@@ -460,7 +462,7 @@ def test_boxes_alone(tmp_path, no_report) -> None:
 def test_a_run_on_tiles_is_judged_in_tiles_then_and_later(trained, rectangles, tmp_path, no_report) -> None:
     _, before = trained
     options = {"checkpoint": str(before.folder / "best.safetensors"), "model": "transnext_pico", "train_tiles": 48}
-    run = train(rectangle_config(rectangles, tmp_path / "run", lr=1e-6, **options), quiet=True)
+    run = train(rectangle_config(rectangles, tmp_path / "run", lr=1e-6, min_lr=0.0, **options), quiet=True)
     assert read_tensors(run.folder / "best.safetensors")[1]["tile"] == 48
     again = evaluate(run.folder, rectangles, workers=0, device="cpu")
     for one, other in zip(run.results, again, strict=True):
