@@ -18,5 +18,5 @@ from transnext.cli.export import _lines
 )
 def test_folders_are_for_those_who_can_open_them(task: str, whom: str) -> None:
     info = SimpleNamespace(task=task, image_size=(64, 96), size_multiple=None, precision="fp32", outputs=("x",))
-    (line, _) = _lines(SimpleNamespace(path="a", format="hf", info=info, checks=[]), 18)
+    (line, _) = _lines(SimpleNamespace(path="a", format="hf", info=info, checks=[], notes=()), 18)
     assert line == f"a: {whom}, fp32, images of 64x96 to x"
