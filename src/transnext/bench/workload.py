@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transnext.choices import Backend, Compile, DtypeName, Mode
 from transnext.models import TransNeXt
 from transnext.models.macs import macs_of_call
+from transnext.models.variants import fixed_size
 
 Step = Callable[[], object]
 
@@ -59,8 +60,7 @@ class Workload:
             Exception: Whatever timm says when the model does not exist at the size.
         """
         options: dict[str, Any] = {}
-        cfg = timm.get_pretrained_cfg(self.model)
-        if cfg is not None and cfg.fixed_input_size and tuple(cfg.input_size[-2:]) != self.size:
+        if fixed_size(self.model) not in (None, self.size):
             options["img_size"] = self.size
         model: nn.Module = timm.create_model(self.model, features_only=self.features, **options)
         for part in model.modules():

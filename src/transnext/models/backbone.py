@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from transnext.models.checkpoint import load_checkpoint, read_tensors
 from transnext.models.checkpoint.fitting import fit
 from transnext.models.official import official_to_ours, ours_to_official
 from transnext.models.transnext import TransNeXt, size_pair
-from transnext.models.variants import create, trained_sizes
+from transnext.models.variants import create, fixed_size, trained_sizes
 
 STRIDES = (4, 8, 16, 32)
 INSIDE = "body.model."
@@ -181,9 +180,7 @@ def below(prefix: str, patterns: Mapping[str, Any]) -> dict[str, Any]:
 def _with_all_maps(name: str, args: Mapping[str, Any], pretrained: bool) -> tuple[Any, tuple[int, int] | None]:
     """A model with all of its maps, and the size of images that it is bound to; None if it may take others."""
     wanted: dict[str, Any] = {"features_only": True, "feature_cls": "getter", "pretrained": pretrained}
-    architecture = name.split(".")[0]
-    config = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
-    if config is None or not config.fixed_input_size:
+    if fixed_size(name) is None:
         return create(name, args, **wanted), None
     try:
         return create(name, {"strict_img_size": False, **args}, **wanted), None

@@ -220,11 +220,14 @@ def trained_sizes(model: nn.Module) -> dict[str, Any]:
     return {"img_size": model.img_size, "pretrain_size": model.pretrain_size}
 
 
-def has_fixed_size(name: str, side: int) -> bool:
-    """Tells if a model of timm takes images of one size alone, and that is not `side` pixels."""
+def fixed_size(name: str) -> tuple[int, int] | None:
+    """The size, `(H, W)` in pixels, that a model of timm takes alone unless it is built for another; None for any."""
     architecture = name.split(".")[0]
     config = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
-    return bool(config and config.fixed_input_size and tuple(config.input_size[-2:]) != (side, side))
+    if config is None or not config.fixed_input_size:
+        return None
+    height, width = config.input_size[-2:]
+    return height, width
 
 
 def create(name: str, args: Mapping[str, Any], **kwargs: Any) -> nn.Module:

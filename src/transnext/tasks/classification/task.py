@@ -14,7 +14,7 @@ from transnext.config import TrainConfig
 from transnext.data import NAMED_SETS, LabelledImages, Source, open_dataset
 from transnext.data.preprocessing import Preprocessing
 from transnext.models.checkpoint import load_checkpoint
-from transnext.models.variants import create, has_fixed_size, pretrain_size, trained_sizes
+from transnext.models.variants import create, fixed_size, pretrain_size, trained_sizes
 from transnext.report.parts import Section
 from transnext.tasks.classification.align import aligned, namings
 from transnext.tasks.classification.answers import ImagePrediction, check_classifier, classify
@@ -53,7 +53,7 @@ class Classification(Task):
         if saved_args is not None:
             return create(config.model, {**args, **saved_args})
         ours, side = config.model.startswith("transnext_"), config.images.image_size
-        fixed = side is not None and not ours and has_fixed_size(config.model, side)
+        fixed = side is not None and not ours and fixed_size(config.model) not in (None, (side, side))
         if side is not None and (ours or fixed):
             args["img_size"] = side
         if ours and config.start.checkpoint is not None:
